@@ -1,0 +1,1 @@
+"""What the three stages share: cameras, scene folders, metrics, meshes, errors."""

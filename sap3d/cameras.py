@@ -1,0 +1,157 @@
+"""Cameras: the one place where conventions live (see docs/CONVENTIONS.md).
+
+A camera is a vector (elevation, azimuth, radius), angles in radians. It looks at the origin without roll, its vertical
+field of view is 49.1°, its images are square. World: z up, right-handed. Camera: OpenGL (x right, y up, looks along
+−z). Pixel centres are at half-integers; the image's first row is the top. Functions take and return torch tensors,
+are differentiable, and broadcast over leading dimensions.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+FIELD_OF_VIEW = math.radians(49.1)  # vertical; Zero-1-to-3's renders (arXiv 2303.11328)
+TAN_HALF_FOV = math.tan(FIELD_OF_VIEW / 2)
+# Objects lie inside the unit cube and a sphere of radius 0.6; the margin leaves room for errors of the radii.
+SCENE_BOUND = 0.65
+
+
+def camera_axes(cameras: Tensor) -> Tensor:
+    """Rotation of each camera, camera to world.
+
+    The formula is analytic in the angles, so it stays smooth over the poles (elevation ±90° and beyond).
+
+    Args:
+        cameras: (elevation, azimuth, radius), [..., 3].
+
+    Returns:
+        Columns are the camera's right, up and backward axes in the world, [..., 3, 3].
+    """
+    elevation, azimuth = cameras[..., 0], cameras[..., 1]
+    sin_e, cos_e, sin_a, cos_a = elevation.sin(), elevation.cos(), azimuth.sin(), azimuth.cos()
+    right = torch.stack([-sin_a, cos_a, torch.zeros_like(sin_a)], -1)
+    up = torch.stack([-sin_e * cos_a, -sin_e * sin_a, cos_e], -1)
+    backward = torch.stack([cos_e * cos_a, cos_e * sin_a, sin_e], -1)
+    return torch.stack([right, up, backward], -1)
+
+
+def spherical_to_w2c(cameras: Tensor) -> Tensor:
+    """World-to-camera matrices, [..., 3, 4], of cameras (elevation, azimuth, radius), [..., 3]."""
+    rotation = camera_axes(cameras).transpose(-1, -2)
+    # The camera sits at radius · backward, so the origin lies at (0, 0, −radius) in its frame.
+    translation = torch.zeros_like(rotation[..., :1])
+    translation[..., 2, 0] = -cameras[..., 2]
+    return torch.cat([rotation, translation], -1)
+
+
+def w2c_to_spherical(w2c: Tensor) -> Tensor:
+    """Inverse of `spherical_to_w2c`: [..., 3, 4] → (elevation, azimuth, radius), [..., 3].
+
+    The angles come from the rotation's axes, so they are exact at and beyond the poles; a camera with roll or an
+    off-centre view direction is not of this family, and what does not fit is dropped.
+    """
+    right, up, backward = w2c[..., 0, :3], w2c[..., 1, :3], w2c[..., 2, :3]
+    position = -(w2c[..., :3].transpose(-1, -2) @ w2c[..., 3:])[..., 0]
+    elevation = torch.atan2(backward[..., 2], up[..., 2])
+    return torch.stack([elevation, torch.atan2(-right[..., 0], right[..., 1]), position.norm(dim=-1)], -1)
+
+
+def wrap_angle(angle: Tensor) -> Tensor:
+    """The same angle in [−π, π)."""
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+
+
+def relative_pose(source: Tensor, target: Tensor) -> Tensor:
+    """Zero-1-to-3's T = [Δpolar, sin Δazimuth, cos Δazimuth, Δradius] from source to target, [..., 4].
+
+    The polar angle is measured from +z, so Δpolar = source elevation − target elevation (arXiv 2303.11328, §3.1).
+    """
+    azimuth = target[..., 1] - source[..., 1]
+    return torch.stack(
+        [source[..., 0] - target[..., 0], azimuth.sin(), azimuth.cos(), target[..., 2] - source[..., 2]], -1
+    )
+
+
+def pixel_grid(size: int, device=None) -> Tensor:
+    """Normalised image coordinates (x right, y up, both in (−1, 1)) of all pixel centres, row by row, [size², 2]."""
+    centre = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(-centre, centre, indexing="ij")
+    return torch.stack([x, y], -1).reshape(-1, 2)
+
+
+def rays(cameras: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Rays through image points.
+
+    Args:
+        cameras: [..., 3].
+        pixels: normalised image coordinates as of `pixel_grid`, [..., P, 2] (leading dimensions broadcast).
+
+    Returns:
+        Origins [..., 1, 3] and directions [..., P, 3]. A direction's component along the viewing axis is 1, so a
+        distance along the ray is a depth.
+    """
+    axes = camera_axes(cameras)
+    local = torch.cat([pixels * TAN_HALF_FOV, -torch.ones_like(pixels[..., :1])], -1)
+    directions = local @ axes.transpose(-1, -2)
+    return (axes[..., 2] * cameras[..., 2:])[..., None, :], directions
+
+
+def project(cameras: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Project world points.
+
+    Args:
+        cameras: [..., 3].
+        points: [..., P, 3].
+
+    Returns:
+        Normalised image coordinates (x right, y up; (−1, 1) is inside the image) [..., P, 2] and depths [..., P].
+    """
+    local = points @ camera_axes(cameras)
+    depth = cameras[..., 2:] - local[..., 2]
+    return local[..., :2] / (depth[..., None].clamp(min=1e-3) * TAN_HALF_FOV), depth
+
+
+def rotation_angle(rotation: Tensor) -> Tensor:
+    """Angle in radians of rotation matrices [..., 3, 3]."""
+    skew = torch.stack(
+        [
+            rotation[..., 2, 1] - rotation[..., 1, 2],
+            rotation[..., 0, 2] - rotation[..., 2, 0],
+            rotation[..., 1, 0] - rotation[..., 0, 1],
+        ],
+        -1,
+    )
+    trace = rotation.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return torch.atan2(skew.norm(dim=-1), trace - 1)  # atan2 keeps its accuracy near 0, where acos does not
+
+
+def pairwise_rotation_errors(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Angles in radians between estimated and true relative rotations of all ordered pairs of N ≥ 2 cameras.
+
+    The original's "Rotation Error" is their mean; it does not depend on the azimuth gauge.
+
+    Args:
+        estimate, truth: [N, 3].
+
+    Returns:
+        [N · (N − 1)].
+    """
+
+    def relative(cameras: Tensor) -> Tensor:
+        axes = camera_axes(cameras)
+        return axes.transpose(-1, -2)[:, None] @ axes[None]
+
+    angles = rotation_angle(relative(estimate).transpose(-1, -2) @ relative(truth))
+    return angles[~torch.eye(len(estimate), dtype=torch.bool)]
+
+
+def evaluation_grid(reference: Tensor) -> Tensor:
+    """The 84 evaluation cameras about a reference camera [3]: 7 elevation offsets (−45…45°) × 12 azimuths, [84, 3].
+
+    Row-major in elevation; the radius is the reference's. Elevations may pass the poles: `camera_axes` is smooth there.
+    """
+    offsets = torch.deg2rad(torch.arange(-45.0, 46.0, 15.0))
+    turns = torch.deg2rad(torch.arange(0.0, 360.0, 30.0))
+    elevation, azimuth = torch.meshgrid(reference[0].cpu() + offsets, reference[1].cpu() + turns, indexing="ij")
+    return torch.stack([elevation, azimuth, torch.full_like(azimuth, reference[2].item())], -1).reshape(-1, 3)

@@ -1,0 +1,63 @@
+"""Device choice, seeds and mixed precision."""
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from sap3d.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `name`: a CUDA index, or "cpu".
+
+    Without CUDA an index falls back to the CPU with one line that says so.
+
+    Raises:
+        UserError: not an index nor "cpu", or no such CUDA device.
+    """
+    if name != "cpu" and not str(name).isdigit():
+        raise UserError(f"GPU_INDEX must be a number or 'cpu', not '{name}'")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        print(f"no CUDA device: GPU_INDEX {name} is ignored, running on the CPU", flush=True)
+        return torch.device("cpu")
+    if int(name) >= torch.cuda.device_count():
+        raise UserError(f"GPU_INDEX {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return torch.device("cuda", int(name))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch, and ask torch for deterministic kernels."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products are faster than fp32: CUDA since Ampere, x86 with AVX-512 bf16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends.cpu, "get_cpu_capability") else ""
+    return "AVX512" in capabilities and _cpu_flag("avx512_bf16")
+
+
+def _cpu_flag(flag: str) -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return any(flag in line.split() for line in file if line.startswith("flags"))
+    except OSError:
+        return False
+
+
+def autocast(device: torch.device):
+    """Context of bf16 autocast where it is fast, else of plain fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

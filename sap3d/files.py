@@ -1,0 +1,72 @@
+"""Output that is whole or absent: everything is written under a temporary name and renamed."""
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+
+def root_dir() -> Path:
+    """Where data and outputs live: the environment's ROOT_DIR, or else the repository."""
+    return Path(os.environ.get("ROOT_DIR") or Path(__file__).resolve().parents[1]).resolve()
+
+
+def _temporary(path: Path) -> Path:
+    # The suffix stays last: writers choose their format by it.
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _temporary(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; on success it replaces `path`, on failure it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _temporary(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            stale = path.with_name(f".{path.name}.{os.getpid()}.stale")
+            os.replace(path, stale)
+            os.replace(partial, path)
+            shutil.rmtree(stale)
+        else:
+            os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write indented JSON atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_video(path: Path, frames, fps: int = 24) -> None:
+    """Write an H.264 mp4 atomically.
+
+    Args:
+        frames: iterable of uint8 arrays [H, W, 3]; H and W even.
+    """
+    import imageio.v2 as imageio  # slow to import, and few callers need it
+
+    with atomic_file(path) as partial:
+        with imageio.get_writer(partial, fps=fps, codec="libx264", macro_block_size=2) as writer:
+            for frame in frames:
+                writer.append_data(frame)
