@@ -1,0 +1,109 @@
+"""Image IO: RGBA in, square views with the object in the middle out, white compositing."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sap3d.errors import UserError
+
+MARGIN = 1.25  # side of a recentred crop over the longer side of the foreground's bounding box
+
+
+def read_rgba(path: Path, mask_path: Path | None = None) -> np.ndarray:
+    """Read an image with its foreground.
+
+    The alpha channel is the foreground; an RGB image needs `mask_path` (white is foreground).
+
+    Returns:
+        uint8 RGBA, [H, W, 4].
+
+    Raises:
+        UserError: unreadable, empty, without foreground information or with an empty foreground, or a mask of
+            another size.
+    """
+    image = _open(path)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = np.array(image.convert("RGBA"))
+    elif mask_path is None or not mask_path.exists():
+        raise UserError(f"{path}: no alpha channel and no mask{f' at {mask_path}' if mask_path else ''}")
+    else:
+        mask = _open(mask_path).convert("L")
+        if mask.size != image.size:
+            raise UserError(f"{mask_path}: {mask.size} pixels, but {path.name} has {image.size}")
+        rgba = np.dstack([np.array(image.convert("RGB")), np.array(mask)])
+    if (rgba[..., 3] > 127).sum() < 16:
+        raise UserError(f"{path}: no foreground (alpha or mask is empty)")
+    return rgba
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+        return image
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable image ({error})") from error
+
+
+def recentre(rgba: np.ndarray, margin: float = MARGIN) -> np.ndarray:
+    """Crop a square around the foreground's bounding box, padding with transparency where it leaves the image.
+
+    Args:
+        rgba: uint8 [H, W, 4].
+        margin: side of the square over the longer side of the bounding box.
+
+    Returns:
+        uint8 [S, S, 4].
+    """
+    rows, columns = (np.flatnonzero((rgba[..., 3] > 127).any(axis)) for axis in (1, 0))
+    side = int(np.ceil(max(np.ptp(rows), np.ptp(columns)) * margin)) + 1
+    top = round((rows[0] + rows[-1] + 1 - side) / 2)
+    left = round((columns[0] + columns[-1] + 1 - side) / 2)
+    padded = np.pad(rgba, ((side, side), (side, side), (0, 0)))
+    return padded[top + side : top + 2 * side, left + side : left + 2 * side]
+
+
+def to_square(rgba: np.ndarray) -> np.ndarray:
+    """A square image is framed already (its centre is the object's); any other is recentred on its foreground."""
+    return rgba if rgba.shape[0] == rgba.shape[1] else recentre(rgba)
+
+
+def resize(rgba: np.ndarray, size: int) -> np.ndarray:
+    """Resize to size × size with an area filter, in premultiplied alpha so that no background bleeds in.
+
+    Returns:
+        float32 in [0, 1]: colour composited on white, and alpha, [size, size, 4].
+    """
+    image = rgba.astype(np.float32) / 255
+    image[..., :3] *= image[..., 3:]
+    if image.shape[0] != size:
+        channels = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(4)]
+        kernel = Image.Resampling.BOX if image.shape[0] % size == 0 else Image.Resampling.LANCZOS
+        image = np.stack([np.array(channel.resize((size, size), kernel)) for channel in channels], -1)
+    image[..., :3] += 1 - image[..., 3:]
+    return image.clip(0, 1)
+
+
+def to_tensor(images: list[np.ndarray], size: int) -> Tensor:
+    """uint8 RGBA images → float tensor in [0, 1] of white-composited colour and alpha, [N, 4, size, size]."""
+    return torch.from_numpy(np.stack([resize(image, size) for image in images])).permute(0, 3, 1, 2).contiguous()
+
+
+def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
+    """Values in [0, 1] of any shape → uint8."""
+    array = image.detach().cpu().float().numpy() if isinstance(image, Tensor) else image
+    return (array.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def sheet(images: np.ndarray, columns: int, pad: int = 2) -> np.ndarray:
+    """Contact sheet of uint8 images [N, H, W, C], row by row on white."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, channels), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = (pad + (index // columns) * (height + pad), pad + (index % columns) * (width + pad))
+        canvas[top : top + height, left : left + width] = image
+    return canvas
