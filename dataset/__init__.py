@@ -1,0 +1,1 @@
+"""Scans and procedural objects, rendered into scene folders."""
