@@ -3,27 +3,46 @@
     make_toy(7)                        a trimesh.Trimesh, z up, normalised, one atlas texture; the same on every run
     make_toy(toy_seed("toy_007"))      the demo object of that name
 
-A toy is a list of parts. A part is a grid-like surface with its own paint, a small square image; `assemble` lays the
-paints out in one atlas. A family is a function rng -> parts; FAMILIES lists them with their weights. Learning 3D from
-procedural shapes alone follows LRM-Zero (arXiv 2406.09371).
+A toy is a list of parts (dataset.toy_shapes), each with its own paint (dataset.toy_paint). A family is a function
+rng -> parts; FAMILIES lists them with their weights. Learning 3D from procedural shapes alone follows LRM-Zero
+(arXiv 2406.09371).
 """
 
 import re
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 
 import numpy as np
 import trimesh
-from PIL import Image, ImageDraw, ImageFont
-from trimesh.visual.material import SimpleMaterial
 
+from dataset.toy_paint import face_labels, label, material, palette, pick, plain, wrapper
+from dataset.toy_shapes import (
+    assemble,
+    block,
+    both_sides,
+    box,
+    cylinder,
+    deformed,
+    disc,
+    ellipsoid,
+    joined,
+    lathe,
+    loop_handle,
+    oriented,
+    prism,
+    roof,
+    rotation,
+    sheet,
+    shell,
+    slats,
+    solid,
+    spline,
+    torus,
+    tube,
+)
 from sap3d.errors import UserError
 from sap3d.meshes import normalise
 
-TILE = 128  # side of one part's paint in the atlas, pixels
-CANVAS = 176  # labels are drawn at about this size, then reduced to a tile: antialiasing
 DEMO_SEED_START = 1_000_000  # training draws its seeds below this one
-LETTERS = tuple("EEETTAAOOINSHRDLUCMFWYPVBGKJQXZ0258")
 
 
 def toy_seed(name: str) -> int:
@@ -44,526 +63,7 @@ def make_toy(seed: int) -> trimesh.Trimesh:
     return normalise(mesh)
 
 
-# ---------------------------------------------------------------- parts and the atlas
-
-
-@dataclass
-class Part:
-    """A surface with one paint."""
-
-    points: np.ndarray  # [V, 3]
-    faces: np.ndarray  # [F, 3]
-    uv: np.ndarray  # [V, 2], in [0, 1]; v = 0 is the bottom of the paint
-    paint: np.ndarray  # [TILE, TILE, 3] uint8
-
-    def moved(self, offset=(0, 0, 0), rotation=None):
-        """Rotated about the origin by a 3x3 matrix, then shifted."""
-        points = self.points if rotation is None else self.points @ rotation.T
-        return replace(self, points=points + np.asarray(offset, dtype=float))
-
-    def scaled(self, factors):
-        return replace(self, points=self.points * np.asarray(factors, dtype=float))
-
-    def mirrored(self):
-        """The part on the other side of the plane y = 0."""
-        return replace(self, points=self.points * (1, -1, 1), faces=self.faces[:, ::-1])
-
-
-def both_sides(part):
-    return [part, part.mirrored()]
-
-
-def rotation(axis, degrees):
-    """The 3x3 matrix that turns by `degrees` about "x", "y" or "z", counterclockwise."""
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
-    matrix = np.eye(3)
-    matrix[first, first] = matrix[second, second] = cosine
-    matrix[first, second], matrix[second, first] = -sine, sine
-    return matrix
-
-
-def assemble(parts):
-    """One mesh of all parts, their distinct paints laid out row by row in a square atlas."""
-    paints = list({id(part.paint): part.paint for part in parts}.values())
-    slots = {id(paint): slot for slot, paint in enumerate(paints)}
-    tiles = int(np.ceil(np.sqrt(len(paints))))
-    side = tiles * TILE
-    atlas = np.full((side, side, 3), 128, dtype=np.uint8)
-    for slot, paint in enumerate(paints):
-        row, column = divmod(slot, tiles)
-        atlas[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] = paint
-
-    faces, uv, start = [], [], 0
-    for part in parts:
-        row, column = divmod(slots[id(part.paint)], tiles)
-        # Two texels short of the border: interpolation and the first mip levels never read the neighbouring tile.
-        inside = 2 + part.uv * (TILE - 4)
-        uv.append((inside + (column * TILE, (tiles - 1 - row) * TILE)) / side)
-        faces.append(part.faces + start)
-        start += len(part.points)
-    material = SimpleMaterial(image=Image.fromarray(atlas))
-    visual = trimesh.visual.TextureVisuals(uv=np.concatenate(uv), material=material)
-    points = np.concatenate([part.points for part in parts])
-    return trimesh.Trimesh(points, np.concatenate(faces), visual=visual, process=False)
-
-
-def deformed(rng, points):
-    """Stretched along the axes, now and then tapered or twisted along z, so that few objects are ideal shapes."""
-    points = points - (points.min(axis=0) + points.max(axis=0)) / 2
-    if rng.random() < 0.5:
-        points = points * np.exp(rng.uniform(-0.2, 0.2, 3))
-    height = points[:, 2:] / np.abs(points).max()
-    if rng.random() < 0.15:
-        points = points * np.where([True, True, False], 1 + rng.uniform(-0.3, 0.3) * height, 1)
-    if rng.random() < 0.1:
-        angle = np.radians(rng.uniform(-45, 45)) * height[:, 0]
-        x, y, z = points.T
-        points = np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle), z], axis=1)
-    return points
-
-
-def oriented(rng, points):
-    """Turned about z; one toy in seven lies on its side, one in ten leans."""
-    chance = rng.random()
-    if chance < 0.14:
-        points = points @ rotation(rng.choice(["x", "y"]), rng.choice([-90, 90])).T
-    elif chance < 0.24:
-        points = points @ rotation(rng.choice(["x", "y"]), rng.uniform(-40, 40)).T
-    return points @ rotation("z", rng.uniform(0, 360)).T
-
-
-# ---------------------------------------------------------------- surfaces
-
-
-@cache
-def grid_topology(rows, columns):
-    """Faces [F, 3] and uv [rows * columns, 2] of a grid of vertices, row 0 at v = 0; outward where u × v is outward."""
-    index = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]))
-    faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
-    v, u = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
-    return faces, np.stack([u, v], axis=-1).reshape(-1, 2)
-
-
-def sheet(points, paint, v=None):
-    """The surface through a grid of points [R, C, 3]; repeated rows or columns make creases. v: [R], default even."""
-    faces, uv = grid_topology(*points.shape[:2])
-    if v is not None:
-        uv = np.stack([uv[:, 0], np.repeat(v, points.shape[1])], axis=1)
-    points = points.reshape(-1, 3)
-    a, b, c = (points[faces[:, corner]] for corner in range(3))
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-    return Part(points, faces[area > 1e-7], uv, paint)
-
-
-def spline(knots, samples):
-    """Catmull-Rom curve [samples, D] through the knots [K, D]."""
-    knots = np.asarray(knots, dtype=float)
-    slopes = np.gradient(knots, axis=0)
-    position = np.linspace(0, len(knots) - 1, samples)
-    left = np.minimum(position.astype(int), len(knots) - 2)
-    t = (position - left)[:, None]
-    return (
-        (2 * t**3 - 3 * t**2 + 1) * knots[left]
-        + (t**3 - 2 * t**2 + t) * slopes[left]
-        + (3 * t**2 - 2 * t**3) * knots[left + 1]
-        + (t**3 - t**2) * slopes[left + 1]
-    )
-
-
-def creased(points):
-    """Every point twice, so that the surface has an edge there instead of a smooth bend."""
-    return np.repeat(np.asarray(points, dtype=float), 2, axis=0)
-
-
-def lathe(profile, paint, segments=28, squareness=2.0, facets=0, arc=(0.0, 360.0)):
-    """A surface of revolution about z.
-
-    profile: [P, 2] (distance from the axis, z), bottom to top on the outside. squareness: exponent of the superellipse
-    that replaces the circle. facets: that many flat sides instead. arc: degrees covered.
-    """
-    profile = np.asarray(profile, dtype=float)
-    if facets:
-        angle = creased(np.linspace(*arc, facets + 1))[1:-1] * np.pi / 180
-        section = np.ones_like(angle)
-    else:
-        angle = np.radians(np.linspace(*arc, segments + 1))
-        section = (np.abs(np.cos(angle)) ** squareness + np.abs(np.sin(angle)) ** squareness) ** (-1 / squareness)
-    ring = np.stack([np.cos(angle) * section, np.sin(angle) * section, np.zeros_like(angle)], axis=1)
-    points = profile[:, :1, None] * ring + profile[:, 1:, None] * np.array([0, 0, 1.0])
-    length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(profile, axis=0), axis=1))])
-    return sheet(points, paint, v=length / length[-1])
-
-
-def cylinder(radius, low, high, paint, top_radius=None, **options):
-    """A closed cylinder, or with `top_radius` a cone, between two heights."""
-    top_radius = radius if top_radius is None else top_radius
-    rim = creased([(radius, low), (top_radius, high)])
-    return lathe(np.concatenate([[(0, low)], rim, [(0, high)]]), paint, **options)
-
-
-def ellipsoid(radii, paint, squareness=2.0, rings=12, segments=18):
-    """A superellipsoid; squareness 2 is the ellipsoid, 5 nearly a rounded box."""
-    polar = np.linspace(-90, 90, rings + 1) * np.pi / 180
-    across, along = np.abs(np.cos(polar)), np.abs(np.sin(polar))
-    bulge = (across**squareness + along**squareness) ** (-1 / squareness)
-    across[[0, -1]] = 0
-    profile = np.stack([bulge * across, bulge * np.sin(polar)], axis=1)
-    return lathe(profile, paint, segments, squareness).scaled(radii)
-
-
-def tube(path, radius, paint, sides=10, flatness=1.0, capped=True):
-    """A tube around a path [P, 3] in parallel-transported frames; radius: number or [P]; flatness < 1: a strap."""
-    path = np.asarray(path, dtype=float)
-    radius = np.broadcast_to(np.asarray(radius, dtype=float), len(path))
-    tangents = np.gradient(path, axis=0)
-    if not capped:  # a ring: its ends meet and share their direction
-        tangents[[0, -1]] = path[1] - path[-2]
-    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True) + 1e-12
-    normal = np.cross(tangents[0], np.eye(3)[np.abs(tangents[0]).argmin()])
-    normals = []
-    for tangent in tangents:
-        normal = normal - (normal @ tangent) * tangent
-        normal = normal / np.sqrt(normal @ normal)
-        normals.append(normal)
-    normals = np.array(normals)
-    binormals = np.cross(tangents, normals)
-    angle = np.linspace(0, 2 * np.pi, sides + 1)[:, None]
-    ring = np.cos(angle) * normals[:, None] + flatness * np.sin(angle) * binormals[:, None]
-    points = path[:, None] + radius[:, None, None] * ring
-    if capped:
-        ends = [np.broadcast_to(path[end], points[:1].shape) for end in (0, -1)]
-        points = np.concatenate([ends[0], points[:1], points, points[-1:], ends[1]])
-    return sheet(points, paint)
-
-
-def torus(radius, thickness, paint, segments=24):
-    angle = np.linspace(0, 2 * np.pi, segments + 1)
-    path = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1) * radius
-    return tube(path, thickness, paint, sides=8, capped=False)
-
-
-BOX_AXES = np.array(  # right and up of each side as seen from outside: front, right, back, left, top, bottom
-    [
-        [(1, 0, 0), (0, 0, 1)],
-        [(0, 1, 0), (0, 0, 1)],
-        [(-1, 0, 0), (0, 0, 1)],
-        [(0, -1, 0), (0, 0, 1)],
-        [(1, 0, 0), (0, 1, 0)],
-        [(1, 0, 0), (0, -1, 0)],
-    ],
-    dtype=float,
-)
-
-
-def box(size, paints, taper=1.0, cuts=3):
-    """A box about the origin: six parts for six paints in BOX_AXES' order. taper: width at the top over bottom."""
-    steps = np.linspace(-1, 1, cuts + 1)
-    across, along = steps[None, :, None], steps[:, None, None]
-    parts = []
-    for (right, up), paint in zip(BOX_AXES, paints):
-        points = np.cross(right, up) + across * right + along * up
-        points[..., :2] *= 1 + (taper - 1) * (points[..., 2:] + 1) / 2
-        parts.append(sheet(points * np.asarray(size) / 2, paint))
-    return parts
-
-
-def block(size, paint, taper=1.0, cuts=2):
-    """A box as one part."""
-    return joined(box(size, [paint] * 6, taper, cuts))
-
-
-def joined(parts):
-    """Parts that share a paint as one part."""
-    starts = np.cumsum([0] + [len(part.points) for part in parts[:-1]])
-    faces = np.concatenate([part.faces + start for part, start in zip(parts, starts)])
-    return Part(
-        np.concatenate([part.points for part in parts]), faces, np.concatenate([p.uv for p in parts]), parts[0].paint
-    )
-
-
-def prism(outline, height, side_paint, face_paint):
-    """A plate of the given outline [P, 2], star-shaped about the origin, counterclockwise, lying in the xy plane."""
-    outline = np.concatenate([outline, outline[:1]])
-    levels = np.array([-height / 2, height / 2])
-    edge = creased(outline)[1:-1]
-    wall = np.concatenate([np.broadcast_to(edge, (2, *edge.shape)), np.repeat(levels, len(edge)).reshape(2, -1, 1)], 2)
-    parts = [sheet(wall, side_paint)]
-    reach = np.abs(outline).max()
-    for level, fan in zip(levels, (outline[::-1], outline)):
-        rows = np.stack([fan, 0 * fan])
-        face = sheet(np.concatenate([rows, np.full((*rows.shape[:2], 1), level)], axis=2), face_paint)
-        parts.append(replace(face, uv=face.points[:, :2] / reach / 2 + 0.5))
-    return parts
-
-
-# ---------------------------------------------------------------- colours and paints
-
-COLOUR_KINDS = (  # weight, then the ranges of hue, saturation and value
-    (0.42, (0, 1), (0.6, 1), (0.45, 1)),  # vivid
-    (0.12, (0, 1), (0.2, 0.5), (0.65, 0.95)),  # pastel
-    (0.14, (0, 1), (0.3, 0.9), (0.08, 0.4)),  # dark
-    (0.11, (0, 1), (0, 0.08), (0.05, 0.75)),  # grey
-    (0.12, (0.04, 0.11), (0.4, 0.75), (0.25, 0.75)),  # brown
-    (0.09, (0, 1), (0, 0.06), (0.88, 1)),  # white
-)
-
-
-def colour(rng):
-    """A random colour, [3] in 0..255."""
-    kind = COLOUR_KINDS[rng.choice(len(COLOUR_KINDS), p=[kind[0] for kind in COLOUR_KINDS])]
-    hue, saturation, value = (rng.uniform(*limits) for limits in kind[1:])
-    shift = (np.array([5, 3, 1]) + hue * 6) % 6
-    return 255 * (value - value * saturation * np.clip(np.minimum(shift, 4 - shift), 0, 1))
-
-
-def palette(rng):
-    """The five colours [5, 3] of one object; the second stands out against the first."""
-    colours = np.array([colour(rng) for _ in range(5)])
-    order = np.linalg.norm(colours - colours[0], axis=1).argsort()
-    return colours[order[[0, 4, 3, 2, 1]]]
-
-
-def pick(rng, colours):
-    return colours[rng.integers(len(colours))]
-
-
-def ink(colour):
-    """A colour as PIL wants it."""
-    return tuple(int(channel) for channel in colour)
-
-
-@cache
-def interpolation(cells):
-    """[TILE, cells + 1]: bilinear interpolation from cells + 1 samples to a tile's side."""
-    position = np.linspace(0, cells, TILE)[:, None]
-    return np.clip(1 - np.abs(position - np.arange(cells + 1)), 0, 1).astype(np.float32)
-
-
-def noise(rng, columns, rows=None):
-    """A smooth random field [TILE, TILE] in 0..1."""
-    rows = rows or columns
-    samples = rng.random((rows + 1, columns + 1), dtype=np.float32)
-    return interpolation(rows) @ samples @ interpolation(columns).T
-
-
-RAMP = np.linspace(0, 1, TILE, dtype=np.float32)
-
-
-def blended(first, second, mask):
-    """The paint with `first` where the mask [TILE, TILE] is 0 and `second` where it is 1."""
-    paint = np.asarray(first, np.float32) + mask[..., None] * (np.asarray(second) - first).astype(np.float32)
-    return np.clip(paint, 0, 255).astype(np.uint8)
-
-
-def plain(rng, colour):
-    """One colour, faintly uneven as real surfaces are."""
-    return blended(np.asarray(colour) * 0.9, np.minimum(np.asarray(colour) * 1.06, 255), noise(rng, 5))
-
-
-def gradient_mask(rng):
-    angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
-    return np.clip(0.5 + np.cos(angle) * (RAMP - 0.5) + np.sin(angle) * (RAMP[:, None] - 0.5), 0, 1)
-
-
-def cloud_mask(rng):
-    field = 0.6 * noise(rng, int(rng.integers(3, 9))) + 0.4 * noise(rng, 20)
-    return np.clip((field - 0.5) * rng.uniform(1.5, 8) + 0.5, 0, 1)
-
-
-def wood(rng):
-    """Wavy lines along v."""
-    across = RAMP * rng.uniform(3, 9) + 1.2 * noise(rng, 3, 2)
-    tone = np.array([150, 100, 55]) * rng.uniform(0.6, 1.25, 3)
-    return blended(tone, tone * 0.6, 0.5 + 0.35 * np.sin(2 * np.pi * across) + 0.3 * (noise(rng, 50, 4) - 0.5))
-
-
-def metal(rng):
-    """Fine brush streaks and a broad highlight."""
-    streaks = 0.4 * noise(rng, 2, 60) + 0.6 * np.sin(np.pi * (RAMP * 2 + rng.random())) ** 2
-    return blended(rng.uniform(60, 130) * np.ones(3), rng.uniform(150, 225) * np.ones(3), streaks)
-
-
-def stripe_mask(rng):
-    slope = rng.choice([(1, 0), (0, 1), (1, 1), (2, -1)])
-    phase = slope[0] * RAMP + slope[1] * RAMP[:, None] + 0 * RAMP[:, None]
-    return ((phase * rng.integers(2, 9)) % 1 < rng.uniform(0.2, 0.8)).astype(np.float32)
-
-
-def check_mask(rng):
-    squares = (RAMP * rng.integers(2, 9)).astype(int) + (RAMP[:, None] * rng.integers(2, 9)).astype(int)
-    return (squares % 2).astype(np.float32)
-
-
-def dot_mask(rng):
-    count, radius = rng.integers(2, 8), rng.uniform(0.15, 0.45)
-    x, y = (RAMP * count) % 1 - 0.5, (RAMP[:, None] * count) % 1 - 0.5
-    return (x**2 + y**2 < radius**2).astype(np.float32)
-
-
-def material(rng, colours):
-    """What toys, tools and furniture are made of: plain, wood, metal, mottled or patterned."""
-    chance = rng.random()
-    if chance < 0.36:
-        return plain(rng, pick(rng, colours))
-    if chance < 0.45:
-        return wood(rng)
-    if chance < 0.5:
-        return metal(rng)
-    if chance < 0.76:
-        return blended(colours[0], pick(rng, colours), pick(rng, (gradient_mask, cloud_mask))(rng))
-    return blended(colours[0], colours[1], pick(rng, (stripe_mask, stripe_mask, check_mask, dot_mask))(rng))
-
-
-# ---------------------------------------------------------------- labels: what is printed on products
-
-
-@cache
-def font(size):
-    return ImageFont.load_default(size)
-
-
-def word(rng, shortest=2, longest=9):
-    return "".join(LETTERS[i] for i in rng.integers(len(LETTERS), size=rng.integers(shortest, longest + 1)))
-
-
-def readable(colours, background):
-    """The colour that stands out most against the background, black and white included."""
-    candidates = np.concatenate([colours, [(0, 0, 0), (255, 255, 255)]])
-    return ink(candidates[np.abs(candidates - background).sum(axis=1).argmax()])
-
-
-def field(rng, image, colours):
-    """A band or a corner of another colour, sometimes with a slanted edge."""
-    width, height = image.size
-    draw = ImageDraw.Draw(image)
-    low, high = np.sort(rng.uniform(-0.2, 1.2, 2))
-    slant = rng.choice([0, 0, rng.uniform(-0.4, 0.4)])
-    corners = [(0, low), (1, low + slant), (1, high + slant), (0, high)]
-    if rng.random() < 0.3:
-        corners = [(y, x) for x, y in corners]
-    draw.polygon([(x * width, y * height) for x, y in corners], fill=ink(pick(rng, colours)))
-
-
-def shape(rng, draw, bounds, fill):
-    """A random ellipse, rectangle, star or triangle within bounds (left, top, right, bottom)."""
-    left, top, right, bottom = bounds
-    kind = rng.integers(4)
-    if kind == 0:
-        draw.ellipse(bounds, fill=fill)
-    elif kind == 1:
-        draw.rounded_rectangle(bounds, radius=min(right - left, bottom - top) * rng.uniform(0, 0.5), fill=fill)
-    else:
-        corners = rng.integers(3, 9)
-        angle = np.linspace(0, 2 * np.pi, 2 * corners, endpoint=False) + rng.uniform(0, 6)
-        reach = np.where(np.arange(2 * corners) % 2, rng.uniform(0.4, 1), 1) / 2
-        x = (left + right) / 2 + (right - left) * reach * np.cos(angle)
-        y = (top + bottom) / 2 + (bottom - top) * reach * np.sin(angle)
-        draw.polygon(list(zip(x.tolist(), y.tolist())), fill=fill)
-
-
-def region(rng, image, smallest, largest):
-    """A random rectangle (left, top, right, bottom) with sides of these shares of the image."""
-    width, height = image.size
-    w, h = rng.uniform(smallest, largest, 2) * (width, height)
-    left, top = rng.uniform(-0.05, 1.05, 2) * (width - w, height - h)
-    return float(left), float(top), float(left + w), float(top + h)
-
-
-def picture(rng, image, colours):
-    """A heap of random shapes: fruit, faces, landscapes to a network that cannot read."""
-    draw = ImageDraw.Draw(image)
-    left, top, right, bottom = region(rng, image, 0.35, 0.8)
-    for _ in range(rng.integers(3, 9)):
-        x, y = rng.uniform(left, right), rng.uniform(top, bottom)
-        w, h = rng.uniform(0.1, 0.35, 2) * (right - left, bottom - top)
-        shape(rng, draw, (x - w, y - h, x + w, y + h), ink(pick(rng, colours) * rng.uniform(0.6, 1)))
-
-
-def photo(rng, image, colours):
-    """A patch of soft mottled colour, as printed food and landscapes look from afar."""
-    left, top, right, bottom = region(rng, image, 0.3, 1.0)
-    first, second = pick(rng, colours), pick(rng, colours) * rng.uniform(0.3, 1.2)
-    patch = Image.fromarray(blended(first, second, cloud_mask(rng))).resize((int(right - left), int(bottom - top)))
-    mask = Image.new("L", patch.size, 255 * int(rng.integers(2)))
-    ImageDraw.Draw(mask).ellipse((0, 0, *patch.size), fill=255)
-    image.paste(patch, (int(left), int(top)), mask)
-
-
-def logo(rng, image, colours):
-    """A big word, often on a blob."""
-    draw = ImageDraw.Draw(image)
-    text = word(rng)
-    left, top, right, bottom = region(rng, image, 0.45, 0.95)
-    background = np.array(image.getpixel((int(image.width / 2), int(np.clip((top + bottom) / 2, 0, image.height - 1)))))
-    if rng.random() < 0.5:
-        background = pick(rng, colours)
-        shape(rng, draw, (left, top, right, bottom), ink(background))
-    size = int(np.clip(min((bottom - top) * 0.8, 1.5 * (right - left) / len(text)), 8, 90))
-    middle = ((left + right) / 2, (top + bottom) / 2)
-    draw.text(middle, text, font=font(size), fill=readable(colours, background), anchor="mm", stroke_width=size // 20)
-
-
-def paragraph(rng, image, colours):
-    """Lines of small print, sometimes on a panel."""
-    draw = ImageDraw.Draw(image)
-    left, top, right, bottom = region(rng, image, 0.25, 0.7)
-    background = np.array(image.getpixel(tuple(np.clip((left, top), 0, np.array(image.size) - 1).astype(int).tolist())))
-    if rng.random() < 0.4:
-        background = pick(rng, colours)
-        draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), fill=ink(background))
-    size = int(rng.integers(7, 16))
-    fill = readable(colours, background)
-    for y in np.arange(top, bottom - size, size * 1.25)[:9]:
-        count = max(int((right - left) / size * rng.uniform(0.8, 1.7)), 1)
-        draw.text((left, y), word(rng, count, count), font=font(size), fill=fill)
-
-
-def barcode(rng, image, colours):
-    draw = ImageDraw.Draw(image)
-    left, top, right, bottom = region(rng, image, 0.2, 0.4)
-    draw.rectangle((left, top, right, bottom), fill=(250, 250, 250))
-    for x in np.arange(left + 3, right - 3, 4):
-        draw.line((x, top + 3, x, bottom - 3), fill=(10, 10, 10), width=int(rng.integers(1, 4)))
-
-
-def label(rng, colours, aspect=1.0):
-    """A printed face; aspect: width over height of the surface it goes on, so that letters keep their shape."""
-    stretch = np.sqrt(np.clip(aspect, 0.25, 4))
-    image = Image.new("RGB", (int(CANVAS * stretch), int(CANVAS / stretch)), ink(colours[0]))
-    for _ in range(rng.integers(0, 4)):
-        field(rng, image, colours)
-    elements = (picture, photo, logo, paragraph, barcode)
-    for choice in rng.choice(5, size=rng.integers(2, 7), p=(0.24, 0.16, 0.3, 0.22, 0.08)):
-        elements[choice](rng, image, colours)
-    return np.asarray(image.resize((TILE, TILE), Image.Resampling.BOX))
-
-
-def wrapper(rng, colours, aspect):
-    """What goes around a bottle or can: mostly a label, now and then the same label on two sides, or no print."""
-    chance = rng.random()
-    if chance < 0.2:
-        return material(rng, colours)
-    if chance < 0.35:
-        half = label(rng, colours, aspect / 2)[:, ::2]
-        return np.concatenate([half, half], axis=1)
-    return label(rng, colours, aspect)
-
-
 # ---------------------------------------------------------------- families: packages
-
-
-def face_labels(rng, colours, size):
-    """Six paints for a box of this size: each side its own, or opposite sides alike, some without print."""
-    width, depth, height = size
-    aspects = (width / height, depth / height, width / height, depth / height, width / depth, width / depth)
-    printed = rng.random(6) < (0.97, 0.85, 0.9, 0.85, 0.75, 0.4)
-    paints = [label(rng, colours, a) if p else plain(rng, colours[0]) for a, p in zip(aspects, printed)]
-    for side in (0, 1):
-        if rng.random() < 0.25:
-            paints[side + 2] = paints[side]
-    return paints
 
 
 def carton(rng):
@@ -578,20 +78,6 @@ def carton(rng):
         cap = cylinder(radius, 0, rng.uniform(0.5, 1.5) * radius, plain(rng, colours[1]), segments=16)
         parts.append(cap.moved((rng.uniform(-0.2, 0.2) * size[0], rng.uniform(-0.2, 0.2) * size[1], size[2] / 2)))
     return parts
-
-
-def roof(size, eaves, fin, front_paint, end_paint):
-    """A gable over a box of this size: two slopes that meet in a fin along x, and its two ends, above z = 0."""
-    half_width, half_depth, height = size[0] / 2, size[1] / 2, size[2]
-    profile = creased([(half_depth + eaves, 0), (0.01, height), (0.01, height + fin), (0, height + fin)])[1:]
-    ends = np.array([-half_width - eaves, half_width + eaves])
-    points = np.stack(
-        [np.stack([np.full(len(profile), x), -profile[:, 0], profile[:, 1]], axis=1) for x in ends], axis=1
-    )
-    slope = sheet(points, front_paint)
-    triangle = np.array([[(half_width, -half_depth, 0), (half_width, half_depth, 0)], [(half_width, 0, height)] * 2])
-    gable = sheet(triangle, end_paint)
-    return [slope, slope.moved(rotation=rotation("z", 180)), gable, gable.moved(rotation=rotation("z", 180))]
 
 
 def gable_carton(rng):
@@ -674,12 +160,6 @@ def can(rng):
     return parts
 
 
-def disc(radius, paint, **section):
-    """A flat plate at z = 0, of the same sections as `lathe`, with the paint seen from above, not wrapped around."""
-    face = lathe([(radius, 0), (0, 0)], paint, **section)
-    return replace(face, uv=face.points[:, :2] / radius / 2 + 0.5)
-
-
 def squeezed_tube(rng):
     """Toothpaste and the like: a round shoulder that narrows to a flat crimp; crimped at both ends, a bag of crisps."""
     colours = palette(rng)
@@ -707,23 +187,8 @@ def squeezed_tube(rng):
 # ---------------------------------------------------------------- families: the kitchen
 
 
-def loop_handle(rng, radius, low, high, paint):
-    """A handle in the xz plane at x = radius between two heights: round, eared or angular."""
-    out = radius + (high - low) * rng.uniform(0.3, 0.8)
-    knots = [(radius * 0.95, 0, high), (out, 0, high - 0.1 * (high - low)), (out, 0, low + 0.3 * (high - low))]
-    path = spline([*knots, (radius * 0.95, 0, low)], 16)
-    return tube(path, (high - low) * rng.uniform(0.06, 0.13), paint, flatness=rng.uniform(0.5, 1.8))
-
-
-def shell(outside, thickness):
-    """The profile of a vessel: up the outside profile [P, 2], over the rim, down the inside to the axis."""
-    outside = np.asarray(outside)
-    inside = np.maximum(outside - (thickness, 0), (0, outside[0, 1] + thickness))[::-1]
-    return np.concatenate([[(0, outside[0, 1])], outside, outside[-1:], inside[:1], inside, [(0, inside[-1, 1])]])
-
-
 def vessel(rng, outside, colours, thickness=0.03, squareness=2.0):
-    """Outside and inside of a vessel as two parts with their own paints."""
+    """Outside and inside of a vessel as two parts with their own paints; outside: profile [P, 2] as in `lathe`."""
     outside = np.asarray(outside)
     aspect = 2 * np.pi * outside[:, 0].mean() / np.ptp(outside[:, 1])
     profile = shell(outside, thickness)
@@ -769,7 +234,7 @@ def bowl(rng):
 
 
 def lumps(rng, count, spread, size, middle):
-    """Fruit, sweets or popcorn scattered over +-spread about a point."""
+    """`count` parts, fruit, sweets or popcorn, scattered over +-spread [3] about a point [3]; size: radius of one."""
     paints = [material(rng, palette(rng)) for _ in range(2)]
     places = rng.uniform(-1, 1, (count, 3)) * spread + middle
     return [
@@ -859,19 +324,6 @@ def basket(rng):
     return parts
 
 
-def slats(rng, length, height, thick, paint):
-    """A fence centred at the origin in the xz plane: upright or level bars between two rails."""
-    rails = [
-        block((length, thick, thick * 2), paint).moved((0, 0, z)) for z in (-height / 2 + thick, height / 2 - thick)
-    ]
-    if rng.random() < 0.5:
-        bar = block((thick * 1.5, thick, height), paint, cuts=1)
-        return rails + [bar.moved((x, 0, 0)) for x in np.linspace(-0.5, 0.5, rng.integers(5, 11)) * (length - thick)]
-    bar = block((length, thick, height * 0.12), paint, cuts=1)
-    posts = [block((thick * 2, thick, height), paint, cuts=1).moved((x, 0, 0)) for x in (-length / 2, length / 2)]
-    return rails + posts + [bar.moved((0, 0, z * height)) for z in np.linspace(-0.3, 0.3, rng.integers(1, 4))]
-
-
 # ---------------------------------------------------------------- families: tools, furniture, thin things
 
 
@@ -942,7 +394,7 @@ def furniture(rng):
 
 
 def shelf(rng, colours, size):
-    """Boards between two sides, some with books or boxes on them."""
+    """Boards between two sides, some with books or boxes on them. size: width, depth, height."""
     width, depth, height = size
     frame = material(rng, colours)
     side = block((0.03, depth, height), frame)
@@ -1104,25 +556,6 @@ def vehicle(rng):
         load = solid(rng, material(rng, palette(rng))).scaled(rng.uniform(0.2, 0.4, 3))
         parts.append(load.moved((-np.sign(where[0] + 1e-9) * 0.3 * length, 0, height / 2 + 0.1)))
     return parts
-
-
-def solid(rng, paint):
-    """A random primitive about one unit large."""
-    kind = rng.integers(6)
-    if kind == 0:
-        return block(rng.uniform(0.4, 1.1, 3), paint, taper=rng.uniform(0.4, 1.2))
-    if kind == 1:
-        return ellipsoid(rng.uniform(0.25, 0.6, 3), paint, rng.choice([2, 2, 1.3, 4]))
-    if kind == 2:
-        return cylinder(0.5, -0.5, 0.5, paint, rng.choice([0.5, 0.5, 0, rng.uniform(0.1, 0.8)])).scaled(
-            rng.uniform(0.4, 1.2, 3)
-        )
-    if kind == 3:
-        return torus(rng.uniform(0.3, 0.4), rng.uniform(0.06, 0.16), paint)
-    if kind == 4:
-        return cylinder(0.5, -0.4, 0.4, paint, facets=int(rng.integers(3, 8))).scaled(rng.uniform(0.5, 1.2, 3))
-    profile = spline(np.stack([rng.uniform(0.1, 0.5, 5), np.linspace(-0.5, 0.5, 5)], axis=1), 14)
-    return lathe(np.concatenate([[(0, -0.5)], np.maximum(profile, (0.05, -1)), [(0, 0.5)]]), paint)
 
 
 def shoe(rng):

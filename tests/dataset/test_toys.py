@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from dataset import toys
+from dataset import toy_shapes, toys
+from dataset.toy_paint import TILE
 from sap3d.errors import UserError
 from sap3d.meshes import BOUNDING_SPHERE_RADIUS, normalise
 
@@ -37,7 +38,7 @@ def test_toys_are_centred_and_fill_the_cube_or_the_sphere(sample):
 def test_textures_are_square_rgb_atlases_and_uv_stays_inside(sample):
     for mesh in sample:
         image = mesh.visual.material.image
-        assert image.mode == "RGB" and image.width == image.height and image.width % toys.TILE == 0
+        assert image.mode == "RGB" and image.width == image.height and image.width % TILE == 0
         assert mesh.visual.uv.shape == (len(mesh.vertices), 2)
         assert np.isfinite(mesh.visual.uv).all()
         assert mesh.visual.uv.min() >= 0 and mesh.visual.uv.max() <= 1
@@ -63,7 +64,7 @@ def test_toys_differ_in_colour_shape_and_size(sample):
 
 @pytest.mark.parametrize("family", [family for family, _ in toys.FAMILIES], ids=lambda family: family.__name__)
 def test_every_family_builds_and_varies(family):
-    meshes = [toys.assemble(family(np.random.default_rng(seed))) for seed in range(5)]
+    meshes = [toy_shapes.assemble(family(np.random.default_rng(seed))) for seed in range(5)]
     assert len({as_bytes(mesh) for mesh in meshes}) == 5
     for mesh in meshes:
         assert np.isfinite(mesh.vertices).all() and np.ptp(mesh.vertices, axis=0).min() > 0.005
@@ -71,8 +72,8 @@ def test_every_family_builds_and_varies(family):
 
 
 def test_uv_finds_each_parts_own_paint():
-    paints = [np.full((toys.TILE, toys.TILE, 3), 40 * side, dtype=np.uint8) for side in range(6)]
-    mesh = toys.assemble(toys.box((1, 1, 1), paints))
+    paints = [np.full((TILE, TILE, 3), 40 * side, dtype=np.uint8) for side in range(6)]
+    mesh = toy_shapes.assemble(toy_shapes.box((1, 1, 1), paints))
     image = np.asarray(mesh.visual.material.image)
     column, row = (mesh.visual.uv * (1, -1) + (0, 1)).T * len(image)
     seen = image[row.astype(int), column.astype(int), 0].reshape(6, -1)
@@ -80,7 +81,7 @@ def test_uv_finds_each_parts_own_paint():
 
 
 def test_print_reads_from_left_to_right_on_every_side_of_a_box():
-    for part in toys.box((1, 1, 1), [np.zeros((toys.TILE, toys.TILE, 3), np.uint8)] * 6):
+    for part in toy_shapes.box((1, 1, 1), [np.zeros((TILE, TILE, 3), np.uint8)] * 6):
         outward = part.points.mean(axis=0)
         right, up = (part.points[part.uv[:, axis] > 0.9].mean(axis=0) - outward for axis in (0, 1))
         assert np.cross(right, up) @ outward > 0
@@ -89,8 +90,8 @@ def test_print_reads_from_left_to_right_on_every_side_of_a_box():
 
 
 def test_a_mirrored_part_stays_outward():
-    ball = toys.ellipsoid((1, 1, 1), np.zeros((toys.TILE, toys.TILE, 3), np.uint8))
-    for part in toys.both_sides(ball):
+    ball = toy_shapes.ellipsoid((1, 1, 1), np.zeros((TILE, TILE, 3), np.uint8))
+    for part in toy_shapes.both_sides(ball):
         assert trimesh.Trimesh(part.points, part.faces).volume > 0
 
 
@@ -103,7 +104,7 @@ def test_demo_names_map_to_seeds_that_training_does_not_use():
 
 
 def test_normalise_keeps_the_texture_and_leaves_the_original_alone():
-    mesh = toys.assemble(toys.mug(np.random.default_rng(0)))
+    mesh = toy_shapes.assemble(toys.mug(np.random.default_rng(0)))
     mesh.vertices = mesh.vertices * 30 + 5
     before = mesh.vertices.copy()
     small = normalise(mesh)
