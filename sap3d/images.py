@@ -39,6 +39,15 @@ def read_rgba(path: Path, mask_path: Path | None = None) -> np.ndarray:
     return rgba
 
 
+def read_on_white(path: Path, size: int) -> np.ndarray:
+    """Read a picture (RGB, or RGBA composited on white), resized to size × size, float32 in [0, 1], [size, size, 3].
+
+    Raises:
+        UserError: unreadable.
+    """
+    return resize(np.array(_open(path).convert("RGBA")), size)[..., :3]
+
+
 def _open(path: Path) -> Image.Image:
     try:
         image = Image.open(path)

@@ -1,0 +1,57 @@
+"""Outputs are whole or absent."""
+
+import json
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from sap3d import files
+
+
+def test_a_failing_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "sub" / "a.txt"
+    with files.atomic_file(path) as partial:
+        partial.write_text("old")
+    with pytest.raises(RuntimeError), files.atomic_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failing_writer_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "folder"
+    with files.atomic_folder(path) as partial:
+        (partial / "old").touch()
+    with pytest.raises(RuntimeError), files.atomic_folder(path) as partial:
+        (partial / "half").touch()
+        raise RuntimeError
+    assert [p.name for p in path.iterdir()] == ["old"]
+    with files.atomic_folder(path) as partial:
+        (partial / "new").touch()
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_root_dir_is_the_environments(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    assert files.root_dir() == tmp_path.resolve()
+    monkeypatch.setenv("ROOT_DIR", "")
+    assert (files.root_dir() / "sap3d" / "files.py").exists()
+
+
+def test_a_video_has_the_frames_that_were_written(tmp_path):
+    frames = [np.full((32, 48, 3), value, np.uint8) for value in (0, 128, 255)]
+    files.write_video(tmp_path / "a.mp4", frames)
+    read = imageio.imread(tmp_path / "a.mp4", plugin="FFMPEG")
+    assert read.shape == (3, 32, 48, 3)
+    assert abs(read.mean((1, 2, 3)) - [0, 128, 255]).max() < 8

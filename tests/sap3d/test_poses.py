@@ -1,0 +1,34 @@
+"""The poses.json between stages."""
+
+import json
+
+import pytest
+import torch
+
+from sap3d.errors import UserError
+from sap3d.poses import read_best_poses, read_pose_hypotheses, write_poses
+
+
+def test_round_trip(tmp_path):
+    configurations = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0)) + 0.5
+    write_poses(tmp_path / "poses.json", configurations, [1.0, 2.0, 3.5], evidence={"pairs": [1, 2]})
+    read, scores = read_pose_hypotheses(tmp_path / "poses.json", 4)
+    assert torch.allclose(read, configurations, atol=1e-6)
+    assert scores == [1.0, 2.0, 3.5]
+    assert torch.equal(read_best_poses(tmp_path / "poses.json", 4), read[0])
+    assert json.loads((tmp_path / "poses.json").read_text())["evidence"] == {"pairs": [1, 2]}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"hypotheses": [{"cameras": [[0, 0]]}]}', '{"hypotheses": []}', "[1]"])
+def test_malformed_files_are_user_errors(tmp_path, text):
+    (tmp_path / "poses.json").write_text(text)
+    with pytest.raises(UserError, match="poses.json"):
+        read_best_poses(tmp_path / "poses.json", 4)
+
+
+def test_missing_file_and_wrong_number_of_views(tmp_path):
+    with pytest.raises(UserError, match="no poses"):
+        read_best_poses(tmp_path / "poses.json", 4)
+    write_poses(tmp_path / "poses.json", torch.zeros(1, 3, 3), [0.0])
+    with pytest.raises(UserError, match="poses of 3 views, not 4"):
+        read_best_poses(tmp_path / "poses.json", 4)
