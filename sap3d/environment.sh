@@ -1,0 +1,61 @@
+# Sourced by run_pipeline.sh and run_tests.sh, which set $repo. Makes or mends $repo/.venv; sets $python.
+# POSIX sh. An install is whole when .venv/stamp holds the checksum of requirements.txt; .venv/installing marks one
+# that was begun.
+
+venv=$repo/.venv
+python=$venv/bin/python
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+supported() {
+    # pyenv's shims exist for versions that are not there, so a candidate is run.
+    "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+}
+
+find_python() {
+    for candidate in python3 python3.12 python3.11 python3.10 python; do
+        if supported "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.10, 3.11 or 3.12 with the venv module on PATH: install one (docs/INSTALL.md)"
+}
+
+make_venv() {
+    base=$(find_python)
+    { rm -rf "$venv" && mkdir "$venv" && touch "$venv/installing"; } 2>/dev/null || fail "cannot write $venv"
+    if "$base" -c 'import ensurepip' 2>/dev/null; then
+        "$base" -m venv "$venv" || fail "$base could not make $venv"
+    else
+        # Debian's python3 without python3-venv: pip installs itself, run from the system's files.
+        "$base" -m venv --without-pip "$venv" || fail "$base could not make $venv"
+        pip_home=$("$base" -c 'import os, pip; print(os.path.dirname(os.path.dirname(pip.__file__)))' 2>/dev/null) ||
+            fail "$base has no pip: install it (docs/INSTALL.md)"
+        PYTHONPATH=$pip_home "$python" -m pip install --quiet --ignore-installed pip || fail "pip could not be installed"
+    fi
+}
+
+install_requirements() {
+    touch "$venv/installing" 2>/dev/null || fail "cannot write $venv"
+    echo "installing requirements.txt into $venv (once; some minutes, 6 GB of disk with PyPI's torch)"
+    quiet=--quiet
+    if [ -t 1 ]; then quiet=; fi # on a terminal pip shows its progress
+    "$python" -m pip install $quiet --disable-pip-version-check -r "$repo/requirements.txt" ||
+        fail "requirements.txt could not be installed (pip's message is above)"
+    # Every script finds the packages of the repository.
+    echo "$repo" >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sap3d.pth"
+    echo "$stamp" >"$venv/stamp"
+    rm "$venv/installing"
+}
+
+stamp="$(cksum <"$repo/requirements.txt") $repo"
+if [ -e "$venv/installing" ] || ! supported "$python"; then
+    make_venv
+fi
+if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
+    install_requirements
+fi

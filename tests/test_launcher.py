@@ -1,0 +1,59 @@
+"""The launcher refuses bad arguments before it installs or writes anything."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "GSO_demo basket 5",
+        "GSO_demo basket 5 0 1",
+        "GSO_demo basket 0 0",
+        "GSO_demo basket -1 0",
+        "GSO_demo basket five 0",
+        "GSO_demo basket 5 gpu",
+        "GSO_demo ../basket 5 0",
+        "GSO_demo -x 5 0",
+    ],
+)
+def test_bad_arguments(arguments, tmp_path):
+    # An empty PATH: whatever the launcher does before it checks its arguments fails otherwise.
+    run = subprocess.run(
+        ["/bin/sh", REPOSITORY / "run_pipeline.sh", *arguments.split()],
+        env={"PATH": "/nowhere", "ROOT_DIR": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX" in run.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_python_is_one_line(tmp_path):
+    """A copy of the launcher where no python is to be found."""
+    (tmp_path / "sap3d").mkdir()
+    for name in ("run_pipeline.sh", "sap3d/environment.sh", "requirements.txt"):
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("dirname", "cksum"):
+        source = next(p / name for p in (Path("/usr/bin"), Path("/bin")) if (p / name).exists())
+        (tools / name).symlink_to(source)
+    run = subprocess.run(
+        ["/bin/sh", tmp_path / "run_pipeline.sh", "GSO_demo", "basket", "5", "0"],
+        env={"PATH": str(tools)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: no Python 3.10, 3.11 or 3.12")
+    assert run.stderr.count("\n") == 1
+    assert not (tmp_path / ".venv").exists()
