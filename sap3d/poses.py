@@ -41,7 +41,9 @@ def read_pose_hypotheses(path: Path, views: int) -> tuple[Tensor, list[float]]:
         raise UserError(f"{path}: no poses; run the stage before this one") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a pose file ({error})") from error
-    if configurations.shape[1:] != (views, 3):
+    if configurations.ndim != 3 or configurations.shape[2] != 3:
+        raise UserError(f"{path}: not a pose file (no cameras)")
+    if configurations.shape[1] != views:
         raise UserError(f"{path}: poses of {configurations.shape[1]} views, not {views}")
     return configurations * torch.tensor([math.pi / 180, math.pi / 180, 1.0]), scores
 
@@ -49,3 +51,35 @@ def read_pose_hypotheses(path: Path, views: int) -> tuple[Tensor, list[float]]:
 def read_best_poses(path: Path, views: int) -> Tensor:
     """The best configuration of a poses.json, [N, 3] in radians."""
     return read_pose_hypotheses(path, views)[0][0]
+
+
+ELEVATION_BOUNDS = (math.radians(-30), math.radians(80))
+RADIUS_BOUNDS = (1.2, 2.6)
+
+
+class PoseTable(torch.nn.Module):
+    """Cameras to be optimised: bounded elevations and radii, view 0's azimuth fixed (the gauge).
+
+    Args:
+        initial: cameras (elevation, azimuth, radius) in radians, [N, 3].
+    """
+
+    def __init__(self, initial: Tensor):
+        super().__init__()
+        self.register_buffer("initial", initial.detach().clone())
+        free = torch.ones_like(initial)
+        free[0, 1] = 0
+        self.register_buffer("free", free)
+        self.offsets = torch.nn.Parameter(torch.zeros_like(initial))
+
+    def forward(self) -> Tensor:
+        """Current cameras, [N, 3]."""
+        return self.initial + self.offsets * self.free
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring elevations and radii back within their bounds; call it after each optimiser step."""
+        cameras = self()
+        cameras[:, 0].clamp_(*ELEVATION_BOUNDS)
+        cameras[:, 2].clamp_(*RADIUS_BOUNDS)
+        self.offsets.copy_(cameras - self.initial)

@@ -1,0 +1,224 @@
+"""The view-conditioned diffusion model behind one interface; tuning, sampling and SDS are written against it.
+
+On disk a model is a folder: config.json and model.safetensors, as diffusers has it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from camerabooth.conditioning import Condition, Lifting, SourceEncoder, Sources
+from camerabooth.network import DenoisingUNet
+from sap3d.devices import autocast
+from sap3d.errors import UserError
+from sap3d.files import atomic_folder
+
+EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded"
+TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The embedded model's size."""
+
+    image_size: int = 64
+    feature_channels: int = 48
+    volume_channels: int = 32
+    depths: int = 16
+    collapsed_channels: int = 64
+    unet_channels: tuple[int, int, int] = (64, 128, 256)
+
+
+class ViewConditionedDiffusion(nn.Module):
+    """Novel views of an object from any number of posed source views.
+
+    It denoises colour and foreground mask together, [4, S, S] in [−1, 1], and predicts v (arXiv 2202.00512) on a
+    schedule whose last step is pure noise (arXiv 2305.08891): there, one step gives the conditional mean.
+    """
+
+    def __init__(self, config: DiffusionConfig = DiffusionConfig()):
+        super().__init__()
+        self.config = config
+        self.encoder = SourceEncoder(config.feature_channels)
+        self.lifting = Lifting(
+            config.feature_channels, config.volume_channels, config.depths, config.collapsed_channels
+        )
+        self.unet = DenoisingUNet(tuple(config.unet_channels), self.lifting.out_channels)
+        self.scheduler = DDIMScheduler(
+            num_train_timesteps=TRAIN_TIMESTEPS,
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            clip_sample=True,
+        )
+        # Channels-last weights keep oneDNN from reordering activations at every layer.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+            elif isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # Latents. The embedded model works on pixels, so these only change the range.
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Colour on white and alpha in [0, 1], [..., 4, S, S] → latents of the same shape."""
+        return images * 2 - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Inverse of `encode`, clipped to [0, 1]."""
+        return (latents / 2 + 0.5).clamp(0, 1)
+
+    # Conditioning.
+
+    def embed_sources(self, images: Tensor, cameras: Tensor) -> Sources:
+        """Embed source views once for all targets.
+
+        Args:
+            images: colour on white and alpha in [0, 1], [N, 4, S, S] or [B, N, 4, S, S].
+            cameras: [N, 3] or [B, N, 3]; gradients flow into them.
+        """
+        if images.dim() == 4:
+            images, cameras = images[None], cameras[None]
+        latents = self.encode(images)
+        with autocast(latents.device):
+            features = self.encoder(latents.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        return Sources(latents, cameras, features.to(latents.dtype).unflatten(0, latents.shape[:2]))
+
+    def condition(self, sources: Sources, targets: Tensor) -> Condition:
+        """Condition for target cameras [M, 3] (one object) or [B, M, 3]."""
+        targets = targets[None] if targets.dim() == 2 else targets
+        with autocast(targets.device):
+            return self.lifting(sources, targets)
+
+    # Diffusion.
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
+        """The network's v-prediction with classifier-free guidance (arXiv 2207.12598).
+
+        Args:
+            noisy: [B, 4, S, S].
+            timesteps: integers in [0, 999], [B].
+        """
+        time = (timesteps / (TRAIN_TIMESTEPS - 1)).to(noisy.dtype)
+        with autocast(noisy.device):
+            conditional = self.unet(noisy, time, condition)
+            if guidance_scale == 1:
+                return conditional
+            none = condition.dropped(torch.ones(len(noisy), dtype=torch.bool, device=noisy.device))
+            unconditional = self.unet(noisy, time, none)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Forward process q(x_t | x_0)."""
+        return self.scheduler.add_noise(latents, noise, timesteps)
+
+    def noise_coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1 − ᾱ) of timesteps [B], each [B, 1, 1, 1]."""
+        alpha = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def clean_estimate(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor) -> Tensor:
+        """x_0 from a v-prediction: √ᾱ x_t − √(1 − ᾱ) v."""
+        signal, noise_level = self.noise_coefficients(timesteps)
+        return signal * noisy - noise_level * prediction
+
+    def training_loss(
+        self,
+        sources: Sources,
+        target_images: Tensor,
+        target_cameras: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        drop: Tensor | None = None,
+    ) -> Tensor:
+        """Denoising error of each target, averaged over its pixels, [B · M].
+
+        Args:
+            target_images: [B, M, 4, S, S] in [0, 1]; target_cameras: [B, M, 3].
+            timesteps: [B · M]; noise: [B · M, 4, S, S].
+            drop: targets whose condition is dropped, [B · M].
+        """
+        latents = self.encode(target_images).flatten(0, 1)
+        condition = self.condition(sources, target_cameras)
+        if drop is not None:
+            condition = condition.dropped(drop)
+        prediction = self.predict(self.add_noise(latents, noise, timesteps), timesteps, condition)
+        return F.mse_loss(prediction, self.scheduler.get_velocity(latents, noise, timesteps), reduction="none").mean(
+            (1, 2, 3)
+        )
+
+    @torch.no_grad()
+    def sds_gradient(
+        self,
+        rendered: Tensor,
+        cameras: Tensor,
+        sources: Sources,
+        noise_level: Tensor,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Score distillation gradient with respect to rendered images (DreamFusion, arXiv 2209.14988, eq. 3).
+
+        w(t) (ε̂ − ε) with w = √(1 − ᾱ)/√ᾱ · (1 − ᾱ)… is written in its x_0 form, x − x̂_0, which stays finite at pure
+        noise: ε̂ − ε = √ᾱ/√(1 − ᾱ) · (x − x̂_0) for the same noise.
+
+        Args:
+            rendered: colour on white and opacity in [0, 1], [B, 4, S, S].
+            cameras: [B, 3].
+            noise_level: in (0, 1), [B]; 1 is pure noise.
+
+        Returns:
+            Gradient with the shape of `rendered`, in its units; not part of any graph.
+        """
+        latents = self.encode(rendered)
+        timesteps = (noise_level * (TRAIN_TIMESTEPS - 1)).round().long()
+        noise = torch.randn(latents.shape, generator=generator, device="cpu").to(latents.device)
+        noisy = self.add_noise(latents, noise, timesteps)
+        condition = self.condition(sources, cameras)
+        clean = self.clean_estimate(noisy, timesteps, self.predict(noisy, timesteps, condition, guidance_scale))
+        return (latents - clean.clamp(-1, 1)) / 2
+
+    # On disk.
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and fp16 weights; the folder appears whole or not at all."""
+        with atomic_folder(folder) as partial:
+            (partial / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+            weights = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
+            save_file(weights, partial / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> "ViewConditionedDiffusion":
+        """Load a folder written by `save_pretrained`.
+
+        Raises:
+            UserError: missing or unreadable files.
+        """
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).exists():
+                raise UserError(f"{folder / name}: missing weights; train them with camerabooth/pretrain.py")
+        try:
+            model = cls(DiffusionConfig(**json.loads((folder / "config.json").read_text())))
+            weights = load_file(folder / "model.safetensors")
+            model.load_state_dict({name: value.float() for name, value in weights.items()})
+        except Exception as error:
+            raise UserError(f"{folder}: not a model of ours ({str(error).splitlines()[0]})") from error
+        return model.to(device).eval()

@@ -1,0 +1,72 @@
+"""Novel views by DDIM, conditioned on all sources jointly or on one drawn anew at each step."""
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from camerabooth.conditioning import Condition, Sources
+from camerabooth.diffusion import ViewConditionedDiffusion
+from sap3d import cameras as cam
+
+NEARNESS = 0.35  # temperature of the draw: sources whose line of sight is closer to the target's are likelier
+
+
+@torch.no_grad()
+def sample(
+    model: ViewConditionedDiffusion,
+    sources: Sources,
+    targets: Tensor,
+    generator: torch.Generator,
+    steps: int = 25,
+    guidance_scale: float = 1.0,
+    eta: float = 0.0,
+    conditioning: str = "joint",
+) -> Tensor:
+    """DDIM samples (arXiv 2010.02502) of one object at target cameras [M, 3].
+
+    Args:
+        sources: one object's embedded views.
+        generator: CPU generator; it decides the noise and the draw of sources.
+        eta: 0 is deterministic, 1 is ancestral.
+        conditioning: "joint" (all sources at once) or "stochastic" (SAP3D, arXiv 2404.03652, §3.3, after 3DiM: one
+            source for each target and step, nearer ones likelier).
+
+    Returns:
+        Colour on white and alpha in [0, 1], [M, 4, S, S].
+    """
+    views = sources.cameras.shape[1]
+    if conditioning == "joint" or views == 1:
+        conditions = [model.condition(sources, targets)]
+        probabilities = torch.ones(len(targets), 1)
+    else:
+        conditions = [model.condition(sources.select(torch.tensor([view])), targets) for view in range(views)]
+        probabilities = source_probabilities(sources.cameras[0], targets).cpu()
+    model.scheduler.set_timesteps(steps)
+    shape = (len(targets), 4, model.image_size, model.image_size)
+    latents = torch.randn(shape, generator=generator).to(targets.device)
+    for timestep in tqdm(model.scheduler.timesteps, desc="novel views", leave=False, mininterval=1):
+        chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        condition = _gather(conditions, chosen)
+        prediction = model.predict(latents, timestep.expand(len(latents)), condition, guidance_scale)
+        noise = torch.randn(shape, generator=generator).to(latents.device) if eta > 0 else None
+        latents = model.scheduler.step(prediction, timestep, latents, eta=eta, variance_noise=noise).prev_sample
+    return model.decode(latents)
+
+
+def source_probabilities(sources: Tensor, targets: Tensor) -> Tensor:
+    """Probability of drawing each source for each target, [M, N], from cameras [N, 3] and [M, 3]."""
+    cosine = cam.camera_axes(targets)[..., 2] @ cam.camera_axes(sources)[..., 2].T
+    return (cosine / NEARNESS).softmax(-1)
+
+
+def _gather(conditions: list[Condition], chosen: Tensor) -> Condition:
+    """Row m of the condition `chosen[m]`, for every m."""
+    if len(conditions) == 1:
+        return conditions[0]
+    rows = torch.arange(len(chosen))
+    chosen = chosen.to(conditions[0].warped.device)
+
+    def pick(name: str) -> Tensor:
+        return torch.stack([getattr(condition, name) for condition in conditions])[chosen, rows]
+
+    return Condition(pick("lifted"), pick("warped"), conditions[0].cameras)

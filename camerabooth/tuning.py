@@ -1,0 +1,147 @@
+"""Test-time training: the diffusion model and the pose table learn an object together (SAP3D, arXiv 2404.03652, §3.2).
+
+Each input view is denoised given others at the current poses; gradients reach both the network and the cameras.
+Procedural objects with known cameras are denoised beside it, so that the model keeps what it knew (prior preservation,
+DreamBooth, arXiv 2208.12242).
+"""
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from camerabooth.conditioning import Sources
+from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
+from dataset.render import Renderer
+from dataset.toy_views import random_cameras, white_composite
+from dataset.toys import make_toy, toy_seed
+from sap3d.poses import PoseTable
+
+class TestTimeTraining(lightning.LightningModule):
+    """Two parameter groups, network and poses, each with its own learning rate.
+
+    Args:
+        images: input views in [0, 1], [N, 4, S, S].
+        poses: their cameras.
+        regularisation: images [K, V, 4, S, S] and cameras [K, V, 3] of procedural objects.
+    """
+
+    __test__ = False  # not a pytest class, whatever its name
+
+    def __init__(
+        self,
+        model: ViewConditionedDiffusion,
+        poses: PoseTable,
+        images: Tensor,
+        regularisation: tuple[Tensor, Tensor],
+        config: DictConfig,
+        seed: int,
+    ):
+        super().__init__()
+        self.model, self.poses, self.config = model, poses, config
+        self.register_buffer("images", images)
+        self.register_buffer("prior_images", regularisation[0])
+        self.register_buffer("prior_cameras", regularisation[1])
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def configure_optimizers(self):
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": self.model.parameters(), "lr": config.learning_rate},
+                {"params": self.poses.parameters(), "lr": config.pose_learning_rate},
+            ],
+            weight_decay=0.0,
+            betas=(0.9, 0.99),
+        )
+
+        def ramp(step: int) -> float:  # linear warm-up, then linear decay
+            return min(1.0, (step + 1) / config.warmup_steps) * (1 - step / config.steps)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, ramp)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch, _) -> Tensor:
+        loss = self._instance_loss()
+        prior = self._prior_loss() if self.config.prior_weight > 0 else loss.new_zeros(())
+        self.log_dict({"loss": loss, "prior_loss": prior}, prog_bar=True)
+        return loss + self.config.prior_weight * prior
+
+    def on_train_batch_end(self, *_) -> None:
+        self.poses.clamp_()
+
+    def _instance_loss(self) -> Tensor:
+        """Denoise random inputs, each given a random subset of the others (of itself when it is alone)."""
+        views, count = len(self.images), self.config.batch
+        cameras = self.poses()
+        embedded = self.model.embed_sources(self.images, cameras)
+        sources = 1 + int(torch.randint(max(views - 1, 1), (1,), generator=self.generator))
+        order = torch.stack([torch.randperm(views, generator=self.generator) for _ in range(count)])
+        target, chosen = order[:, 0], order[:, 1 : 1 + sources] if views > 1 else order
+        subset = Sources(embedded.images[0][chosen], embedded.cameras[0][chosen], embedded.features[0][chosen])
+        return self._denoising_loss(subset, self.images[target][:, None], cameras[target][:, None])
+
+    def _prior_loss(self) -> Tensor:
+        """Denoise procedural objects at their true cameras."""
+        objects, views = self.prior_cameras.shape[:2]
+        rows = torch.randint(objects, (self.config.prior_batch,), generator=self.generator)
+        order = torch.randperm(views, generator=self.generator)
+        sources = 1 + int(torch.randint(3, (1,), generator=self.generator))
+        images, cameras = self.prior_images[rows][:, order], self.prior_cameras[rows][:, order]
+        embedded = self.model.embed_sources(images[:, :sources], cameras[:, :sources])
+        return self._denoising_loss(embedded, images[:, sources : sources + 1], cameras[:, sources : sources + 1])
+
+    def _denoising_loss(self, sources: Sources, targets: Tensor, cameras: Tensor) -> Tensor:
+        count = len(targets)
+        timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=self.generator)
+        timesteps[torch.rand(count, generator=self.generator) < self.config.pure_noise] = TRAIN_TIMESTEPS - 1
+        noise = torch.randn(targets[:, 0].shape, generator=self.generator)
+        device = targets.device
+        return self.model.training_loss(sources, targets, cameras, timesteps.to(device), noise.to(device)).mean()
+
+
+def regularisation_views(objects: int) -> tuple[Tensor, Tensor]:
+    """Images [K, V, 4, 64, 64] and cameras [K, V, 3] of procedural objects, always the same ones."""
+    images, cameras = [], []
+    for index in range(objects):
+        seed = toy_seed(f"toy_{500 + index}")
+        rng = np.random.default_rng(seed)
+        cameras.append(torch.from_numpy(random_cameras(rng)))
+        images.append(torch.from_numpy(Renderer(make_toy(seed)).render(cameras[-1], 64)))
+    return white_composite(torch.stack(images)), torch.stack(cameras)
+
+
+@torch.no_grad()
+def leave_one_out(
+    model: ViewConditionedDiffusion, images: Tensor, cameras: Tensor, timesteps: list[int], draws: int = 1
+) -> tuple[float, Tensor]:
+    """How well the views explain each other (ID-Pose's objective, arXiv 2306.17140, over joint sources).
+
+    Every view is denoised given all others, with fixed noise, so that configurations can be compared.
+
+    Returns:
+        The mean denoising error over views, `timesteps` and noise draws, and the clean estimates at the last of
+        `timesteps` in [0, 1], [N, 4, S, S].
+    """
+    generator = torch.Generator().manual_seed(0)
+    views = len(images)
+    errors, estimates = [], []
+    embedded = model.embed_sources(images, cameras)
+    conditions = [
+        model.condition(
+            embedded.select(torch.tensor([j for j in range(views) if j != i or views == 1])), cameras[i : i + 1]
+        )
+        for i in range(views)
+    ]
+    latents = model.encode(images)
+    for timestep in timesteps:
+        steps = torch.full((1,), timestep, device=images.device)
+        for _ in range(draws):
+            noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+            for view, condition in enumerate(conditions):
+                noisy = model.add_noise(latents[view : view + 1], noise[view : view + 1], steps)
+                clean = model.clean_estimate(noisy, steps, model.predict(noisy, steps, condition))
+                errors.append((clean - latents[view : view + 1]).square().mean().item())
+                estimates.append(model.decode(clean[0]))
+    return float(np.mean(errors)), torch.stack(estimates[-views:])

@@ -1,0 +1,204 @@
+"""The diffusion model's geometry, schedule and interface."""
+
+import contextlib
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+
+from camerabooth import conditioning, diffusion
+from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from camerabooth.sampling import sample, source_probabilities
+from sap3d import cameras as cam
+from sap3d.errors import UserError
+
+TINY = DiffusionConfig(
+    image_size=16, feature_channels=16, volume_channels=8, depths=4, collapsed_channels=8, unet_channels=(8, 16, 16)
+)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A tiny model in plain fp32 whose zero-initialised layers are made to matter."""
+    monkeypatch.setattr(diffusion, "autocast", lambda device: contextlib.nullcontext())
+    torch.manual_seed(0)
+    model = ViewConditionedDiffusion(TINY).eval()
+    for parameter in model.unet.parameters():
+        if parameter.abs().max() == 0:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def smooth_images(count: int, size: int = 16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return F.interpolate(torch.rand(count, 4, 4, 4, generator=generator), size=size, mode="bicubic").clamp(0, 1)
+
+
+def some_cameras(count: int) -> torch.Tensor:
+    index = torch.arange(count)
+    return torch.stack([0.2 + 0.1 * index, 0.9 * index, 1.6 + 0.1 * index], -1)
+
+
+def predict(model, images, cameras, targets):
+    generator = torch.Generator().manual_seed(2)
+    noisy = torch.randn(len(targets), 4, 16, 16, generator=generator).to(targets.dtype)
+    condition = model.condition(model.embed_sources(images, cameras), targets)
+    return model.predict(noisy, torch.full((len(targets),), 700), condition)
+
+
+def test_unprojected_points_project_back_onto_their_pixels_and_values():
+    camera, size = some_cameras(1)[None], 16
+    pixels = cam.pixel_grid(size)
+    maps = smooth_images(1)[None]
+    points = conditioning._unproject(camera, pixels, torch.tensor([[[1.2, 1.9]]]))
+    values, geometry = conditioning._look_up(maps, camera, camera, points)
+    expected = maps[0, 0].flatten(1).T
+    for plane in range(2):
+        rows = slice(plane * size**2, (plane + 1) * size**2)
+        torch.testing.assert_close(values[0, 0, 0, rows], expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(geometry[0, 0, 0, rows, 1], torch.ones(size**2), atol=1e-5, rtol=0)
+    depth = geometry[0, 0, 0, :, 0].unflatten(0, (2, -1)) * cam.SCENE_BOUND + camera[0, 0, 2]
+    torch.testing.assert_close(depth, torch.tensor([[1.2], [1.9]]).expand(-1, size**2), atol=1e-5, rtol=0)
+
+
+def test_prediction_depends_on_relative_azimuth_only(model):
+    images, cameras, targets = smooth_images(3), some_cameras(3), some_cameras(2) + torch.tensor([0.1, 2.0, 0.0])
+    turn = torch.tensor([0.0, 1.3, 0.0])
+    torch.testing.assert_close(
+        predict(model, images, cameras, targets),
+        predict(model, images, cameras + turn, targets + turn),
+        atol=1e-4,
+        rtol=1e-3,
+    )
+
+
+def test_order_of_sources_does_not_matter_and_their_number_is_free(model):
+    images, cameras, targets = smooth_images(5), some_cameras(5), some_cameras(2)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(
+        predict(model, images, cameras, targets), predict(model, images[order], cameras[order], targets),
+        atol=1e-4, rtol=1e-3,
+    )  # fmt: skip
+    one, five = (predict(model, images[:n], cameras[:n], targets) for n in (1, 5))
+    assert one.shape == five.shape == (2, 4, 16, 16)
+    assert (one - five).abs().max() > 1e-3
+
+
+def test_gradients_reach_source_and_target_cameras(model):
+    """Autograd against central differences, in double precision."""
+    model.double()
+    images = smooth_images(3).double()
+    weights = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+
+    def objective(cameras):
+        return (predict(model, images, cameras[:3], cameras[3:]) * weights).sum()
+
+    cameras = some_cameras(4).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(cameras), cameras)
+    assert (gradient.abs() > 1e-4).all()
+    for index in range(cameras.numel()):
+        step = torch.zeros(cameras.numel(), dtype=torch.double)
+        step[index] = 1e-6
+        step = step.view_as(cameras)
+        with torch.no_grad():
+            difference = (objective(cameras + step) - objective(cameras - step)) / 2e-6
+        assert difference.item() == pytest.approx(gradient.flatten()[index].item(), rel=1e-3, abs=1e-4)
+
+
+def test_schedule_ends_in_pure_noise_and_inverts(model):
+    images = smooth_images(2)
+    latents = model.encode(images)
+    torch.testing.assert_close(model.decode(latents), images)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    last = torch.full((2,), 999)
+    torch.testing.assert_close(model.add_noise(latents, noise, last), noise)
+    for timestep in (100, 600, 999):
+        steps = torch.full((2,), timestep)
+        noisy = model.add_noise(latents, noise, steps)
+        velocity = model.scheduler.get_velocity(latents, noise, steps)
+        torch.testing.assert_close(model.clean_estimate(noisy, steps, velocity), latents, atol=1e-5, rtol=0)
+
+
+def test_guidance_extrapolates_from_the_unconditional_prediction(model):
+    images, cameras, targets = smooth_images(1), some_cameras(1), some_cameras(2)
+    condition = model.condition(model.embed_sources(images, cameras), targets)
+    noisy, steps = torch.randn(2, 4, 16, 16), torch.full((2,), 500)
+    with torch.no_grad():
+        none, one, three = (model.predict(noisy, steps, condition, scale) for scale in (0.0, 1.0, 3.0))
+    torch.testing.assert_close(three, none + 3 * (one - none), atol=1e-4, rtol=1e-4)
+    assert (one - none).abs().max() > 1e-3
+
+
+def oracle(model, monkeypatch, clean):
+    """Make `predict` return the velocity towards the known latents `clean`."""
+
+    def velocity(noisy, timesteps, condition, guidance_scale=1.0):
+        signal, level = model.noise_coefficients(timesteps)
+        noise = (noisy - signal * clean) / level
+        return signal * noise - level * clean
+
+    monkeypatch.setattr(model, "predict", velocity)
+
+
+def test_sds_gradient_points_from_the_clean_estimate_to_the_rendering(model, monkeypatch):
+    rendered, wanted = smooth_images(2), smooth_images(2).flip(-1)
+    oracle(model, monkeypatch, model.encode(wanted))
+    sources = model.embed_sources(smooth_images(1), some_cameras(1))
+    gradient = model.sds_gradient(rendered, some_cameras(2), sources, torch.tensor([0.3, 1.0]))
+    torch.testing.assert_close(gradient, rendered - wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("conditioning_name", ["joint", "stochastic"])
+def test_sampling_reaches_what_the_network_predicts(model, monkeypatch, conditioning_name):
+    wanted = smooth_images(3)
+    sources = model.embed_sources(smooth_images(2), some_cameras(2))
+    oracle(model, monkeypatch, model.encode(wanted))
+    generator = torch.Generator().manual_seed(0)
+    views = sample(model, sources, some_cameras(3), generator, steps=4, eta=0.5, conditioning=conditioning_name)
+    torch.testing.assert_close(views, wanted, atol=1e-3, rtol=0)
+
+
+def test_sampling_is_ddim_and_repeats_with_its_seed(model):
+    sources = model.embed_sources(smooth_images(1), some_cameras(1))
+    targets = some_cameras(2)
+
+    def draw():
+        return sample(model, sources, targets, torch.Generator().manual_seed(5), steps=3)
+
+    reference = DDIMScheduler.from_config(model.scheduler.config)
+    reference.set_timesteps(3)
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    condition = model.condition(sources, targets)
+    with torch.no_grad():
+        for timestep in reference.timesteps:
+            prediction = model.predict(latents, timestep.expand(2), condition)
+            latents = reference.step(prediction, timestep, latents).prev_sample
+    torch.testing.assert_close(draw(), model.decode(latents))
+    assert torch.equal(draw(), draw())
+
+
+def test_nearer_sources_are_likelier():
+    sources = torch.tensor([[0.3, 0.0, 1.8], [0.3, 1.5, 1.8], [0.3, math.pi, 1.8]])
+    probabilities = source_probabilities(sources, sources + torch.tensor([0.0, 0.2, 0.3]))
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(3))
+    assert probabilities.argmax(-1).tolist() == [0, 1, 2]
+    assert probabilities[0, 1] > probabilities[0, 2]
+
+
+def test_save_and_load(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    loaded = ViewConditionedDiffusion.from_pretrained(tmp_path / "model")
+    assert loaded.config.image_size == 16
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value.half().float())
+
+
+def test_loading_says_what_is_missing_or_broken(model, tmp_path):
+    with pytest.raises(UserError, match="missing weights"):
+        ViewConditionedDiffusion.from_pretrained(tmp_path / "nothing")
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match="not a model of ours"):
+        ViewConditionedDiffusion.from_pretrained(tmp_path / "model")

@@ -1,0 +1,113 @@
+"""Test-time training and pretraining on a tiny model."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from camerabooth import main, pretrain, tuning
+from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from dataset.toy_views import ToyViews, white_composite
+from sap3d.errors import UserError
+from sap3d.poses import PoseTable
+
+TINY = {
+    "image_size": 64,
+    "feature_channels": 16,
+    "volume_channels": 8,
+    "depths": 4,
+    "collapsed_channels": 8,
+    "unet_channels": [8, 16, 16],
+}
+
+
+@pytest.fixture
+def scene():
+    """Five views of a toy, their cameras with view 0's azimuth 0, and a tiny model."""
+    torch.manual_seed(0)
+    images, cameras = tuning.regularisation_views(objects=1)
+    cameras = cameras[0, :5].clone()
+    cameras[:, 1] -= cameras[0, 1].item()
+    return images[0, :5], cameras, ViewConditionedDiffusion(DiffusionConfig(**TINY))
+
+
+def config(**changes):
+    defaults = OmegaConf.load(main.CONFIG).tuning
+    return OmegaConf.merge(defaults, {"steps": 8, "batch": 4, "prior_batch": 2, "warmup_steps": 2, "prior_objects": 2}, changes)
+
+
+def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
+    images, cameras, model = scene
+    before, _ = tuning.leave_one_out(model, images, cameras, [850, 999])
+    refined = main.tune(model, images, cameras, config(learning_rate=3e-3), seed=0, folder=tmp_path)
+    after, estimates = tuning.leave_one_out(model, images, refined, [850, 999])
+    assert after < 0.8 * before
+    assert refined[0, 1] == 0
+    moved = (refined - cameras).abs()
+    assert 0 < moved.max() < 8 * 2 * 1e-3  # no step of Adam is much longer than its learning rate
+    assert estimates.shape == images.shape
+
+
+def test_tuning_repeats_with_its_seed(scene, tmp_path):
+    images, cameras, model = scene
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    results = []
+    for _ in range(2):
+        model.load_state_dict(state)
+        results.append(main.tune(model, images, cameras, config(steps=3), seed=1, folder=tmp_path))
+    assert torch.equal(*results)
+
+
+def test_one_view_is_its_own_source(scene):
+    images, cameras, model = scene
+    prior = tuning.regularisation_views(objects=1)
+    module = tuning.TestTimeTraining(model, PoseTable(cameras[:1]), images[:1], prior, config(), seed=0)
+    module._instance_loss().backward()
+    assert module.poses.offsets.grad[0, 1] == 0
+    energy, _ = tuning.leave_one_out(model, images[:1], cameras[:1], [999])
+    assert np.isfinite(energy)
+
+
+def make_shards(folder, count=3):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for shard in range(count):
+        np.save(folder / f"{shard:05d}_images.npy", rng.integers(0, 256, (4, 16, 64, 64, 4), dtype=np.uint8))
+        cameras = np.stack([rng.uniform(-0.5, 0.8, (4, 16)), rng.uniform(-3, 3, (4, 16)), np.full((4, 16), 1.8)], -1)
+        np.save(folder / f"{shard:05d}_cameras.npy", cameras.astype(np.float32))
+
+
+def test_toy_views_come_from_their_split_and_half(tmp_path):
+    make_shards(tmp_path / "views")
+    train, val = (ToyViews(tmp_path / "views", split) for split in ("train", "val"))
+    assert len(train.shards) == 2 and len(val.shards) == 1
+    _, cameras = train.batch(np.random.default_rng(0), objects=6, views=3, targets=4)
+    stored = np.concatenate([cameras for _, cameras in train.shards.values()])
+    for views in cameras.numpy():
+        source = [np.argwhere(stored[..., 1] == azimuth) for azimuth in views[:, 1]]
+        objects, slots = np.concatenate(source).T
+        assert len(set(objects)) == 1 and len(set(slots)) == 7
+        assert (slots[:3] < 8).all()
+
+
+def test_white_composite():
+    rgba = torch.tensor([[[[255, 0, 0, 255], [255, 0, 0, 0]]]], dtype=torch.uint8)
+    image = white_composite(rgba)[0]
+    assert image[:, 0, 0].tolist() == [1, 0, 0, 1]
+    assert image[:, 0, 1].tolist() == [1, 1, 1, 0]
+
+
+def test_pretraining_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    make_shards(tmp_path / "views")
+    settings = OmegaConf.merge(
+        pretrain.DEFAULTS, {"data": "views", "objects": 2, "model": TINY, "max_steps": 2, "validate_steps": 100}
+    )
+    first = pretrain.train(settings)
+    second = pretrain.train(OmegaConf.merge(settings, {"max_steps": 3}))
+    assert (first.step, second.step) == (2, 3)
+    assert second.minutes > first.minutes
+    averaged = second.averaged_model().state_dict()
+    assert any(not torch.equal(averaged[name], value) for name, value in first.average.items())
+    with pytest.raises(UserError, match="no train shards"):
+        ToyViews(tmp_path / "nowhere", "train")
