@@ -54,7 +54,7 @@ def tune(
     )
     model.train()
     trainer.fit(module, DataLoader(range(config.steps)))
-    model.eval()
+    model.to(device).eval()  # Lightning leaves it on the CPU
     return poses().detach().to(device)
 
 

@@ -73,7 +73,7 @@ class DenoisingUNet(nn.Module):
         self.middle_up = nn.ModuleList([ResidualBlock(2 * middle, middle), ResidualBlock(middle, middle)])
         self.from_middle = nn.Conv2d(middle, fine, 1)
         self.fine_up = ResidualBlock(2 * fine, fine)
-        self.out = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, 16, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, 4 * (4 + 1), 3, padding=1))
 
     def forward(self, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """`noisy` is [B, 4, S, S], `time` [B] in [0, 1] (1 is pure noise)."""
@@ -89,7 +89,9 @@ class DenoisingUNet(nn.Module):
         for block in self.middle_up:
             x = block(x, embedding)
         x = torch.cat([F.interpolate(self.from_middle(x), scale_factor=2), fine], 1)
-        return F.pixel_shuffle(self.out(self.fine_up(x, embedding)), 2).to(noisy.dtype)
+        # Four channels are predicted outright; the fifth says how much of the warped sources to add.
+        prediction, gate = F.pixel_shuffle(self.out(self.fine_up(x, embedding)), 2).to(noisy.dtype).split([4, 1], 1)
+        return prediction + gate * condition.warped[:, :4]
 
 
 def _sinusoids(time: Tensor) -> Tensor:

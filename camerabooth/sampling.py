@@ -47,7 +47,7 @@ def sample(
     for timestep in tqdm(model.scheduler.timesteps, desc="novel views", leave=False, mininterval=1):
         chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         condition = _gather(conditions, chosen)
-        prediction = model.predict(latents, timestep.expand(len(latents)), condition, guidance_scale)
+        prediction = model.predict(latents, timestep.to(latents.device).expand(len(latents)), condition, guidance_scale)
         noise = torch.randn(shape, generator=generator).to(latents.device) if eta > 0 else None
         latents = model.scheduler.step(prediction, timestep, latents, eta=eta, variance_noise=noise).prev_sample
     return model.decode(latents)
