@@ -1,0 +1,128 @@
+"""From images to cylinders: a CNN lifts a view to a frustum of features, which is resampled around the vertical axis.
+
+A cylinder lives in the view's own azimuth frame: its camera stands at azimuth 0. Turning the camera about the object
+by an angle therefore shifts the cylinder's content by that angle, which is what correlation.py looks for. A view's
+features hang on its elevation and radius through projective geometry alone, so a small network need not learn it
+(compare DVMNet, arXiv 2403.13683).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sap3d import cameras as cam
+from sap3d.cameras import SCENE_BOUND
+
+CYLINDER_EXTENT = 0.6  # radius and half height: objects lie inside the unit cube and a sphere of this radius
+
+
+def cylinder_points(rings: int, levels: int, sectors: int) -> Tensor:
+    """Cell centres of a cylinder about the z axis, [rings, levels, sectors, 3]; sector k is at azimuth 2πk/sectors."""
+    distance = (torch.arange(rings) + 0.5) / rings * CYLINDER_EXTENT
+    height = ((torch.arange(levels) + 0.5) / levels * 2 - 1) * CYLINDER_EXTENT
+    azimuth = torch.arange(sectors) * (2 * math.pi / sectors)
+    rho, z, phi = torch.meshgrid(distance, height, azimuth, indexing="ij")
+    return torch.stack([rho * phi.cos(), rho * phi.sin(), z], -1)
+
+
+def resample_frustum(frustum: Tensor, elevation: Tensor, radius: Tensor, points: Tensor) -> Tensor:
+    """Trilinear samples of frustum features at world points, seen from cameras at azimuth 0; zero outside.
+
+    Args:
+        frustum: [V, C, D, H, W]: D depth bins of equal size that span radius ± SCENE_BOUND, rows from the image's top.
+        elevation: [V], radians.
+        radius: [V].
+        points: [..., 3].
+
+    Returns:
+        [V, C, ...].
+    """
+    cameras = torch.stack([elevation, torch.zeros_like(elevation), radius], -1)
+    pixels, depth = cam.project(cameras, points.reshape(1, -1, 3))
+    relative_depth = (depth - radius[:, None]) / SCENE_BOUND
+    coordinates = torch.stack([pixels[..., 0], -pixels[..., 1], relative_depth], -1)
+    samples = F.grid_sample(frustum, coordinates[:, :, None, None], align_corners=False)
+    return samples.reshape(*frustum.shape[:2], *points.shape[:-1])
+
+
+class Residual(nn.Module):
+    """Pre-activation residual block; with `circular` the columns close to a ring."""
+
+    def __init__(self, channels: int, circular: bool = False):
+        super().__init__()
+        self.circular = circular
+        self.norm = nn.GroupNorm(8, channels)
+        padding = (1, 0) if circular else 1
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=padding)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=padding)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wrap = wrap_columns if self.circular else nn.Identity()
+        y = self.conv1(wrap(F.relu(self.norm(x))))
+        return x + self.conv2(wrap(F.relu(y)))
+
+
+def wrap_columns(x: Tensor) -> Tensor:
+    """Pad the last axis by one on both sides, circularly."""
+    return torch.cat([x[..., -1:], x, x[..., :1]], -1)
+
+
+class ImageEncoder(nn.Module):
+    """64×64 RGB + mask → frustum features at 16×16 and a summary vector."""
+
+    def __init__(self, features: int, depth_bins: int):
+        super().__init__()
+        self.features = features
+        self.stem = nn.Sequential(
+            nn.Conv2d(4, 32, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1)
+        )
+        self.fine = nn.Sequential(Residual(64), Residual(64))
+        self.down = nn.Conv2d(64, 128, 3, stride=2, padding=1)
+        self.coarse = nn.Sequential(Residual(128), Residual(128))
+        self.summary = nn.Sequential(nn.Linear(2 * 128, 128), nn.ReLU())
+        self.context = nn.Linear(128, 64)
+        self.up = nn.Conv2d(128, 64, 1)
+        self.merge = Residual(64)
+        self.lift = nn.Conv2d(64, features * depth_bins, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images [V, 4, 64, 64] → frustum [V, features, depth bins, 16, 16] and summary [V, 128]."""
+        fine = self.fine(self.stem((images * 2 - 1).contiguous(memory_format=torch.channels_last)))
+        coarse = self.coarse(self.down(fine))
+        summary = self.summary(torch.cat([coarse.mean((2, 3)), coarse.amax((2, 3))], -1))
+        up = F.interpolate(self.up(coarse), scale_factor=2, mode="nearest")
+        merged = self.merge(fine + up + self.context(summary)[..., None, None])
+        lifted = self.lift(F.relu(merged))
+        return lifted.unflatten(1, (self.features, -1)), summary
+
+
+class CylinderNetwork(nn.Module):
+    """Frustum → features on a cylinder; convolutions over height and azimuth, circular in azimuth.
+
+    Rings are channels: what lies at a distance from the axis has no translation symmetry in that distance.
+    """
+
+    def __init__(self, features: int, rings: int, levels: int, sectors: int, width: int, blocks: int, out: int):
+        super().__init__()
+        points = cylinder_points(rings, levels, sectors)
+        self.register_buffer("points", points, persistent=False)
+        # Where a cell lies relative to the viewer says how far to trust it.
+        direction = torch.stack([points[-1, ..., 0], points[-1, ..., 1], points[-1, ..., 2]]) / CYLINDER_EXTENT
+        self.register_buffer("position", direction, persistent=False)
+        self.enter = nn.Conv2d(features * rings + 4, width, 3, padding=(1, 0))
+        self.blocks = nn.Sequential(*[Residual(width, circular=True) for _ in range(blocks)])
+        self.norm = nn.GroupNorm(8, width)
+        self.leave = nn.Conv2d(width, out, 1)
+
+    def forward(self, frustum: Tensor, elevation: Tensor, radius: Tensor) -> Tensor:
+        """frustum [V, C, D, H, W], elevation [V] in radians, radius [V] → [V, out, levels, sectors]."""
+        with torch.autocast(frustum.device.type, enabled=False):
+            cells = resample_frustum(frustum.float().contiguous(), elevation, radius, self.points).flatten(1, 2)
+        position = self.position.expand(len(cells), -1, -1, -1)
+        height = elevation.sin()[:, None, None, None].expand(-1, 1, *cells.shape[2:])
+        x = torch.cat([cells, position, height], 1).contiguous(memory_format=torch.channels_last)
+        x = self.blocks(self.enter(wrap_columns(x)))
+        return self.leave(F.relu(self.norm(x)))

@@ -1,0 +1,123 @@
+"""Stage 1's embedded network: views in; elevations, radii and pairwise distributions of relative azimuths out."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from relposepp.correlation import PairHead, circular_correlation, spectra
+from relposepp.lifting import CylinderNetwork, ImageEncoder
+from sap3d.errors import UserError
+from sap3d.files import atomic_file, write_json
+
+WEIGHTS = Path(__file__).parent / "weights"
+IMAGE_SIZE = 64
+
+
+@dataclass
+class ModelConfig:
+    """Sizes; saved beside the weights."""
+
+    features: int = 16  # of a frustum's cell
+    depth_bins: int = 8
+    rings: int = 5
+    levels: int = 8
+    sectors: int = 36  # azimuth bins of a cylinder
+    width: int = 80  # channels on the cylinder
+    blocks: int = 3
+    groups: int = 16  # separately correlated feature groups
+    group_channels: int = 4
+    azimuth_bins: int = 72  # bins of a pairwise distribution
+
+
+class RelativePose(nn.Module):
+    """Cylindrical correlation: features on a cylinder about the object, correlated over azimuth.
+
+    The pairwise distributions play the part of RelPose++'s energies (arXiv 2305.04926), for cameras without roll.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        # Bins of the per-view heads: elevations −10…60° and radii 1.2…2.5.
+        self.register_buffer("elevations", torch.deg2rad(torch.arange(-10.0, 61.0, 5.0)), persistent=False)
+        self.register_buffer("radii", torch.arange(12, 26) / 10, persistent=False)
+        c = config
+        self.encoder = ImageEncoder(c.features, c.depth_bins)
+        self.elevation_head = nn.Linear(128, len(self.elevations))
+        self.radius_head = nn.Linear(128, len(self.radii))
+        out = c.groups * c.group_channels
+        self.cylinder = CylinderNetwork(c.features, c.rings, c.levels, c.sectors, c.width, c.blocks, out)
+        self.pair_head = PairHead(c.groups)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """White-composited RGB + mask [V, 4, 64, 64] → frustums, elevation logits [V, 15], radius logits [V, 14]."""
+        frustum, summary = self.encoder(images)
+        return frustum, self.elevation_head(summary).float(), self.radius_head(summary).float()
+
+    def signatures(self, frustum: Tensor, elevation: Tensor, radius: Tensor) -> Tensor:
+        """Spectra of each view's cylinder given its elevation (radians, [V]) and radius [V]: [V, groups, C, F]."""
+        cells = self.cylinder(frustum, elevation, radius)
+        return spectra(cells.unflatten(1, (self.config.groups, -1)).flatten(2, 3))
+
+    def pair_logits(self, first: Tensor, second: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of azimuth(second) − azimuth(first), [P, bins], from signatures [P, …]."""
+        correlations = circular_correlation(first, second, self.config.sectors, self.config.azimuth_bins)
+        return self.pair_head(correlations)
+
+    def expected_elevation(self, logits: Tensor) -> Tensor:
+        """Mean of the elevation distribution, radians, [V]."""
+        return (logits.softmax(-1) * self.elevations).sum(-1)
+
+    def expected_radius(self, logits: Tensor) -> Tensor:
+        """Mean of the radius distribution, [V]."""
+        return (logits.softmax(-1) * self.radii).sum(-1)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All that the network says about N views of one object.
+
+        Args:
+            images: [N, 4, 64, 64].
+
+        Returns:
+            Elevations [N] in radians, radii [N], and log-probabilities [N, N, bins]; entry [i, j, k] is of
+            azimuth_j − azimuth_i = 2πk / bins, and the diagonal is zero.
+        """
+        frustum, elevation_logits, radius_logits = self.encode(images)
+        elevation, radius = self.expected_elevation(elevation_logits), self.expected_radius(radius_logits)
+        signature = self.signatures(frustum, elevation, radius)
+        count, bins = len(images), self.config.azimuth_bins
+        first, second = torch.meshgrid(torch.arange(count), torch.arange(count), indexing="ij")
+        logits = self.pair_logits(signature[first.flatten()], signature[second.flatten()]).view(count, count, bins)
+        return elevation, radius, logits.log_softmax(-1) * (first != second).to(images.device)[..., None]
+
+
+def save_model(model: RelativePose, folder: Path) -> None:
+    """Write model.safetensors (fp16) and config.json."""
+    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / "model.safetensors") as partial:
+        save_file(tensors, partial)
+    write_json(folder / "config.json", asdict(model.config))
+
+
+def load_model(folder: Path, device: torch.device) -> RelativePose:
+    """Read what `save_model` wrote, ready for inference.
+
+    Raises:
+        UserError: missing or unreadable files.
+    """
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: no weights; train them with python relposepp/train.py, or restore the repository's")
+    try:
+        model = RelativePose(ModelConfig(**json.loads((folder / "config.json").read_text())))
+        model.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: not weights of this model ({str(error).splitlines()[0]})") from error
+    return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)

@@ -1,0 +1,303 @@
+"""Train stage 1's network on procedural objects.
+
+    python dataset/toy_views.py                                 # once: the training views
+    nice python relposepp/train.py max_minutes=75 threads=1     # resumes where it was stopped
+    python relposepp/train.py --export                          # averaged weights of the latest checkpoint
+
+Settings: configs/train.yaml. The curve is runs/relposepp/curve.csv; the averaged weights go to relposepp/weights/.
+"""
+
+import argparse
+import csv
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from dataset.toy_views import ToyViews
+from relposepp.correlation import azimuth_labels
+from relposepp.model import ModelConfig, RelativePose, save_model
+from sap3d import cameras as cam
+from sap3d import devices
+from sap3d.errors import UserError, one_line_errors
+from sap3d.files import atomic_file, root_dir
+
+CONFIG = Path(__file__).parent / "configs/train.yaml"
+CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val_rotation_median", "val_acc30",
+         "val_elevation_mean", "val_radius_mean")  # fmt: skip
+
+
+def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> Tensor:
+    """Jitter each view by itself: what separate photos of one object differ in.
+
+    Args:
+        images: white-composited RGB + mask, [V, 4, S, S].
+        config: the `augment` part of train.yaml.
+    """
+    count = len(images)
+
+    def uniform(limit: float, *shape: int) -> Tensor:
+        return (torch.rand(count, *shape, generator=generator) * 2 - 1) * limit
+
+    alpha = images[:, 3:]
+    foreground = images[:, :3] - (1 - alpha)
+    gain, offset = 1 + uniform(config.color, 3, 1, 1), uniform(config.brightness, 1, 1, 1)
+    foreground = foreground * gain + offset * alpha
+    foreground = torch.minimum(foreground.clamp(min=0), alpha)
+
+    angle, zoom, shift = uniform(math.radians(config.roll)), 1 + uniform(config.scale), uniform(config.shift, 2)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2) * zoom[:, None, None]
+    grid = F.affine_grid(torch.cat([turn, shift[..., None]], -1), list(images.shape), align_corners=False)
+    moved = F.grid_sample(torch.cat([foreground, alpha], 1), grid, align_corners=False)
+    soft = torch.rand(count, 1, 1, 1, generator=generator) < config.blur
+    moved = torch.where(soft, F.avg_pool2d(moved, 3, 1, 1), moved)
+
+    foreground, alpha = moved[:, :3], moved[:, 3:]
+    level = torch.rand(count, 1, 1, 1, generator=generator) * config.noise
+    noise = torch.randn(foreground.shape, generator=generator) * level * alpha
+    return torch.cat([(foreground + noise).clamp(0, 1) + 1 - alpha, alpha], 1)
+
+
+def bin_labels(values: Tensor, centres: Tensor) -> Tensor:
+    """Gaussian soft labels of values [V] over evenly spaced bins [B], one bin wide: [V, B]."""
+    width = centres[1] - centres[0]
+    return torch.softmax(-0.5 * ((values[:, None] - centres) / width).square(), -1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean divergence from soft labels, so that 0 is perfect."""
+    return F.kl_div(logits.log_softmax(-1), labels, reduction="batchmean")
+
+
+def sets_forward(
+    model: RelativePose, images: Tensor, cameras: Tensor | None, config: DictConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the network on sets of views.
+
+    Args:
+        images: [O, N, 4, 64, 64].
+        cameras: what the lifting is told, up to noise: [O, N, 3]; None takes the network's own estimates.
+
+    Returns:
+        Pair logits [O, P, bins] of the N · (N − 1) / 2 pairs, elevation logits and radius logits [O · N, …].
+    """
+    count, views = images.shape[:2]
+    frustum, elevation_logits, radius_logits = model.encode(images.flatten(0, 1))
+    if cameras is None:
+        elevation, radius = model.expected_elevation(elevation_logits), model.expected_radius(radius_logits)
+    else:
+        noise = torch.randn(2, count * views, generator=generator).to(images.device)
+        elevation = cameras[..., 0].flatten() + noise[0] * math.radians(config.elevation_noise)
+        radius = cameras[..., 2].flatten() * (1 + noise[1] * config.radius_noise)
+    signature = model.signatures(frustum, elevation, radius)
+    signature = signature.view(count, views, *signature.shape[1:])
+    first, second = torch.triu_indices(views, views, 1)
+    logits = model.pair_logits(signature[:, first].flatten(0, 1), signature[:, second].flatten(0, 1))
+    return logits.view(count, len(first), -1), elevation_logits, radius_logits
+
+
+def losses(model: RelativePose, outputs: tuple[Tensor, Tensor, Tensor], cameras: Tensor, config: DictConfig) -> Tensor:
+    """Weighted loss of `sets_forward`'s outputs against true cameras [O, N, 3]."""
+    logits, elevation_logits, radius_logits = outputs
+    first, second = torch.triu_indices(cameras.shape[1], cameras.shape[1], 1)
+    delta = cameras[:, second, 1] - cameras[:, first, 1]
+    labels = azimuth_labels(delta, logits.shape[-1], math.radians(config.label_sigma))
+    flat = cameras.flatten(0, 1)
+    return (
+        cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1))
+        + config.elevation_weight * cross_entropy(elevation_logits, bin_labels(flat[:, 0], model.elevations))
+        + config.radius_weight * cross_entropy(radius_logits, bin_labels(flat[:, 2], model.radii))
+    )
+
+
+@torch.no_grad()
+def validate(model: RelativePose, data: ToyViews, config: DictConfig, device: torch.device) -> list[float]:
+    """Loss, median azimuth and rotation error (°), accuracy at 30°, mean elevation (°) and radius error.
+
+    The same view sets each time; pairs on their own, without global inference.
+    """
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    azimuth_errors, rotation_errors, elevation_errors, radius_errors, total = [], [], [], [], []
+    for _ in range(max(1, config.validation_objects // config.objects)):
+        images, cameras = (part.to(device) for part in data.batch(rng, config.objects, config.views))
+        with devices.autocast(device):
+            outputs = sets_forward(model, images, None, config, generator)
+        total.append(losses(model, outputs, cameras, config).item())
+        estimate = torch.stack([model.expected_elevation(outputs[1]), model.expected_radius(outputs[2])], -1)
+        estimate = estimate.view(*cameras.shape[:2], 2)
+        first, second = torch.triu_indices(config.views, config.views, 1)
+        delta = outputs[0].argmax(-1) * (2 * math.pi / outputs[0].shape[-1])
+        true_delta = cameras[:, second, 1] - cameras[:, first, 1]
+        azimuth_errors.append(cam.wrap_angle(delta - true_delta).abs().flatten())
+        rotation_errors.append(pair_rotation_errors(estimate[..., 0], delta, cameras, first, second).flatten())
+        elevation_errors.append((estimate[..., 0] - cameras[..., 0]).abs().flatten())
+        radius_errors.append((estimate[..., 1] - cameras[..., 2]).abs().flatten())
+    azimuth, rotation, elevation = (
+        torch.rad2deg(torch.cat(errors)) for errors in (azimuth_errors, rotation_errors, elevation_errors)
+    )
+    return [
+        float(np.mean(total)),
+        azimuth.median().item(),
+        rotation.median().item(),
+        (rotation < 30).float().mean().item(),
+        elevation.mean().item(),
+        torch.cat(radius_errors).mean().item(),
+    ]
+
+
+def pair_rotation_errors(elevation: Tensor, delta: Tensor, cameras: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Angles in radians between estimated and true relative rotations of pairs, [O, P].
+
+    Args:
+        elevation: estimates, [O, N].
+        delta: estimated azimuth differences, [O, P].
+        cameras: truth, [O, N, 3].
+        first, second: view indices of the pairs, [P].
+    """
+    zero = torch.zeros_like(delta)
+    axes_first = cam.camera_axes(torch.stack([elevation[:, first], zero, zero], -1))
+    axes_second = cam.camera_axes(torch.stack([elevation[:, second], delta, zero], -1))
+    axes = cam.camera_axes(cameras)
+    estimate = axes_first.transpose(-1, -2) @ axes_second
+    truth = axes[:, first].transpose(-1, -2) @ axes[:, second]
+    return cam.rotation_angle(estimate.transpose(-1, -2) @ truth)
+
+
+class Run:
+    """Model, averaged model and optimizer, with where they stand in time."""
+
+    def __init__(self, config: DictConfig, device: torch.device):
+        self.config, self.device = config, device
+        self.model_config = ModelConfig(**config.model)
+        self.model = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
+        self.average = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False)
+        decay = [p for p in self.model.parameters() if p.ndim > 1]
+        rest = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.step, self.seconds = 0, 0.0
+        self.folder = root_dir() / config.run
+
+    def learning_rate(self) -> float:
+        """Linear warm-up in steps, cosine in elapsed time: the schedule ends when the time is up."""
+        warmup = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        elapsed = min(1.0, max(self.seconds / (60 * self.config.max_minutes), self.step / self.config.max_steps))
+        return self.config.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed)))
+
+    def train_step(self, images: Tensor, cameras: Tensor, generator: torch.Generator) -> float:
+        """One optimizer step on sets [O, N, …]; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with devices.autocast(self.device):
+            outputs = sets_forward(self.model, images, cameras, self.config, generator)
+        loss = losses(self.model, outputs, cameras, self.config)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+        return loss.item()
+
+    def save(self) -> None:
+        """Write the checkpoint atomically."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        with atomic_file(self.folder / "checkpoint.pt") as partial:
+            torch.save(state, partial)
+
+    def resume(self) -> bool:
+        """Load the checkpoint if there is one."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+
+def log_curve(path: Path, row: list[float]) -> None:
+    """Append a row to the CSV curve."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(CURVE)
+        writer.writerow([f"{value:.4g}" if isinstance(value, float) else value for value in row])
+
+
+def train(config: DictConfig) -> None:
+    """Train until the time or the steps are up, then export the averaged weights."""
+    torch.set_num_threads(config.threads)
+    devices.seed_everything(config.seed)
+    device = devices.choose_device(str(config.device))
+    run = Run(config, device)
+    print(f"resumed at step {run.step}" if run.resume() else "from scratch", flush=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    data, held_out = (ToyViews(root_dir() / config.data, split) for split in ("train", "val"))
+    rng = np.random.default_rng([config.seed, run.step])
+    generator = torch.Generator().manual_seed(config.seed + run.step)
+    recent, last_save, clock = [], run.seconds, time.monotonic()
+    while run.seconds < 60 * config.max_minutes and run.step < config.max_steps:
+        images, cameras = data.batch(rng, config.objects, config.views)
+        shape = images.shape
+        images = augment(images.flatten(0, 1), config.augment, generator).view(shape)
+        recent.append(run.train_step(images.to(device), cameras.to(device), generator))
+        now = time.monotonic()
+        run.seconds, clock = run.seconds + now - clock, now
+        if run.step % 50 == 0:
+            minutes, rate = run.seconds / 60, run.learning_rate()
+            print(f"step {run.step}  {minutes:.1f} min  loss {np.mean(recent[-50:]):.3f}  lr {rate:.1e}", flush=True)
+        done = run.seconds >= 60 * config.max_minutes or run.step >= config.max_steps
+        if done or run.seconds - last_save > 60 * config.checkpoint_minutes:
+            scores = validate(run.average, held_out, config, device)
+            run.save()
+            log_curve(run.folder / "curve.csv", [run.step, run.seconds / 60, float(np.mean(recent)), *scores])
+            print("validation  " + "  ".join(f"{k[4:]} {v:.3g}" for k, v in zip(CURVE[3:], scores)), flush=True)
+            recent, last_save = [], run.seconds
+            data.refresh()
+    save_model(run.average, root_dir() / config.weights)
+
+
+def export(config: DictConfig) -> None:
+    """Write the latest checkpoint's averaged weights.
+
+    Raises:
+        UserError: no checkpoint.
+    """
+    run = Run(config, torch.device("cpu"))
+    if not run.resume():
+        raise UserError(f"{run.folder / 'checkpoint.pt'}: no checkpoint; train first")
+    save_model(run.average, root_dir() / config.weights)
+    print(f"step {run.step} → {root_dir() / config.weights}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--export", action="store_true", help="only write the latest checkpoint's averaged weights")
+    parser.add_argument("overrides", nargs="*", help="key=value of configs/train.yaml")
+    arguments = parser.parse_args()
+    config = OmegaConf.merge(OmegaConf.load(CONFIG), OmegaConf.from_dotlist(arguments.overrides))
+    export(config) if arguments.export else train(config)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,81 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from relposepp.verify import Effort, Fit, Level, best, joint_fit, verify
+from sap3d import cameras as cam
+from sap3d import grid as voxels
+
+LEVEL = Level(resolution=12, size=16, steps=60, pixels=96, samples=12)
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[torch.Tensor, torch.Tensor]:
+    """Views of a coloured box off the axis, [4, 4, 32, 32], and their cameras."""
+    axis = torch.linspace(-1, 1, 24)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    inside = ((x - 0.1).abs() < 0.55) & ((y + 0.15).abs() < 0.35) & (z.abs() < 0.5)
+    grid = torch.stack([torch.where(inside, 12.0, -5.0), 6 * x, 6 * y, 6 * z])
+    cameras = torch.tensor([[0.3, 0.0, 1.8], [0.5, 1.4, 2.0], [0.1, 2.9, 1.7], [0.4, -1.5, 1.9]])
+    rendering = voxels.render_images(grid, cameras, 32, 48)
+    return torch.cat([rendering.color, rendering.opacity[..., None]], -1).permute(0, 3, 1, 2), cameras
+
+
+def mean_error(cameras: torch.Tensor, truth: torch.Tensor) -> float:
+    return cam.pairwise_rotation_errors(cameras, truth).mean().rad2deg().item()
+
+
+def test_fit_reduces_pose_errors_and_ranks(scene):
+    images, truth = scene
+    generator = torch.Generator().manual_seed(0)
+    near = truth + torch.randn(3, 4, 3, generator=generator) * torch.tensor([0.12, 0.12, 0.05])
+    wrong = truth.clone()
+    wrong[2, 1] -= math.pi / 2
+    hypotheses = torch.cat([near, wrong[None]])
+    hypotheses[:, 0, 1] = 0
+    fit = joint_fit(images, hypotheses, LEVEL)
+    for start, end in zip(near, fit.cameras):
+        assert mean_error(end, truth) < 0.7 * mean_error(start, truth)
+    assert fit.losses[:3].max() < fit.losses[3]
+    assert (fit.cameras[:, 0, 1] == 0).all()
+
+
+def test_fits_of_a_batch_are_independent_and_repeatable(scene):
+    images, truth = scene
+    hypotheses = truth + torch.tensor([[[0.1, 0.0, 0.0]], [[0.0, 0.0, 0.2]]])
+    level = Level(resolution=8, size=16, steps=4, pixels=16, samples=8)
+    both = joint_fit(images, hypotheses, level)
+    alone = joint_fit(images, hypotheses[1:], level)
+    torch.testing.assert_close(both.cameras[1:], alone.cameras, atol=1e-5, rtol=1e-5)
+    assert torch.equal(both.cameras, joint_fit(images, hypotheses, level).cameras)
+
+
+def test_a_view_left_out_has_no_influence(scene):
+    images, truth = scene
+    level = Level(resolution=8, size=16, steps=4, pixels=16, samples=8, pose_rate=0.0)
+    other = images.clone()
+    other[2] = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0))
+    other[2, 3] = images[2, 3]  # the mask also says where pixels are drawn
+    weights = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
+    grids = [joint_fit(i, truth[None], level, view_weights=weights).grid for i in (images, other)]
+    assert torch.equal(*grids)
+
+
+def test_verify_turns_a_wrong_view_back(scene):
+    images, truth = scene
+    wrong = truth.clone()
+    wrong[2, 1] -= math.pi / 2
+    coarse = Level(resolution=8, size=16, steps=20, pixels=64, samples=12)
+    effort = Effort(coarse=coarse, middle=replace(LEVEL, steps=30), fine=LEVEL, beam=1, rounds=1)
+    fit = verify(images, wrong[None], truth, effort)
+    assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 15
+    assert (fit.losses.diff() >= 0).all()
+
+
+def test_best_keeps_distinct_fits():
+    cameras = torch.zeros(3, 2, 3)
+    cameras[:, 1, 1] = torch.tensor([0.0, 0.05, 1.0])
+    fit = best(Fit(torch.zeros(3, 4, 2, 2, 2), cameras, torch.tensor([0.3, 0.1, 0.2])), keep=3)
+    assert fit.losses.tolist() == pytest.approx([0.1, 0.2])
