@@ -1,0 +1,131 @@
+"""Stage 3: reconstruct an object from its photos, its refined poses and its tuned model.
+
+    python 3D_Recon/threestudio/launch.py --config configs/sap3d.yaml --train \
+        data.type=GSO_demo data.object=chefmate_8_frypan data.views=5 device=0
+
+--train fits the field and writes everything; --export and --validate write the mesh and the pictures again from a
+field that is there. Any key of the config can be set by key=value. Results: experiments_TYPE_view_N_nerf/OBJECT/.
+"""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import load_file, save_file
+
+from sap3d.devices import choose_device, seed_everything
+from sap3d.errors import UserError, one_line_errors
+from sap3d.files import atomic_folder
+from sap3d.poses import read_best_poses, write_poses
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/sap3d.yaml", help="absolute, or below the working or this folder")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--train", action="store_true", help="fit the field, then export and validate")
+    action.add_argument("--export", action="store_true", help="write the mesh of the field that is there")
+    action.add_argument("--validate", action="store_true", help="render the field that is there")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        config = read_config(arguments.config, arguments.overrides)
+        seed_everything(config["seed"])
+        if arguments.train:
+            train(config)
+        else:
+            reexport(config, mesh=arguments.export)
+
+
+def read_config(path: str, overrides: list[str]) -> dict:
+    """The YAML file with overrides, resolved.
+
+    Raises:
+        UserError: no such file, an unknown block, or a key left open. Keys within a block are `build`'s to check.
+    """
+    file = next((f for f in (Path(path), HERE / path) if f.is_file()), None)
+    if file is None:
+        raise UserError(f"{path}: no such config")
+    try:
+        config = OmegaConf.load(file)
+        blocks = set(config)
+        config.merge_with_dotlist(overrides)
+        if set(config) - blocks:
+            raise UserError(f"config: no '{min(set(config) - blocks)}' (there are {', '.join(sorted(blocks))})")
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"config: {str(error).splitlines()[0]}") from error
+
+
+def train(config: dict) -> None:
+    """Fit field and poses; the results' folder is replaced as a whole at the end."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import TQDMProgressBar
+    from pytorch_lightning.loggers import CSVLogger
+
+    from threestudio.config import build
+
+    device = choose_device(str(config["device"]))
+    steps = config["trainer"]["max_steps"]
+    data = build(config["data"], steps, config["seed"])
+    cameras = read_best_poses(data.scene.diffusion / "poses.json", data.scene.views)
+    system = build(config["system"], data, cameras)
+    quiet_lightning()
+    with atomic_folder(data.scene.reconstruction) as folder:
+        trainer = pl.Trainer(
+            max_steps=steps,
+            max_epochs=1,
+            accelerator=device.type,
+            devices=[device.index] if device.type == "cuda" else 1,
+            logger=CSVLogger(folder, name="", version=""),
+            log_every_n_steps=config["trainer"]["log_every"],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[TQDMProgressBar(refresh_rate=10)],
+        )
+        trainer.fit(system, datamodule=data)
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        save_file({"grid": system.geometry.grid[0].detach().cpu().contiguous()}, folder / "field.safetensors")
+        write_poses(folder / "poses.json", system.poses.cameras()[None], [system.final_loss], refined=system.refined)
+        export(config, system, data, folder)
+    print(f"reconstruction: {data.scene.reconstruction}")
+
+
+def reexport(config: dict, mesh: bool) -> None:
+    """Write the mesh or the pictures from the field and the poses in the results' folder."""
+    from threestudio.config import build
+
+    data = build(config["data"], 0, config["seed"])
+    folder = data.scene.reconstruction
+    cameras = read_best_poses(folder / "poses.json", data.scene.views)
+    system = build(config["system"], data, cameras)
+    try:
+        system.geometry.load(load_file(folder / "field.safetensors")["grid"])
+    except (OSError, KeyError) as error:
+        raise UserError(f"{folder / 'field.safetensors'}: not a field; run --train ({error})") from error
+    export(config, system, data, folder, mesh=mesh, pictures=not mesh)
+
+
+def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures: bool = True) -> None:
+    """Write the mesh and the pictures of a system into a folder."""
+    from threestudio.config import build
+
+    if mesh:
+        build(config["mesh"], system.renderer).write(folder)
+    if pictures:
+        build(config["pictures"], system.renderer).write(folder, data.images(256), system.poses.cameras())
+
+
+def quiet_lightning() -> None:
+    """Leave out Lightning's hints about hardware and data loaders."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The input photos as batches of random rays, coarse to fine."""
+
+from dataclasses import dataclass, field
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from sap3d import cameras as cam
+from sap3d import images
+from sap3d.scene import Scene, check_views, read_images
+from threestudio.config import Milestones, milestone
+
+
+@dataclass
+class RayBatch:
+    """Pixels of the inputs."""
+
+    view: Tensor  # index of the photo, [P]
+    pixel: Tensor  # normalised image coordinates as of `sap3d.cameras.pixel_grid`, [P, 2]
+    color: Tensor  # on white, [P, 3]
+    alpha: Tensor  # [P]
+
+
+class RayBatches(IterableDataset):
+    """A batch for every training step; the seed and the step alone decide what is drawn."""
+
+    def __init__(self, pyramid: dict[int, Tensor], sizes: Milestones, rays: int, steps: int, seed: int):
+        """Args: pyramid: image size → images [N, 4, S, S] of colour on white and alpha."""
+        self.pyramid, self.sizes, self.rays, self.steps, self.seed = pyramid, sizes, rays, steps, seed
+        # Half of the rays are drawn near the object, where there is something to learn: its mask, widened.
+        self.near = {
+            size: F.max_pool2d(views[:, 3:], 2 * (size // 32) + 1, 1, size // 32).flatten().gt(0.5).nonzero()[:, 0]
+            for size, views in pyramid.items()
+        }
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self):
+        return (self.draw(step) for step in range(self.steps))
+
+    def draw(self, step: int) -> RayBatch:
+        """The batch of a step."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        size = milestone(self.sizes, step)
+        views, near = self.pyramid[size], self.near[size]
+        anywhere = torch.randint(len(views) * size * size, (self.rays // 2,), generator=generator)
+        chosen = near[torch.randint(len(near), (self.rays - self.rays // 2,), generator=generator)]
+        flat = torch.cat([anywhere, chosen])
+        view, position = flat // (size * size), flat % (size * size)
+        values = views.flatten(2)[view, :, position]
+        return RayBatch(view, cam.pixel_grid(size)[position], values[:, :3], values[:, 3])
+
+
+class Views(pl.LightningDataModule):
+    """The first `views` photos of an object."""
+
+    @dataclass
+    class Config:
+        type: str  # object type, e.g. GSO_demo
+        object: str
+        views: int = 5
+        rays: int = 4096  # a step
+        image_size: Milestones = field(default_factory=lambda: [[0, 64]])
+
+    def __init__(self, config: Config, steps: int, seed: int):
+        """
+        Raises:
+            UserError: see `sap3d.scene.read_images`.
+        """
+        super().__init__()
+        self.config, self.steps, self.seed = config, steps, seed
+        self.scene = Scene(config.type, config.object, check_views(config.views))
+        self.photos = read_images(self.scene)
+
+    def images(self, size: int) -> Tensor:
+        """Colour on white and alpha, [N, 4, size, size]."""
+        return images.to_tensor(self.photos, size)
+
+    def train_dataloader(self) -> DataLoader:
+        pyramid = {size: self.images(size) for _, size in self.config.image_size}
+        batches = RayBatches(pyramid, self.config.image_size, self.config.rays, self.steps, self.seed)
+        return DataLoader(batches, batch_size=None)

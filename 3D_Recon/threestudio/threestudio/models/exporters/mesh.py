@@ -1,0 +1,101 @@
+"""A surface with vertex colours from the field, as OBJ and GLB."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from scipy import ndimage
+from skimage import measure
+from torch import Tensor
+
+from sap3d import grid as dense
+from sap3d.cameras import SCENE_BOUND
+from sap3d.files import atomic_file
+from threestudio.models.renderers.culled import CulledRenderer
+
+Y_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])  # z-up world → glTF's y-up
+
+
+class MeshExporter:
+    """Marching cubes on the density; writes mesh.obj (the world of the cameras, z up) and mesh.glb (y up)."""
+
+    @dataclass
+    class Config:
+        resolution: int = 128  # of marching cubes
+        density: float = 20.0  # level, per unit of length
+        smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
+        smallest: float = 0.02  # components below this share of the largest one's volume are floaters
+        closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
+
+    def __init__(self, config: Config, renderer: CulledRenderer):
+        self.config, self.renderer = config, renderer
+
+    def write(self, folder: Path) -> None:
+        mesh = self.extract()
+        with atomic_file(folder / "mesh.obj") as partial:
+            mesh.export(partial)
+        with atomic_file(folder / "mesh.glb") as partial:
+            mesh.copy().apply_transform(Y_UP).export(partial)
+
+    def extract(self) -> trimesh.Trimesh:
+        """The mesh in the world frame, triangles counter-clockwise from outside; empty where nothing is dense."""
+        raw = dense.resize(self.renderer.geometry.grid.detach(), self.config.resolution)[0, 0].cpu().numpy()
+        level = math.log(math.expm1(self.config.density / dense.DENSITY_SCALE)) - dense.DENSITY_SHIFT
+        excess = solidify(ndimage.gaussian_filter(raw - level, self.config.smoothing), self.config)
+        if excess.max() <= 0:
+            return trimesh.Trimesh()
+        # Marching cubes leaves open what touches the volume's sides, so a layer of emptiness goes round it.
+        vertices, faces, normals, _ = measure.marching_cubes(np.pad(excess, 1, constant_values=-1.0), 0.0)
+        vertices = (vertices - 1)[:, ::-1] * (2 * SCENE_BOUND / (self.config.resolution - 1)) - SCENE_BOUND
+        mesh = trimesh.Trimesh(vertices, faces[:, ::-1], process=False)
+        if mesh.volume < 0:
+            mesh.invert()
+        mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
+        return mesh
+
+    @torch.no_grad()
+    def colors(self, vertices: Tensor, normals: Tensor) -> np.ndarray:
+        """What a short ray along the normal sees of the field at each vertex, uint8 [V, 3].
+
+        At the surface itself, half in the air, the colour is hardly constrained; a render takes it from further in.
+        """
+        samples, geometry = 12, self.renderer.geometry
+        reach = torch.linspace(2, -3, samples, dtype=vertices.dtype)[:, None] * geometry.spacing
+        points = (vertices[:, None] + reach * normals[:, None]).float().to(geometry.values.device)
+        density, features = geometry(points.view(-1, 3))
+        weights, opacity = dense.composite(density.view(-1, samples) * (5 * geometry.spacing / samples))
+        color = self.renderer.material(features).view(-1, samples, 3)
+        mean = (weights[..., None] * color).sum(1) / opacity[:, None].clamp(min=1e-6)
+        return (mean.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def solidify(excess: np.ndarray, config: MeshExporter.Config) -> np.ndarray:
+    """Fill what the surface encloses and remove floaters.
+
+    Photos say nothing of an opaque object's inside, so the field may be hollow there.
+
+    Args:
+        excess: positive inside, [R, R, R].
+    """
+    inside = excess > 0
+    padded = np.pad(inside, 2 * config.closing)
+    closed = ndimage.binary_closing(padded, iterations=config.closing) | padded
+    keep = slice(2 * config.closing, -2 * config.closing or None)
+    cavity = (ndimage.binary_fill_holes(closed) & ~padded)[keep, keep, keep]
+    # Only what lies a layer below the skin: closing must not round off the visible surface.
+    cavity &= ~ndimage.binary_dilation(_outside(inside | cavity), iterations=config.closing)
+    excess = np.where(cavity, np.abs(excess).max(), excess)
+    labels, count = ndimage.label(excess > 0)
+    if count > 1:
+        volumes = np.bincount(labels.ravel())[1:]
+        floaters = 1 + np.flatnonzero(volumes < config.smallest * volumes.max())
+        excess = np.where(np.isin(labels, floaters), -np.abs(excess), excess)
+    return excess
+
+
+def _outside(solid: np.ndarray) -> np.ndarray:
+    """Empty space connected to the volume's sides."""
+    return ~ndimage.binary_fill_holes(solid)

@@ -1,0 +1,108 @@
+"""Pictures of the field: the evaluation views, a turntable, the inputs beside their re-renders."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as imageio
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from sap3d import cameras as cam
+from sap3d import grid as dense
+from sap3d.devices import available_cores
+from sap3d.files import atomic_file, atomic_folder, write_video
+from sap3d.images import sheet, to_uint8
+from threestudio.models.renderers.culled import CulledRenderer, Rendering
+
+
+class PictureExporter:
+    """Writes test/000.png …, turntable.mp4 and inputs.png."""
+
+    @dataclass
+    class Config:
+        size: int = 256
+        frames: int = 120
+        fps: int = 24
+
+    def __init__(self, config: Config, renderer: CulledRenderer):
+        self.config, self.renderer = config, renderer
+
+    def write(self, folder: Path, photos: Tensor, cameras: Tensor) -> None:
+        """Args: photos: colour on white and alpha, [N, 4, S, S]; cameras: [N, 3]."""
+        self.renderer.update_occupancy(margin=0)
+        self.write_inputs(folder / "inputs.png", photos, cameras)
+        self.write_test_views(folder / "test", cameras[0])
+        self.write_turntable(folder / "turntable.mp4", cameras[0])
+
+    def render(self, cameras: Tensor, label: str) -> Iterator[Rendering]:
+        """Images of cameras [V, 3] in order."""
+        with single_threads() as pool:
+            images = pool.map(lambda camera: self.renderer.image(camera, self.config.size), cameras)
+            yield from tqdm(images, desc=label, total=len(cameras), unit="image")
+
+    def write_test_views(self, folder: Path, reference: Tensor) -> None:
+        """The 84 views of `sap3d.cameras.evaluation_grid` about a reference camera [3], RGB on white."""
+        with atomic_folder(folder) as partial:
+            for index, image in enumerate(self.render(cam.evaluation_grid(reference), "test views")):
+                imageio.imwrite(partial / f"{index:03d}.png", to_uint8(image.color))
+
+    def write_inputs(self, path: Path, photos: Tensor, cameras: Tensor) -> None:
+        """Photos in the upper row, the field at their cameras in the lower one."""
+        size = self.config.size
+        photos = F.interpolate(photos[:, :3].cpu(), size=size, mode="area").permute(0, 2, 3, 1)
+        renders = torch.stack([image.color.cpu() for image in self.render(cameras, "inputs")])
+        with atomic_file(path) as partial:
+            imageio.imwrite(partial, sheet(to_uint8(torch.cat([photos, renders])), len(cameras)))
+
+    def write_turntable(self, path: Path, reference: Tensor) -> None:
+        """RGB | normal | depth once around the object, from a reference camera's [3] elevation and radius."""
+        cameras = reference.repeat(self.config.frames, 1)
+        cameras[:, 1] += torch.arange(self.config.frames) * (2 * math.pi / self.config.frames)
+        normals = normal_grid(self.renderer.geometry.grid.detach())
+        images = self.render(cameras, "turntable")
+        write_video(path, (frame(image, camera, normals) for image, camera in zip(images, cameras)), self.config.fps)
+
+
+@contextmanager
+def single_threads() -> Iterator[ThreadPoolExecutor]:
+    """A pool of a worker for each core, whose tensor operations keep to one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(available_cores()) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def normal_grid(grid: Tensor) -> Tensor:
+    """Outward directions (not unit) from a grid [1, 4, R, R, R]: minus the gradient of its smoothed raw density.
+
+    Returns:
+        x, y and z components, [1, 3, R, R, R].
+    """
+    smooth = F.avg_pool3d(F.pad(grid[:, :1], (1,) * 6, mode="replicate"), 3, 1)[0, 0]
+    return -torch.stack(torch.gradient(smooth)[::-1])[None]
+
+
+def frame(image: Rendering, camera: Tensor, normals: Tensor) -> np.ndarray:
+    """A turntable frame from an image [S, S] and its camera [3]: RGB | world normal | depth, uint8 [S, 3 S, 3]."""
+    size = len(image.opacity)
+    opacity = image.opacity.reshape(-1, 1)
+    depth = image.depth.reshape(-1, 1) / opacity.clamp(min=1e-4)
+    origins, directions = cam.rays(camera, cam.pixel_grid(size, camera.device))
+    normal = F.normalize(dense.sample(normals, (origins + depth * directions)[None])[0], dim=-1)
+    normal = (normal / 2 + 0.5) * opacity + 1 - opacity
+    near = (camera[2] + dense.SCENE_BOUND - depth) / (2 * dense.SCENE_BOUND)  # 1 is nearest
+    shade = torch.from_numpy(matplotlib.colormaps["turbo"](near[:, 0].cpu().numpy())[:, :3]).float()
+    shade = shade * opacity.cpu() + 1 - opacity.cpu()
+    panels = [image.color.cpu(), normal.view(size, size, 3).cpu(), shade.view(size, size, 3)]
+    return to_uint8(torch.cat(panels, 1))

@@ -1,0 +1,51 @@
+"""A dense grid of raw density and raw colour, grown coarse to fine."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sap3d import grid as dense
+from threestudio.config import Milestones
+
+
+class DenseGrid(nn.Module):
+    """The field of `sap3d.grid`: raw values on corner-aligned nodes over the scene's cube (DVGO, arXiv 2111.11215)."""
+
+    @dataclass
+    class Config:
+        resolution: Milestones = field(default_factory=lambda: [[0, 32]])
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        resolution = config.resolution[0][1]
+        # Channels last: a node's four values are read together.
+        self.values = nn.Parameter(torch.zeros(resolution, resolution, resolution, 4))
+
+    @property
+    def resolution(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def spacing(self) -> float:
+        """Distance of neighbouring nodes."""
+        return 2 * dense.SCENE_BOUND / (self.resolution - 1)
+
+    @property
+    def grid(self) -> Tensor:
+        """[1, 4, R, R, R], indexed [·, channel, z, y, x]."""
+        return self.values.permute(3, 0, 1, 2)[None]
+
+    def load(self, grid: Tensor) -> None:
+        """Replace the values by a grid [4, R, R, R] of any resolution."""
+        self.values = nn.Parameter(grid.detach().permute(1, 2, 3, 0).contiguous())
+
+    def resize(self, resolution: int) -> None:
+        """Resample to another resolution; the parameter is a new one."""
+        self.load(dense.resize(self.grid.detach(), resolution)[0])
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density per unit of length, [P], and raw colour, [P, 3], at world points [P, 3]."""
+        raw = dense.sample(self.grid, points[None])[0]
+        return dense.activate_density(raw[:, 0]), raw[:, 1:]

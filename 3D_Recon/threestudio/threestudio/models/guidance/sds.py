@@ -1,0 +1,76 @@
+"""Score distillation from the model that stage 2 tuned, conditioned on all input views."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sap3d.scene import Scene
+from threestudio.config import Schedule, scheduled
+
+
+class MultiViewSDS(nn.Module):
+    """DreamFusion's gradient (arXiv 2209.14988) at random cameras, with time-step annealing.
+
+    At noise level 1 the model sees nothing of the render and its estimate is the mean of all views that agree with the
+    inputs: a blurred but safe target. Lower levels sharpen what the field already shows.
+    """
+
+    @dataclass
+    class Config:
+        cameras: int = 2  # random views a step
+        render_size: int = 64  # the views' side; enlarged to the model's
+        elevation_range: list[float] = field(default_factory=lambda: [-10.0, 80.0])  # degrees
+        noise_level: Schedule = field(default_factory=lambda: [0, 1.0, 0.5, 600])
+        noise_spread: float = 0.1  # levels are drawn within ± this
+        guidance_scale: float = 1.0  # classifier-free
+
+    def __init__(self, config: Config, scene: Scene):
+        """
+        Raises:
+            UserError: stage 2 has not saved a model.
+        """
+        super().__init__()
+        # Stage 2's public class; imported here so that the stage runs without guidance when stage 2 is absent.
+        from camerabooth.diffusion import ViewConditionedDiffusion
+
+        self.config = config
+        self.model = ViewConditionedDiffusion.from_pretrained(scene.diffusion / "model").requires_grad_(False)
+        self.sources = None
+
+    @property
+    def image_size(self) -> int:
+        return self.model.image_size
+
+    @torch.no_grad()
+    def condition(self, images: Tensor, cameras: Tensor) -> None:
+        """Take the inputs [N, 4, S, S] (colour on white and alpha in [0, 1]) and their cameras [N, 3]."""
+        self.sources = self.model.embed_sources(images, cameras)
+
+    def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Random cameras about the inputs' radii [N, 3] → [B, 3]: azimuths all round, elevations uniform by area."""
+        count = self.config.cameras
+        low, high = (math.sin(math.radians(angle)) for angle in self.config.elevation_range)
+        uniform = torch.rand(3, count, generator=generator).to(inputs.device)
+        elevation = torch.asin(low + (high - low) * uniform[0])
+        radius = inputs[:, 2].min() + (inputs[:, 2].max() - inputs[:, 2].min()) * uniform[2]
+        return torch.stack([elevation, 2 * math.pi * uniform[1], radius], -1)
+
+    def forward(self, rendered: Tensor, cameras: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        """A loss whose gradient is that of score distillation, averaged over images.
+
+        Args:
+            rendered: colour on white and opacity in [0, 1], [B, 4, S, S].
+            cameras: [B, 3].
+        """
+        config = self.config
+        if rendered.shape[-1] != self.image_size:
+            rendered = F.interpolate(rendered, size=self.image_size, mode="bilinear", antialias=True)
+        jitter = (2 * torch.rand(len(cameras), generator=generator) - 1) * config.noise_spread
+        level = (scheduled(config.noise_level, step) + jitter).clamp(0.02, 1.0).to(cameras.device)
+        gradient = self.model.sds_gradient(
+            rendered.detach(), cameras, self.sources, level, config.guidance_scale, generator
+        )
+        return (gradient * rendered).mean()

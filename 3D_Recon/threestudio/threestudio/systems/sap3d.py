@@ -1,0 +1,147 @@
+"""Stage 3's training: photos, score distillation, regularisers and poses in one objective."""
+
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sap3d import cameras as cam
+from threestudio.config import Schedule, build, milestone, scheduled
+from threestudio.data.views import RayBatch, Views
+
+
+class SAP3D(pl.LightningModule):
+    """A field and the inputs' cameras, optimised together, coarse to fine (SAP3D, arXiv 2404.03652, §3.3)."""
+
+    @dataclass
+    class Config:
+        geometry: dict
+        material: dict
+        background: dict
+        renderer: dict
+        guidance: dict
+        poses: dict
+        color_weight: Schedule = 1.0
+        mask_weight: Schedule = 1.0
+        guidance_weight: Schedule = 0.0
+        guidance_every: int = 4  # steps
+        opacity_weight: Schedule = 0.0  # rays should be either opaque or transparent
+        distortion_weight: Schedule = 0.0  # and dense in one place
+        density_variation_weight: Schedule = 0.0  # total variation of the raw density
+        color_variation_weight: Schedule = 0.0
+        variation_every: int = 4
+        pose_prior_weight: Schedule = 0.0
+        field_rate: Schedule = 0.1  # learning rates
+        pose_rate: Schedule = 0.0
+        occupancy_from: int = 100  # step from which empty space is skipped
+        occupancy_every: int = 25
+
+    def __init__(self, config: Config, data: Views, cameras: Tensor):
+        """
+        Args:
+            data: the input photos.
+            cameras: their cameras as stage 2 left them, [N, 3].
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.config, self.photos, self.scene, self.seed = config, data.images(256), data.scene, data.seed
+        self.geometry = build(config.geometry)
+        self.material, self.background = build(config.material), build(config.background)
+        self.renderer = build(config.renderer, self.geometry, self.material, self.background)
+        self.poses = build(config.poses, cameras)
+        self.guidance = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = [{"params": [self.geometry.values]}, {"params": [self.poses.offsets]}]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
+
+    def on_train_start(self) -> None:
+        weight = self.config.guidance_weight
+        if weight if isinstance(weight, (int, float)) else max(weight[1:3]):
+            self.guidance = build(self.config.guidance, self.scene).to(self.device)
+
+    def training_step(self, batch: RayBatch, step: int) -> None:
+        optimizer = self.optimizers()
+        self._grow(optimizer.optimizer, step)
+        field_group, pose_group = optimizer.param_groups
+        field_group["lr"], pose_group["lr"] = (
+            scheduled(rate, step) for rate in (self.config.field_rate, self.config.pose_rate)
+        )
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        losses = self.photo_losses(batch, generator, refine=pose_group["lr"] > 0)
+        losses |= self.variation(step)
+        if self.guidance is not None and step % self.config.guidance_every == 0:
+            losses["guidance"] = self.distill(step, generator)
+        weights = {name: scheduled(getattr(self.config, f"{name}_weight"), step) for name in losses}
+        optimizer.zero_grad()
+        self.manual_backward(sum(weights[name] * loss for name, loss in losses.items()))
+        optimizer.step()
+        self.poses.project()
+        self.log_dict({name: loss.detach() for name, loss in losses.items()}, batch_size=1)
+
+    def on_train_end(self) -> None:
+        """Keep the refined cameras only if the photos agree better with the field there than at the initial ones."""
+        self.renderer.update_occupancy(margin=0)
+        self.final_loss = self.reprojection_loss(self.poses.cameras())
+        self.refined = self.final_loss < self.reprojection_loss(self.poses.initial)
+        if not self.refined:
+            self.poses.offsets.data.zero_()
+            self.final_loss = self.reprojection_loss(self.poses.initial)
+
+    def reprojection_loss(self, cameras: Tensor, size: int = 64) -> float:
+        """Mean squared error of colour and mask between the photos and the field at cameras [N, 3]."""
+        photos = F.interpolate(self.photos, size=size, mode="area").permute(0, 2, 3, 1)
+        images = [self.renderer.image(camera.to(self.device), size) for camera in cameras]
+        renders = torch.stack([torch.cat([image.color, image.opacity[..., None]], -1) for image in images])
+        return F.mse_loss(renders.cpu(), photos).item()
+
+    def _grow(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Follow the milestones of the resolution, and renew the occupancy when it is due."""
+        resolution = milestone(self.geometry.config.resolution, step)
+        resized = resolution != self.geometry.resolution
+        if resized:
+            optimizer.state.pop(self.geometry.values, None)
+            self.geometry.resize(resolution)
+            optimizer.param_groups[0]["params"] = [self.geometry.values]
+        if step >= self.config.occupancy_from and (resized or step % self.config.occupancy_every == 0):
+            self.renderer.update_occupancy()
+
+    def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> dict[str, Tensor]:
+        """Losses on rays of the inputs; `refine` lets gradients reach the cameras."""
+        cameras = self.poses() if refine else self.poses().detach()
+        origins, directions = cam.rays(cameras[batch.view], batch.pixel[:, None])
+        rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
+        opacity = rendering.opacity.clamp(1e-4, 1 - 1e-4)
+        losses = {
+            "color": F.mse_loss(rendering.color, batch.color),
+            "mask": F.mse_loss(rendering.opacity, batch.alpha),
+            "opacity": F.binary_cross_entropy(opacity, opacity),  # entropy: least at 0 and at 1
+            "distortion": rendering.distortion.mean(),
+        }
+        return losses | ({"pose_prior": self.poses.prior()} if refine else {})
+
+    def variation(self, step: int) -> dict[str, Tensor]:
+        """Total variation, taken rarely and weighted up for it: it costs as much as many rays."""
+        if step % self.config.variation_every:
+            return {}
+        values = self.geometry.values
+        squares = [values.diff(dim=axis).square().mean((0, 1, 2)) for axis in range(3)]
+        density, *color = (sum(squares) * self.config.variation_every * self.geometry.resolution).unbind()
+        return {"density_variation": density, "color_variation": sum(color)}
+
+    def distill(self, step: int, generator: torch.Generator) -> Tensor:
+        """Score distillation at random cameras."""
+        size, known = self.guidance.config.render_size, self.poses().detach()
+        self.guidance.condition(
+            F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area"), known
+        )
+        cameras = self.guidance.draw_cameras(known, generator)
+        origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
+        rendering = self.renderer(
+            origins.expand_as(directions).reshape(-1, 3), directions.reshape(-1, 3), generator, samples=size
+        )
+        images = torch.cat([rendering.color, rendering.opacity[:, None]], -1)
+        images = images.view(len(cameras), size, size, 4).permute(0, 3, 1, 2)
+        return self.guidance(images, cameras, step, generator)

@@ -1,0 +1,240 @@
+import csv
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as imageio
+import launch
+import numpy as np
+import pytest
+import torch
+import trimesh
+from safetensors.torch import load_file
+
+from sap3d import cameras as cam
+from sap3d import grid as dense
+from sap3d.errors import UserError
+from sap3d.images import to_uint8
+from sap3d.poses import read_best_poses, write_poses
+from sap3d.scene import Scene
+from threestudio.models.guidance.sds import MultiViewSDS
+from threestudio.models.poses import PoseTable
+
+CAMERAS = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.9, 1.8], [0.1, -2.2, 1.6]])
+TINY = [
+    "device=cpu",
+    "trainer.max_steps=120",
+    "trainer.log_every=10",
+    "data.rays=1024",
+    "data.image_size=[[0,32],[60,64]]",
+    "system.geometry.resolution=[[0,12],[60,16]]",
+    "system.guidance_weight=0",
+    "system.field_rate=[60,0.3,0.05,120]",
+    "system.pose_rate=[20,0.01,0.001,120]",
+    "system.occupancy_from=60",
+    "mesh.resolution=32",
+    "pictures.size=32",
+    "pictures.frames=4",
+]
+
+
+def true_field() -> torch.Tensor:
+    """Three coloured balls of which no two views agree, [4, 24, 24, 24]."""
+    axis = torch.linspace(-dense.SCENE_BOUND, dense.SCENE_BOUND, 24)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    grid = torch.full((4, 24, 24, 24), -6.0)
+    for channel, centre, radius in ((1, (0.25, 0, 0), 0.2), (2, (-0.1, 0.25, 0.1), 0.2), (3, (-0.1, -0.2, -0.2), 0.25)):
+        distance = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2).sqrt()
+        grid[0] = torch.maximum(grid[0], (radius - distance) * 150 + 5)
+        grid[channel] = torch.where(distance < radius + 0.05, 6.0, grid[channel])
+    return grid
+
+
+def make_scene(root: Path, cameras: torch.Tensor, views: int = 3) -> Scene:
+    """Photos of the true field, and `cameras` as stage 2's poses."""
+    scene = Scene("toys", "balls", views)
+    truth = dense.render_images(true_field(), CAMERAS, 64, 128)
+    (scene.train / "images").mkdir(parents=True)
+    for index in range(len(CAMERAS)):
+        alpha = truth.opacity[index, ..., None]
+        color = (truth.color[index] - (1 - alpha)) / alpha.clamp(min=1e-3)
+        imageio.imwrite(scene.train / "images" / f"{index:03d}.png", to_uint8(torch.cat([color, alpha], -1)))
+    scene.diffusion.mkdir(parents=True)
+    write_poses(scene.diffusion / "poses.json", cameras[None, :views], [0.0])
+    return scene
+
+
+def config(views: int = 3, *overrides: str) -> dict:
+    names = ["data.type=toys", "data.object=balls", f"data.views={views}"]
+    return launch.read_config("configs/sap3d.yaml", [*names, *TINY, *overrides])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So little work is not worth sharing out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run from perturbed poses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROOT_DIR", str(tmp_path_factory.mktemp("root")))
+        initial = CAMERAS + torch.tensor([[0.05, 0.0, 0.0], [-0.06, 0.1, 0.0], [0.04, -0.1, 0.0]])
+        scene = make_scene(None, initial)
+        launch.train(config())
+        yield scene, initial
+
+
+def test_all_files_are_written(trained):
+    folder = trained[0].reconstruction
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("config.yaml", "poses.json", "field.safetensors", "metrics.csv", "inputs.png"),
+        *("test", "turntable.mp4", "mesh.obj", "mesh.glb"),
+    }
+    assert [path.name for path in sorted((folder / "test").iterdir())] == [f"{index:03d}.png" for index in range(84)]
+    assert imageio.imread(folder / "test" / "000.png").shape == (32, 32, 3)
+    assert imageio.imread(folder / "turntable.mp4").shape == (4, 32, 96, 3)
+    assert load_file(folder / "field.safetensors")["grid"].shape == (4, 16, 16, 16)
+    assert trimesh.load_mesh(folder / "mesh.glb").volume > 0
+
+
+def test_losses_go_down(trained):
+    with open(trained[0].reconstruction / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file)]
+    assert float(rows[-1]["color"]) < 0.1 * float(rows[0]["color"])
+    assert float(rows[-1]["mask"]) < 0.1 * float(rows[0]["mask"])
+
+
+def test_field_shows_unseen_views(trained):
+    folder = trained[0].reconstruction
+    cameras = cam.evaluation_grid(read_best_poses(folder / "poses.json", 3)[0])
+    truth = dense.render_images(true_field(), cameras[::6], 32, 96).color.numpy()
+    renders = np.stack([imageio.imread(folder / "test" / f"{index:03d}.png") for index in range(0, 84, 6)]) / 255
+    assert -10 * math.log10(np.square(renders - truth).mean()) > 17
+
+
+def test_poses_are_recovered_and_gauge_kept(trained):
+    scene, initial = trained
+    refined = read_best_poses(scene.reconstruction / "poses.json", 3)
+    before = cam.pairwise_rotation_errors(initial, CAMERAS).mean()
+    after = cam.pairwise_rotation_errors(refined, CAMERAS).mean()
+    assert after < 0.5 * before
+    assert refined[0, 1] == 0
+    assert json.loads((scene.reconstruction / "poses.json").read_text())["refined"] is True
+
+
+def test_same_seed_gives_the_same_bytes_and_export_repeats_the_mesh(trained):
+    folder = trained[0].reconstruction
+    names = ("poses.json", "field.safetensors", "mesh.obj", "test/007.png")
+    before = [(folder / name).read_bytes() for name in names]
+    (folder / "mesh.obj").unlink()
+    launch.reexport(config(), mesh=True)
+    assert (folder / "mesh.obj").read_bytes() == before[2]
+    launch.train(config())
+    assert [(folder / name).read_bytes() for name in names] == before
+
+
+def test_failed_run_leaves_the_earlier_one(trained, monkeypatch):
+    folder = trained[0].reconstruction
+    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+    monkeypatch.setattr(launch, "export", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        launch.train(config(3, "trainer.max_steps=1"))
+    assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+class BlueGuidance(torch.nn.Module):
+    """Wants every view blue where it is opaque."""
+
+    @dataclass
+    class Config:
+        render_size: int = 16
+
+    image_size = 16
+
+    def __init__(self, config, scene):
+        super().__init__()
+        self.config, self.conditions = config, []
+
+    def condition(self, images, cameras):
+        assert images.shape == (1, 4, 16, 16) and cameras.shape == (1, 3)
+
+    def draw_cameras(self, inputs, generator):
+        return inputs + torch.tensor([0.0, math.pi, 0.0])
+
+    def forward(self, rendered, cameras, step, generator):
+        blue = torch.tensor([0.0, 0.0, 1.0])[:, None, None] * rendered[:, 3:] + 1 - rendered[:, 3:]
+        return (rendered[:, :3] - blue.detach()).square().mean()
+
+
+def test_guidance_decides_what_no_photo_shows(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    scene = make_scene(tmp_path, CAMERAS, views=1)
+    guidance = ["system.guidance.target=tests.threestudio.test_launch.BlueGuidance", "system.guidance_weight=10"]
+    options = launch.read_config(
+        "configs/sap3d.yaml", ["data.type=toys", "data.object=balls", "data.views=1", *TINY, *guidance]
+    )
+    options["system"]["guidance"] = {"target": options["system"]["guidance"]["target"]}
+    launch.train(options)
+    grid = load_file(scene.reconstruction / "field.safetensors")["grid"]
+    back = dense.render_images(grid, CAMERAS[:1] + torch.tensor([0, math.pi, 0]), 32, 48)
+    red, green, blue = back.color[back.opacity > 0.9].mean(0)
+    assert blue > 0.7 and red < 0.4 and green < 0.4
+
+
+def test_missing_poses_are_one_line(tmp_path):
+    command = [sys.executable, launch.__file__, "--train", "data.type=toys", "data.object=none", "data.views=2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"ROOT_DIR": str(tmp_path), "PATH": ""})
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no images in") and done.stderr.count("\n") == 1
+
+
+def test_missing_poses_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    scene = make_scene(tmp_path, CAMERAS)
+    (scene.diffusion / "poses.json").unlink()
+    with pytest.raises(UserError, match="poses.json: no poses; run the stage before this one"):
+        launch.train(config())
+    assert not scene.reconstruction.parent.exists()
+
+
+@pytest.mark.parametrize("override", ["system.colour_weight=1", "data.nothing=2", "nothing=3", "device=tpu"])
+def test_bad_override_is_refused(override, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    make_scene(tmp_path, CAMERAS)
+    with pytest.raises(UserError, match="config: .*no '(colour_weight|nothing)'|GPU_INDEX must be a number"):
+        launch.train(config(3, override))
+
+
+def test_sds_cameras_cover_the_sphere():
+    guidance = MultiViewSDS.__new__(MultiViewSDS)
+    torch.nn.Module.__init__(guidance)
+    guidance.config = MultiViewSDS.Config(cameras=2000, elevation_range=[-10, 80])
+    drawn = guidance.draw_cameras(CAMERAS, torch.Generator().manual_seed(0))
+    assert -10.01 < torch.rad2deg(drawn[:, 0]).min() < -8 and 75 < torch.rad2deg(drawn[:, 0]).max() < 80.01
+    assert drawn[:, 1].max() - drawn[:, 1].min() > 6.2
+    assert 1.6 <= drawn[:, 2].min() and drawn[:, 2].max() <= 1.8
+
+
+def test_poses_stay_in_their_bounds():
+    table = PoseTable(PoseTable.Config(elevation_range=[-30, 80], radius_range=[1.2, 2.6]), CAMERAS)
+    torch.testing.assert_close(table(), CAMERAS)
+    table.offsets.data.copy_(torch.tensor([[5.0, 5.0, 4.0], [5.0, 5.0, -2.0], [5.0, 5.0, 1.0]]))
+    table.project()
+    cameras = table.cameras()
+    assert cameras[0, 1] == CAMERAS[0, 1]
+    torch.testing.assert_close(cameras[:, 0], torch.full((3,), math.radians(80)))
+    torch.testing.assert_close(cameras[:, 2], torch.tensor([2.6, 1.2, 1.6]))  # the mean offset taken away, then bounded
+    assert (cameras[:, 1].abs() <= math.pi).all()
+    outside = PoseTable(PoseTable.Config(radius_range=[1.2, 1.5]), CAMERAS)
+    outside.project()
+    torch.testing.assert_close(outside(), CAMERAS)  # initial cameras are taken as they are

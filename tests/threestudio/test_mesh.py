@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from tests.threestudio.fields import ball, nodes, renderer
+from threestudio.models.exporters.mesh import MeshExporter
+
+CENTRE = np.array([0.1, -0.05, 0.0])
+
+
+def exporter(grid, **options) -> MeshExporter:
+    return MeshExporter(MeshExporter.Config(**{"resolution": 64, **options}), renderer(grid))
+
+
+def test_ball_is_a_coloured_watertight_sphere():
+    mesh = exporter(ball(48, 0.4, CENTRE)).extract()
+    distance = np.linalg.norm(mesh.vertices - CENTRE, axis=1)
+    assert abs(distance.mean() - 0.4) < 0.01 and np.ptp(distance) < 0.02
+    assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
+    outward = (mesh.vertex_normals * (mesh.vertices - CENTRE)).sum(1) / distance
+    assert outward.min() > 0.9
+    colors, z = np.asarray(mesh.visual.vertex_colors), mesh.vertices[:, 2]
+    assert (colors[z > 0.08, 0] > 230).all() and (colors[z > 0.08, 1] < 25).all()
+    assert (colors[z < -0.08, 1] > 230).all() and (colors[z < -0.08, 0] < 25).all()
+
+
+def test_ball_cut_by_the_volume_is_closed():
+    mesh = exporter(ball(32, 0.5, (0.4, 0.0, 0.0))).extract()
+    assert mesh.is_watertight and mesh.volume > 0
+
+
+def test_hollow_ball_is_filled_and_floaters_go():
+    grid = ball(48, 0.4)
+    x, y, z = nodes(48)
+    hollow = grid.clone()
+    hollow[0][(x**2 + y**2 + z**2).sqrt() < 0.25] = -10  # a cavity
+    hollow[0][((x - 0.6).square() + (y - 0.6).square() + (z - 0.6).square()).sqrt() < 0.06] = 10  # a floater
+    solid, filled = exporter(grid).extract(), exporter(hollow).extract()
+    assert len(filled.split()) == 1
+    assert filled.volume == pytest.approx(solid.volume, rel=0.01)
+
+
+def test_open_bowl_stays_open():
+    grid = ball(48, 0.4)
+    x, y, z = nodes(48)
+    grid[0][((x**2 + y**2 + z**2).sqrt() < 0.25) | ((z > 0) & ((x**2 + y**2).sqrt() < 0.25))] = -10
+    mesh = exporter(grid).extract()
+    assert mesh.volume < 0.9 * 4 / 3 * np.pi * 0.4**3
+
+
+def test_files_load_and_glb_is_y_up(tmp_path):
+    grid = ball(32, 0.3, (0.0, 0.0, 0.2))
+    exporter(grid).write(tmp_path)
+    obj, glb = trimesh.load_mesh(tmp_path / "mesh.obj"), trimesh.load_mesh(tmp_path / "mesh.glb")
+    np.testing.assert_allclose(obj.centroid, [0, 0, 0.2], atol=0.01)
+    np.testing.assert_allclose(glb.centroid, [0, 0.2, 0], atol=0.01)
+    assert glb.volume > 0 and obj.volume > 0
+    assert len(obj.visual.vertex_colors) == len(obj.vertices)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mesh.glb", "mesh.obj"]
+
+
+def test_empty_field_has_an_empty_mesh():
+    grid = torch.zeros(4, 8, 8, 8)
+    assert len(exporter(grid).extract().faces) == 0

@@ -1,0 +1,39 @@
+import torch
+
+from sap3d import cameras as cam
+from threestudio.data.views import RayBatches
+
+SIZES = [[0, 8], [5, 16]]
+
+
+def pyramid():
+    """Images whose colour says which view and which pixel it is; the object is the middle."""
+    images = {}
+    for size in (8, 16):
+        x, y = cam.pixel_grid(size).T.reshape(2, size, size)
+        views = [
+            torch.stack([x, y, torch.full_like(x, view), ((x.abs() < 0.5) & (y.abs() < 0.5)).float()])
+            for view in (0, 1)
+        ]
+        images[size] = torch.stack(views)
+    return images
+
+
+def test_rays_carry_their_own_pixels():
+    for step in (0, 5):
+        batch = RayBatches(pyramid(), SIZES, 200, 10, seed=0).draw(step)
+        torch.testing.assert_close(batch.color[:, :2], batch.pixel)
+        torch.testing.assert_close(batch.color[:, 2], batch.view.float())
+        torch.testing.assert_close(batch.alpha, (batch.pixel.abs() < 0.5).all(-1).float())
+        assert len(batch.alpha) == 200 and batch.view.unique().tolist() == [0, 1]
+        assert batch.alpha.mean() > 0.35  # a quarter of the pixels, but more of the rays
+
+
+def test_milestones_and_seed_decide_the_batches():
+    batches = RayBatches(pyramid(), SIZES, 50, 10, seed=3)
+    assert len(list(batches)) == 10
+    assert torch.equal(batches.draw(4).pixel, RayBatches(pyramid(), SIZES, 50, 10, seed=3).draw(4).pixel)
+    assert not torch.equal(batches.draw(4).pixel, batches.draw(3).pixel)
+    assert not torch.equal(batches.draw(4).pixel, RayBatches(pyramid(), SIZES, 50, 10, seed=4).draw(4).pixel)
+    fine = (batches.draw(5).pixel + 1) * 8 - 0.5  # whole numbers on a 16×16 image
+    torch.testing.assert_close(fine, fine.round(), atol=1e-4, rtol=0)
