@@ -101,7 +101,8 @@ class Lifting(nn.Module):
         features, geometry = _look_up(sources.features, sources.cameras, targets, points)  # [B, M, N, P, C | 4]
         shift = self.geometry(geometry)
         hidden = F.silu(features.to(shift.dtype) + shift)  # the largest tensor here: bf16 under autocast
-        scores = self.score(hidden)[..., 0].to(points.dtype) + (geometry[..., 2] - 1) * 4  # outside a source's image: unlikely
+        # A point outside a source's image is unlikely to be its business.
+        scores = self.score(hidden)[..., 0].to(points.dtype) + (geometry[..., 2] - 1) * 4
         fused = self._fuse(hidden, scores, points)
         shape = (batch * count, self.depths, size, size)
         volume = F.silu(self.volume_in(fused.reshape(*shape, -1).permute(0, 4, 1, 2, 3)))

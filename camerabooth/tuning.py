@@ -18,6 +18,7 @@ from dataset.toy_views import random_cameras, white_composite
 from dataset.toys import make_toy, toy_seed
 from sap3d.poses import PoseTable
 
+
 class TestTimeTraining(lightning.LightningModule):
     """Two parameter groups, network and poses, each with its own learning rate.
 

@@ -33,7 +33,9 @@ def scene():
 
 def config(**changes):
     defaults = OmegaConf.load(main.CONFIG).tuning
-    return OmegaConf.merge(defaults, {"steps": 8, "batch": 4, "prior_batch": 2, "warmup_steps": 2, "prior_objects": 2}, changes)
+    return OmegaConf.merge(
+        defaults, {"steps": 8, "batch": 4, "prior_batch": 2, "warmup_steps": 2, "prior_objects": 2}, changes
+    )
 
 
 def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):

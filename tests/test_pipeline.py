@@ -1,0 +1,131 @@
+"""All stages, files to files, on a toy and a tiny configuration."""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import launch
+import numpy as np
+import pytest
+import torch
+
+from camerabooth import go_nvs, main
+from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from dataset.render import Renderer
+from dataset.toys import make_toy, toy_seed
+from relposepp import infer
+from relposepp.model import ModelConfig, RelativePose, save_model
+from sap3d import cameras as cam
+from sap3d import evaluate
+from sap3d.errors import UserError
+from sap3d.scene import Scene, write_view
+
+TOY = "toy_004"
+TRAIN_CAMERAS = torch.tensor([[0.3, 0.5, 1.7], [0.5, 2.0, 1.9], [0.2, -1.5, 1.8]])
+TINY_DIFFUSION = DiffusionConfig(
+    feature_channels=16, volume_channels=8, depths=4, collapsed_channels=8, unet_channels=(8, 16, 16)
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A ROOT_DIR with a toy at 64 × 64, its ground truth, and untrained models."""
+    root = tmp_path_factory.mktemp("root")
+    torch.manual_seed(0)
+    save_model(RelativePose(ModelConfig(width=16, blocks=1)), root / "relposepp")
+    ViewConditionedDiffusion(TINY_DIFFUSION).save_pretrained(root / "diffusion")
+    mesh = make_toy(toy_seed(TOY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROOT_DIR", str(root))
+        scene = Scene("toy_demo", TOY, 3)
+        for folder, cameras in ((scene.train, TRAIN_CAMERAS), (scene.test, cam.evaluation_grid(TRAIN_CAMERAS[0]))):
+            for index, image in enumerate(Renderer(mesh).render(cameras, 64)):
+                write_view(folder, index, image, cameras[index])
+        scene.mesh_folder.mkdir(parents=True)
+        mesh.export(scene.mesh_folder / "mesh.ply")
+    return root
+
+
+def run(monkeypatch, program, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [program.__name__, *arguments])
+    program.main()
+
+
+def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
+    """Stages 1–3 in a fresh set of outputs; returns a hash for each file that they hand on."""
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    scene = Scene("toy_demo", TOY, views)
+    for folder in (scene.initial_poses.parent, scene.diffusion, scene.reconstruction):
+        shutil.rmtree(folder, ignore_errors=True)
+    common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
+    search = ["hypotheses=4", "keep=2", "verify.rounds=1", "verify.beam=2"]
+    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", *search)
+    tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=2"]
+    run(monkeypatch, main, *common, f"model={root / 'diffusion'}", *tuning)
+    run(monkeypatch, go_nvs, *common, "sampling.steps=2")
+    data = [
+        "data.type=toy_demo",
+        f"data.object={TOY}",
+        f"data.views={views}",
+        "data.image_size=[[0,32]]",
+        "data.rays=256",
+    ]
+    grid = ["system.geometry.resolution=[[0,16]]", "trainer.max_steps=8", "system.guidance_every=4"]
+    pictures = ["pictures.size=32", "mesh.resolution=32", "device=cpu"]
+    run(monkeypatch, launch, "--train", *data, *grid, *pictures)
+    handed_on = [
+        scene.initial_poses,
+        scene.diffusion / "poses.json",
+        scene.diffusion / "model/model.safetensors",
+        scene.diffusion / "preds/083.png",
+        scene.reconstruction / "poses.json",
+        scene.reconstruction / "field.safetensors",
+        scene.reconstruction / "test/083.png",
+    ]
+    return {path.name + path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in handed_on}
+
+
+def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypatch):
+    with_truth = run_stages(monkeypatch, root)
+    scene = Scene("toy_demo", TOY, 3)
+    hidden = root / "hidden"
+    hidden.mkdir()
+    for index, folder in enumerate((scene.train / "poses", scene.test, scene.mesh_folder)):
+        folder.rename(hidden / str(index))
+    try:
+        without_truth = run_stages(monkeypatch, root)
+    finally:
+        for index, folder in enumerate((scene.train / "poses", scene.test, scene.mesh_folder)):
+            (hidden / str(index)).rename(folder)
+    assert with_truth == without_truth
+
+    run(monkeypatch, evaluate, "--type", "toy_demo", "--object", TOY, "--views", "3")
+    results = json.loads((scene.results / "results.json").read_text())
+    for key in ("Rotation Error", "rotation_error_stage1", "2d_psnr_mean", "3d_psnr_mean", "CD", "IOU", "F1_01"):
+        assert np.isfinite(results[key]), key
+
+
+def test_one_view_is_enough(root, monkeypatch):
+    assert len(run_stages(monkeypatch, root, views=1)) == 7
+
+
+@pytest.mark.parametrize("views, message", [("4", "3 images"), ("0", "at least 1"), ("two", "at least 1")])
+def test_stages_refuse_a_bad_number_of_views(root, monkeypatch, views, message):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    for stage in (infer, main, go_nvs):
+        options = ["--type", "toy_demo", "--object", TOY, "--views", views, "--device", "cpu"]
+        if stage is infer:
+            options.append(f"weights={root / 'relposepp'}")
+        with pytest.raises(UserError, match=message if stage is infer or views != "4" else "no poses"):
+            run(monkeypatch, stage, *options)
+
+
+def test_stages_name_missing_weights(root, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    common = ["--type", "toy_demo", "--object", TOY, "--views", "3", "--device", "cpu"]
+    with pytest.raises(UserError, match="nowhere.*weights"):
+        run(monkeypatch, infer, *common, f"weights={root / 'nowhere'}")
+    with pytest.raises(UserError, match="nowhere.*weights"):
+        run(monkeypatch, main, *common, f"model={root / 'nowhere'}")
