@@ -55,7 +55,7 @@ def tune(
     model.train()
     trainer.fit(module, DataLoader(range(config.steps)))
     model.to(device).eval()  # Lightning leaves it on the CPU
-    return poses().detach().to(device)
+    return poses.cameras().to(device)
 
 
 def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ class TestTimeTraining(lightning.LightningModule):
         return loss + self.config.prior_weight * prior
 
     def on_train_batch_end(self, *_) -> None:
-        self.poses.clamp_()
+        self.poses.project()
 
     def _instance_loss(self) -> Tensor:
         """Denoise random inputs, each given a random subset of the others (of itself when it is alone)."""

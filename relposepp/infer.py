@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from sap3d.poses import write_poses
 from sap3d.scene import Scene, check_views, read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
-NETWORK_WEIGHT = 5e-4  # of a pair's mean negative log-probability in a configuration's score
 
 
 @dataclass
@@ -44,16 +44,16 @@ def propose(
 ) -> Tensor:
     """Configurations for verification, [K, N, 3], K ≤ count; the network's best comes first.
 
-    A quarter are the network's best distinct ones. The others are quarter turns of single views of the very best: what
-    people photograph often has sides that look alike, where the network sees which way a side faces, not which side.
-    Two views are few enough to try all azimuths.
+    First the network's best distinct ones, then quarter turns of single views of the very best: what people photograph
+    often has sides that look alike, where the network sees which way a side faces, not which side.
+    Two and three views are few enough to try azimuths all around besides.
     """
     views = len(elevation)
-    azimuths, _ = search(log_probabilities, count // 4, generator=generator)
-    azimuths = torch.cat([azimuths, quarter_turns(log_probabilities, azimuths[:4], count - len(azimuths))])
-    if views == 2:
-        grid = torch.arange(0, 360, 15).deg2rad()
-        azimuths = torch.cat([azimuths, torch.stack([torch.zeros_like(grid), grid], -1)])
+    azimuths, _ = search(log_probabilities, count // 2, generator=generator)
+    azimuths = torch.cat([azimuths, quarter_turns(log_probabilities, azimuths[:8], 8 * count)])
+    if views <= 3:
+        grid = torch.cartesian_prod(*[torch.arange(0, 360, 15 * (views - 1)).deg2rad()] * (views - 1))
+        azimuths = torch.cat([azimuths, F.pad(grid.view(-1, views - 1), (1, 0))])
     azimuths = azimuths[distinct(azimuths, count, math.radians(12))]
     shape = (len(azimuths), views)
     return torch.stack([elevation.expand(shape), azimuths, radius.expand(shape)], -1)

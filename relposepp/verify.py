@@ -60,7 +60,7 @@ class Effort:
 
     coarse: Level = field(default_factory=lambda: Level(16, 32, steps=30, pixels=64, samples=16))
     middle: Level = field(default_factory=lambda: Level(16, 32, steps=60, pixels=96, samples=16))
-    fine: Level = field(default_factory=lambda: Level(32, 64, steps=80, pixels=320, samples=32, pose_rate=0.01))
+    fine: Level = field(default_factory=lambda: Level(32, 64, steps=120, pixels=320, samples=32, pose_rate=0.03))
     beam: int = 16  # fits that survive the middle level
     rounds: int = 1  # of placing single views anew
     finalists: int = 6  # fits that enter the fine level
@@ -279,7 +279,7 @@ def verify(images: Tensor, hypotheses: Tensor, estimates: Tensor, effort: Effort
     with tqdm(desc="verifying poses", unit="step", mininterval=1) as progress:
         fit = climb(hypotheses)
         for _ in range(effort.rounds if len(images) > 2 else 0):
-            proposals = reconsider(images, fit[: effort.beam // 2], effort.coarse, progress)
+            proposals = reconsider(images, fit[: max(1, effort.beam // 2)], effort.coarse, progress)
             fit = best(join([fit, climb(proposals)]), effort.beam)
         last, rest = fit[: effort.finalists], fit[effort.finalists :]
         last = fit_all(images, last.cameras, effort.fine, progress, start=last.grid, estimates=estimates)

@@ -7,8 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sap3d.cameras import wrap_angle
 from sap3d.errors import UserError
 from sap3d.files import write_json
+
+# Lower and upper bounds of (elevation, azimuth, radius) while cameras are refined.
+BOUNDS = ((math.radians(-30), -math.inf, 1.2), (math.radians(80), math.inf, 2.6))
 
 
 def write_poses(path: Path, configurations: Tensor, scores: list[float], **extra: object) -> None:
@@ -53,33 +57,46 @@ def read_best_poses(path: Path, views: int) -> Tensor:
     return read_pose_hypotheses(path, views)[0][0]
 
 
-ELEVATION_BOUNDS = (math.radians(-30), math.radians(80))
-RADIUS_BOUNDS = (1.2, 2.6)
-
-
 class PoseTable(torch.nn.Module):
     """Cameras to be optimised: bounded elevations and radii, view 0's azimuth fixed (the gauge).
 
     Args:
-        initial: cameras (elevation, azimuth, radius) in radians, [N, 3].
+        cameras: where they start, (elevation, azimuth, radius) in radians, [N, 3].
     """
 
-    def __init__(self, initial: Tensor):
+    def __init__(self, cameras: Tensor):
         super().__init__()
-        self.register_buffer("initial", initial.detach().clone())
-        free = torch.ones_like(initial)
+        cameras = cameras.detach().clone()
+        self.register_buffer("initial", cameras)
+        low, high = (torch.tensor(bound).to(cameras) for bound in BOUNDS)
+        # Cameras may start outside the bounds; these only hold back the refinement.
+        self.register_buffer("low", torch.minimum(low, cameras))
+        self.register_buffer("high", torch.maximum(high, cameras))
+        free = torch.ones_like(cameras)
         free[0, 1] = 0
         self.register_buffer("free", free)
-        self.offsets = torch.nn.Parameter(torch.zeros_like(initial))
+        self.offsets = torch.nn.Parameter(torch.zeros_like(cameras))
 
     def forward(self) -> Tensor:
-        """Current cameras, [N, 3]."""
+        """Current cameras, differentiable, [N, 3]."""
         return self.initial + self.offsets * self.free
 
+    def prior(self) -> Tensor:
+        """Mean squared offset from the initial cameras (radians and units of length alike)."""
+        return (self.offsets * self.free).square().mean()
+
     @torch.no_grad()
-    def clamp_(self) -> None:
-        """Bring elevations and radii back within their bounds; call it after each optimiser step."""
-        cameras = self()
-        cameras[:, 0].clamp_(*ELEVATION_BOUNDS)
-        cameras[:, 2].clamp_(*RADIUS_BOUNDS)
-        self.offsets.copy_(cameras - self.initial)
+    def project(self) -> None:
+        """Bring the cameras back into the bounds, and their mean radius to the initial one; call it after each step.
+
+        The object's size and its distance are nearly the same thing in an image, so together they would drift.
+        """
+        self.offsets[:, 2] -= self.offsets[:, 2].mean()
+        self.offsets.copy_((self.initial + self.offsets).clamp(self.low, self.high) - self.initial)
+
+    @torch.no_grad()
+    def cameras(self) -> Tensor:
+        """Cameras [N, 3] with azimuths in [−π, π), outside any graph, on the CPU."""
+        cameras = self().detach().cpu().clone()
+        cameras[:, 1] = wrap_angle(cameras[:, 1])
+        return cameras

@@ -34,7 +34,10 @@ def test_turned_view_shifts_the_distribution():
     head = PairHead(4)
     torch.nn.init.normal_(head.conv2.weight, generator=generator)
     first, second = smooth_rings(generator, 2, 4, 6).unbind()
-    energy = lambda a, b: head(circular_correlation(spectra(a)[None], spectra(b)[None], 36, 72))[0]
+
+    def energy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return head(circular_correlation(spectra(a)[None], spectra(b)[None], 36, 72))[0]
+
     # A camera turned by +k sectors sees its surroundings moved by −k sectors.
     turned = energy(first, second.roll(-7, -1))
     torch.testing.assert_close(turned, energy(first, second).roll(14), atol=1e-4, rtol=1e-4)

@@ -3,7 +3,7 @@ import math
 import torch
 
 from relposepp.correlation import azimuth_labels
-from relposepp.search import configuration_scores, coordinate_ascent, distinct, search, spanning_tree
+from relposepp.search import configuration_scores, coordinate_ascent, distinct, quarter_turns, search, spanning_tree
 
 BINS = 72
 
@@ -60,3 +60,13 @@ def test_ascent_never_lowers_the_score():
     ends = coordinate_ascent(log_probabilities, starts)
     before, after = (configuration_scores(log_probabilities, bins) for bins in (starts, ends))
     assert (after >= before - 1e-4).all() and (after > before).any()
+
+
+def test_quarter_turns_hold_every_turned_view():
+    azimuths = torch.tensor([[0.0, 1.0, 2.5]])
+    turns = quarter_turns(pair_distributions(azimuths[0]), azimuths, keep=100)
+    assert turns.shape == (15, 3) and (turns[:, 0] == 0).all()
+    expected = azimuths[0] + torch.tensor([0, math.pi / 2, math.pi])
+    assert min(angle_error(turn, expected) for turn in turns) < math.radians(3)
+    many = quarter_turns(pair_distributions(torch.arange(8.0)), torch.arange(8.0)[None], keep=1000)
+    assert len(many) == 7 * 3 + 21 * 9

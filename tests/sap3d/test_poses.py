@@ -1,12 +1,13 @@
 """The poses.json between stages."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from sap3d.errors import UserError
-from sap3d.poses import read_best_poses, read_pose_hypotheses, write_poses
+from sap3d.poses import PoseTable, read_best_poses, read_pose_hypotheses, write_poses
 
 
 def test_round_trip(tmp_path):
@@ -32,3 +33,24 @@ def test_missing_file_and_wrong_number_of_views(tmp_path):
     write_poses(tmp_path / "poses.json", torch.zeros(1, 3, 3), [0.0])
     with pytest.raises(UserError, match="poses of 3 views, not 4"):
         read_best_poses(tmp_path / "poses.json", 4)
+
+
+def test_pose_table_keeps_bounds_gauge_and_mean_radius():
+    start = torch.tensor([[0.3, 0.4, 1.6], [0.5, 2.0, 1.8], [0.1, -2.0, 1.7]])
+    table = PoseTable(start)
+    torch.testing.assert_close(table(), start)
+    table.offsets.data.copy_(torch.tensor([[5.0, 5.0, 4.0], [5.0, 5.0, -2.0], [-5.0, 5.0, 1.0]]))
+    table.project()
+    cameras = table.cameras()
+    torch.testing.assert_close(cameras[0, 1], start[0, 1])
+    assert table()[0, 1] == start[0, 1]
+    torch.testing.assert_close(torch.rad2deg(cameras[:, 0]), torch.tensor([80.0, 80.0, -30.0]))
+    torch.testing.assert_close(cameras[:, 2], torch.tensor([2.6, 1.2, 1.7]))  # the mean offset is taken away first
+    assert (cameras[:, 1].abs() <= math.pi).all()
+
+
+def test_pose_table_takes_cameras_out_of_bounds_as_they_are():
+    start = torch.tensor([[1.5, 0.0, 3.0], [0.0, 1.0, 1.0]])
+    table = PoseTable(start)
+    table.project()
+    torch.testing.assert_close(table(), start)

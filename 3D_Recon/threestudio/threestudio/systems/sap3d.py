@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sap3d import cameras as cam
+from sap3d.poses import PoseTable
 from threestudio.config import Schedule, build, milestone, scheduled
 from threestudio.data.views import RayBatch, Views
 
@@ -22,7 +23,6 @@ class SAP3D(pl.LightningModule):
         background: dict
         renderer: dict
         guidance: dict
-        poses: dict
         color_weight: Schedule = 1.0
         mask_weight: Schedule = 1.0
         guidance_weight: Schedule = 0.0
@@ -50,7 +50,7 @@ class SAP3D(pl.LightningModule):
         self.geometry = build(config.geometry)
         self.material, self.background = build(config.material), build(config.background)
         self.renderer = build(config.renderer, self.geometry, self.material, self.background)
-        self.poses = build(config.poses, cameras)
+        self.poses = PoseTable(cameras)
         self.guidance = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
