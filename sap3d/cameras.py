@@ -58,8 +58,8 @@ def w2c_to_spherical(w2c: Tensor) -> Tensor:
 
 
 def wrap_angle(angle: Tensor) -> Tensor:
-    """The same angle in [−π, π)."""
-    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+    """The same angle in [−π, π]; one that lies there already is returned to the bit."""
+    return angle - 2 * math.pi * torch.round(angle / (2 * math.pi))
 
 
 def relative_pose(source: Tensor, target: Tensor) -> Tensor:
