@@ -22,6 +22,7 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.evaluate import read_symmetry
 from sap3d.files import root_dir, write_json
 from sap3d.metrics import rotation_error
+from sap3d.options import merge_overrides
 from sap3d.scene import Scene, check_views, image_paths, read_images, read_poses
 
 METHODS = ("network", "verified", "best hypothesis")
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", help="key=value of configs/infer.yaml")
     arguments = parser.parse_args()
-    config = OmegaConf.merge(OmegaConf.load(CONFIG), OmegaConf.from_dotlist(arguments.overrides))
+    config = merge_overrides(OmegaConf.load(CONFIG), arguments.overrides)
     views = check_views(arguments.views)
     if views < 2:
         raise UserError("VIEWS must be at least 2 here: one view has no relative pose")

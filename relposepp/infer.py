@@ -6,7 +6,6 @@ Writes ranked configurations to relposepp/experiments/<TYPE>/<OBJECT>_view_<N>/p
 azimuth distributions propose (search.py), a joint fit of voxels and cameras decides (verify.py).
 """
 
-import argparse
 import math
 import time
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from relposepp.model import IMAGE_SIZE, RelativePose, load_model
@@ -23,8 +22,9 @@ from relposepp.verify import Effort, verify
 from sap3d import devices
 from sap3d import images as image_io
 from sap3d.errors import one_line_errors
+from sap3d.options import stage_options
 from sap3d.poses import write_poses
-from sap3d.scene import Scene, check_views, read_images
+from sap3d.scene import read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
 
@@ -88,17 +88,9 @@ def summary(poses: Poses) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--type", required=True)
-    parser.add_argument("--object", required=True)
-    parser.add_argument("--views", default="5")
-    parser.add_argument("--device", default="cpu", help="a CUDA index, or cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", help="key=value of configs/infer.yaml")
-    arguments = parser.parse_args()
-    config = OmegaConf.merge(OmegaConf.load(CONFIG), OmegaConf.from_dotlist(arguments.overrides))
+    arguments, config = stage_options(__doc__, CONFIG)
     start = time.monotonic()
-    scene = Scene(arguments.type, arguments.object, check_views(arguments.views))
+    scene = arguments.scene
     images = image_io.to_tensor(read_images(scene), IMAGE_SIZE)
     device = devices.choose_device(arguments.device)
     devices.seed_everything(arguments.seed)
