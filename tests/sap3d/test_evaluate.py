@@ -116,5 +116,5 @@ def test_own_photos_have_null_metrics(scene, monkeypatch, capsys):
 
 def test_listed_symmetries():
     assert evaluate.read_symmetry(Scene("GSO_demo", "white_bowl", 2)) == math.inf
-    assert evaluate.read_symmetry(Scene("HOPE_demo", "milk", 2)) == 1
+    assert evaluate.read_symmetry(Scene("HOPE_demo", "popcorn", 2)) == 1
     assert evaluate.read_symmetry(Scene("DEMO", "my_mug", 2)) == 1
