@@ -176,8 +176,8 @@ class ViewConditionedDiffusion(nn.Module):
     ) -> Tensor:
         """Score distillation gradient with respect to rendered images (DreamFusion, arXiv 2209.14988, eq. 3).
 
-        w(t) (ε̂ − ε) with w = √(1 − ᾱ)/√ᾱ · (1 − ᾱ)… is written in its x_0 form, x − x̂_0, which stays finite at pure
-        noise: ε̂ − ε = √ᾱ/√(1 − ᾱ) · (x − x̂_0) for the same noise.
+        Written as x − x̂_0, which stays finite at pure noise: for the same noise, ε̂ − ε = √ᾱ/√(1 − ᾱ) · (x − x̂_0), so
+        the weight is w(t) = √(1 − ᾱ)/√ᾱ.
 
         Args:
             rendered: colour on white and opacity in [0, 1], [B, 4, S, S].

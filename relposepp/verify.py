@@ -91,15 +91,6 @@ def carve(images: Tensor, cameras: Tensor, resolution: int, view_weights: Tensor
     return raw.view(len(cameras), 4, resolution, resolution, resolution)
 
 
-def draw_pixels(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Random pixel indices of each view, [N, count]; pixels on and around the object are drawn more often.
-
-    Args:
-        weights: [N, S²].
-    """
-    return torch.multinomial(weights, count, replacement=True, generator=generator)
-
-
 def pixel_loss(rendering: voxels.Rendering, target: Tensor) -> Tensor:
     """Squared colour and mask errors, [..., P], against targets [..., P, 4]."""
     color = (rendering.color - target[..., :3]).square().mean(-1)
