@@ -9,6 +9,7 @@ before_after.png and log.csv.
 import logging
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion
-from camerabooth.tuning import TestTimeTraining, leave_one_out, regularisation_views
+from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, regularisation_views
 from sap3d import images as im
 from sap3d.devices import choose_device, seed_everything
 from sap3d.errors import one_line_errors
@@ -33,6 +34,7 @@ from sap3d.scene import Scene, read_images
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
 # The target itself tells too much at low noise; the last is pure noise, where only the sources speak.
 ENERGY_TIMESTEPS = [500, 700, 850, 999]
+ENERGY_DRAWS = 4  # of noise, at each
 
 
 def tune(
@@ -72,23 +74,25 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
     images = im.to_tensor(read_images(scene), model.image_size).to(device)
     initial = hypotheses[0].to(device)
 
-    energy_before, before = leave_one_out(model, images, initial, ENERGY_TIMESTEPS)
+    energy = partial(leave_one_out, images=images, timesteps=ENERGY_TIMESTEPS, draws=ENERGY_DRAWS)
+    errors_before, before = energy(model, cameras=initial)
     pretrained = {name: value.clone() for name, value in model.state_dict().items()}
     refined = tune(model, images, initial, config.tuning, seed, scene.diffusion)
-    _, after = leave_one_out(model, images, refined, ENERGY_TIMESTEPS)
+    _, after = energy(model, cameras=refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     judge = ViewConditionedDiffusion(model.config).to(device).eval()
     judge.load_state_dict(pretrained)
-    energy_after, _ = leave_one_out(judge, images, refined, ENERGY_TIMESTEPS)
-    kept = refined if energy_after <= energy_before else initial
+    errors_after, _ = energy(judge, cameras=refined)
+    accepted = clearly_lower(errors_after, than=errors_before)
     model.save_pretrained(scene.diffusion / "model")
-    with atomic_file(scene.diffusion / "before_after.png") as partial:
-        imageio.imwrite(partial, before_after(images, before, after))
-    energies = {"initial": energy_before, "refined": energy_after}
-    write_poses(scene.diffusion / "poses.json", kept[None], [min(energies.values())], energy=energies)
-    verdict = "refined poses kept" if kept is refined else "initial poses kept"
-    print(f"energy of the poses {energy_before:.4f} → {energy_after:.4f}: {verdict}")
+    with atomic_file(scene.diffusion / "before_after.png") as path:
+        imageio.imwrite(path, before_after(images, before, after))
+    energies = {"initial": errors_before.mean().item(), "refined": errors_after.mean().item()}
+    kept, score = (refined, energies["refined"]) if accepted else (initial, energies["initial"])
+    write_poses(scene.diffusion / "poses.json", kept[None], [score], energy=energies)
+    verdict = "refined poses kept" if accepted else "not clearly lower, initial poses kept"
+    print(f"energy of the poses {energies['initial']:.4f} → {energies['refined']:.4f}: {verdict}")
 
 
 def main() -> None:

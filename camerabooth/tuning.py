@@ -5,13 +5,15 @@ Procedural objects with known cameras are denoised beside it, so that the model 
 DreamBooth, arXiv 2208.12242).
 """
 
+from dataclasses import fields
+
 import numpy as np
 import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from camerabooth.conditioning import Sources
+from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
 from dataset.render import Renderer
 from dataset.toy_views import random_cameras, white_composite
@@ -116,18 +118,17 @@ def regularisation_views(objects: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def leave_one_out(
     model: ViewConditionedDiffusion, images: Tensor, cameras: Tensor, timesteps: list[int], draws: int = 1
-) -> tuple[float, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """How well the views explain each other (ID-Pose's objective, arXiv 2306.17140, over joint sources).
 
-    Every view is denoised given all others, with fixed noise, so that configurations can be compared.
+    Every view is denoised given all others, with fixed noise, so that configurations can be compared error by error.
 
     Returns:
-        The mean denoising error over views, `timesteps` and noise draws, and the clean estimates at the last of
-        `timesteps` in [0, 1], [N, 4, S, S].
+        Denoising errors, [T · draws, N], whose mean is the energy of the configuration, and the clean estimates at the
+        last of `timesteps` in [0, 1], [N, 4, S, S].
     """
     generator = torch.Generator().manual_seed(0)
     views = len(images)
-    errors, estimates = [], []
     embedded = model.embed_sources(images, cameras)
     conditions = [
         model.condition(
@@ -135,14 +136,22 @@ def leave_one_out(
         )
         for i in range(views)
     ]
+    condition = Condition(*(torch.cat([getattr(c, f.name) for c in conditions]) for f in fields(Condition)))
     latents = model.encode(images)
-    for timestep in timesteps:
-        steps = torch.full((1,), timestep, device=images.device)
-        for _ in range(draws):
-            noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-            for view, condition in enumerate(conditions):
-                noisy = model.add_noise(latents[view : view + 1], noise[view : view + 1], steps)
-                clean = model.clean_estimate(noisy, steps, model.predict(noisy, steps, condition))
-                errors.append((clean - latents[view : view + 1]).square().mean().item())
-                estimates.append(model.decode(clean[0]))
-    return float(np.mean(errors)), torch.stack(estimates[-views:])
+    errors = []
+    for timestep in [timestep for timestep in timesteps for _ in range(draws)]:
+        steps = torch.full((views,), timestep, device=images.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        noisy = model.add_noise(latents, noise, steps)
+        clean = model.clean_estimate(noisy, steps, model.predict(noisy, steps, condition))
+        errors.append((clean - latents).square().mean((1, 2, 3)))
+    return torch.stack(errors), model.decode(clean)
+
+
+def clearly_lower(errors: Tensor, than: Tensor) -> bool:
+    """Whether paired errors are lower by more than two standard errors of their mean difference.
+
+    A configuration that is better by less is as likely worse: noise and pixels differ from view to view.
+    """
+    drop = (than - errors).flatten()
+    return bool(drop.mean() > 2 * drop.std() / len(drop) ** 0.5)
