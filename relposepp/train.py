@@ -11,6 +11,7 @@ import argparse
 import csv
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -74,17 +75,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.kl_div(logits.log_softmax(-1), labels, reduction="batchmean")
 
 
+@dataclass
+class Outputs:
+    """What `sets_forward` finds out about O sets of N views, P = N · (N − 1) / 2 pairs each."""
+
+    pairs: Tensor  # azimuth logits, [O, P, bins]
+    elevation: Tensor  # logits, [O · N, …]
+    radius: Tensor  # logits, [O · N, …]
+    astray: Tensor | None = None  # pairs (0, 1) … (0, N − 1) with view 0's elevation far off, [O, N − 1, bins]
+
+
 def sets_forward(
     model: RelativePose, images: Tensor, cameras: Tensor | None, config: DictConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Outputs:
     """Run the network on sets of views.
 
     Args:
         images: [O, N, 4, 64, 64].
         cameras: what the lifting is told, up to noise: [O, N, 3]; None takes the network's own estimates.
-
-    Returns:
-        Pair logits [O, P, bins] of the N · (N − 1) / 2 pairs, elevation logits and radius logits [O · N, …].
     """
     count, views = images.shape[:2]
     frustum, elevation_logits, radius_logits = model.encode(images.flatten(0, 1))
@@ -98,21 +106,37 @@ def sets_forward(
     signature = signature.view(count, views, *signature.shape[1:])
     first, second = torch.triu_indices(views, views, 1)
     logits = model.pair_logits(signature[:, first].flatten(0, 1), signature[:, second].flatten(0, 1))
-    return logits.view(count, len(first), -1), elevation_logits, radius_logits
+    outputs = Outputs(logits.view(count, len(first), -1), elevation_logits, radius_logits)
+    if cameras is not None:
+        amount = torch.empty(count).uniform_(*config.astray, generator=generator)
+        sign = torch.randint(2, (count,), generator=generator) * 2 - 1
+        wrong = cameras[:, 0, 0] + torch.deg2rad(amount * sign).to(images.device)
+        astray = model.signatures(frustum[::views], wrong, radius[::views])
+        astray = astray[:, None].expand(-1, views - 1, *[-1] * (astray.ndim - 1))
+        logits = model.pair_logits(astray.flatten(0, 1), signature[:, 1:].flatten(0, 1))
+        outputs.astray = logits.view(count, views - 1, -1)
+    return outputs
 
 
-def losses(model: RelativePose, outputs: tuple[Tensor, Tensor, Tensor], cameras: Tensor, config: DictConfig) -> Tensor:
+def losses(model: RelativePose, outputs: Outputs, cameras: Tensor, config: DictConfig) -> Tensor:
     """Weighted loss of `sets_forward`'s outputs against true cameras [O, N, 3]."""
-    logits, elevation_logits, radius_logits = outputs
-    first, second = torch.triu_indices(cameras.shape[1], cameras.shape[1], 1)
+    views = cameras.shape[1]
+    first, second = torch.triu_indices(views, views, 1)
     delta = cameras[:, second, 1] - cameras[:, first, 1]
-    labels = azimuth_labels(delta, logits.shape[-1], math.radians(config.label_sigma))
+    labels = azimuth_labels(delta, outputs.pairs.shape[-1], math.radians(config.label_sigma))
     flat = cameras.flatten(0, 1)
-    return (
-        cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1))
-        + config.elevation_weight * cross_entropy(elevation_logits, bin_labels(flat[:, 0], model.elevations))
-        + config.radius_weight * cross_entropy(radius_logits, bin_labels(flat[:, 2], model.radii))
+    loss = (
+        cross_entropy(outputs.pairs.flatten(0, 1), labels.flatten(0, 1))
+        + config.elevation_weight * cross_entropy(outputs.elevation, bin_labels(flat[:, 0], model.elevations))
+        + config.radius_weight * cross_entropy(outputs.radius, bin_labels(flat[:, 2], model.radii))
     )
+    if outputs.astray is not None:
+        # View 0's pairs come first. Over azimuths at both its elevations, all the probability belongs to the right one:
+        # this makes the evidence of `joint_elevations` comparable between elevations.
+        both = torch.cat([outputs.pairs[:, : views - 1], outputs.astray], -1).flatten(0, 1)
+        joint = cross_entropy(both, F.pad(labels[:, : views - 1], (0, labels.shape[-1])).flatten(0, 1))
+        loss = loss + config.joint_weight * joint
+    return loss
 
 
 @torch.no_grad()
@@ -128,10 +152,12 @@ def validate(model: RelativePose, data: ToyViews, config: DictConfig, device: to
         with devices.autocast(device):
             outputs = sets_forward(model, images, None, config, generator)
         total.append(losses(model, outputs, cameras, config).item())
-        estimate = torch.stack([model.expected_elevation(outputs[1]), model.expected_radius(outputs[2])], -1)
+        estimate = torch.stack(
+            [model.expected_elevation(outputs.elevation), model.expected_radius(outputs.radius)], -1
+        )
         estimate = estimate.view(*cameras.shape[:2], 2)
         first, second = torch.triu_indices(config.views, config.views, 1)
-        delta = outputs[0].argmax(-1) * (2 * math.pi / outputs[0].shape[-1])
+        delta = outputs.pairs.argmax(-1) * (2 * math.pi / outputs.pairs.shape[-1])
         true_delta = cameras[:, second, 1] - cameras[:, first, 1]
         azimuth_errors.append(cam.wrap_angle(delta - true_delta).abs().flatten())
         rotation_errors.append(pair_rotation_errors(estimate[..., 0], delta, cameras, first, second).flatten())
