@@ -1,21 +1,27 @@
 """Pose errors of stage 1 over prepared objects with ground truth.
 
-    python relposepp/evaluate.py --type HOPE_demo --views 5 --sets 5
+    python relposepp/evaluate.py --type HOPE_demo --views 5                       # the table of a type
+    python relposepp/evaluate.py --type HOPE_demo GSO_demo --views 3 --workers 2  # faster; seconds are of one core each
+    python relposepp/evaluate.py --type HOPE_demo --views 5 --label heads joint_elevations=false    # an ablation
 
-Random view sets of every object of a type (or of one --object); prints a table and writes JSON to
-results/relposepp/<TYPE>_<N>.json. The error of a set is the mean over its pairs (docs/CONVENTIONS.md).
+Random view sets of every object; the error of a set is the mean over its pairs, plain and up to the object's symmetry
+(docs/CONVENTIONS.md). Results go to results/relposepp/<LABEL>_<N>.json as they come, and an interrupted run goes on
+from there; what is off by more than 15° is drawn into results/relposepp/<LABEL>_<N>/.
 """
 
 import argparse
+import json
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from relposepp.infer import CONFIG, estimate_poses
-from relposepp.model import IMAGE_SIZE, RelativePose, load_model
+from relposepp.infer import CONFIG, add_flags, apply_flags, estimate_poses
+from relposepp.model import IMAGE_SIZE, load_model
+from relposepp.plot import write_plot
 from sap3d import devices
 from sap3d import images as image_io
 from sap3d.errors import UserError, one_line_errors
@@ -25,36 +31,35 @@ from sap3d.metrics import rotation_error
 from sap3d.options import merge_overrides
 from sap3d.scene import Scene, check_views, image_paths, read_images, read_poses
 
-METHODS = ("network", "verified", "best hypothesis")
+METHODS = ("network", "answer", "best hypothesis")
+FAILURE = 15.0  # degrees
 
 
-def evaluate_object(
-    model: RelativePose, scene: Scene, sets: int, config: DictConfig, seed: int
-) -> list[dict[str, float]]:
-    """Errors in degrees of random view sets of one object, plain and symmetry-aware, with seconds."""
+def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed: int, pictures: Path) -> dict:
+    """Errors in degrees of one random view set of an object, plain and symmetry-aware, with seconds."""
     every = Scene(scene.type, scene.object, len(image_paths(scene.train)))
     if every.views < scene.views:
         raise UserError(f"{scene.train / 'images'}: {every.views} images, but VIEWS is {scene.views}")
     images, truth = image_io.to_tensor(read_images(every), IMAGE_SIZE), read_poses(scene.train, every.views)
-    symmetry, rng, rows = read_symmetry(scene), np.random.default_rng(seed), []
-    for index in range(sets):
-        chosen = torch.from_numpy(rng.permutation(every.views)[: scene.views])
-        start = time.monotonic()
-        poses = estimate_poses(model, images[chosen], config, seed + index)
-        row = {"seconds": time.monotonic() - start, "views": chosen.tolist()}
-        for suffix, order in (("", 1), (" symmetric", symmetry)):
-            ranked = [rotation_error(cameras, truth[chosen], order) for cameras in poses.cameras]
-            network = rotation_error(poses.network, truth[chosen], order)
-            row |= {name + suffix: error for name, error in zip(METHODS, (network, ranked[0], min(ranked)))}
-        rows.append(row)
-        print(
-            f"  {scene.object:28s} {row['network']:6.1f}° {row['verified']:6.1f}°  {row['seconds']:4.0f} s", flush=True
-        )
-    return rows
+    order = np.random.default_rng([seed, index]).permutation(every.views)[: scene.views]
+    chosen = torch.from_numpy(order)
+    devices.seed_everything(seed)
+    torch.set_num_threads(config.threads or devices.available_cores())
+    model = load_model(Path(__file__).parents[1] / config.weights, devices.choose_device(device))
+    start = time.monotonic()
+    poses = estimate_poses(model, images[chosen], config, seed + index)
+    row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
+    for suffix, symmetry in (("", 1), (" symmetric", read_symmetry(scene))):
+        ranked = [rotation_error(cameras, truth[chosen], symmetry) for cameras in poses.cameras]
+        network = rotation_error(poses.network, truth[chosen], symmetry)
+        row |= {name + suffix: error for name, error in zip(METHODS, (network, ranked[0], min(ranked)))}
+    if row["answer symmetric"] > FAILURE:
+        write_plot(pictures / f"{scene.object}_{index}.png", images[chosen], poses)
+    return row
 
 
 def summarize(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """Mean, median and shares within 15° and 30° of each method."""
+    """Mean, median and shares within 15° and 30° of each method, and seconds."""
     table = {}
     for name in [method + suffix for method in METHODS for suffix in ("", " symmetric")]:
         errors = np.array([row[name] for row in rows])
@@ -64,42 +69,87 @@ def summarize(rows: list[dict]) -> dict[str, dict[str, float]]:
             "acc15": float((errors < 15).mean()),
             "acc30": float((errors < 30).mean()),
         }
-    return table
+    return table | {"seconds": {"mean": float(np.mean([row["seconds"] for row in rows]))}}
+
+
+def print_summary(objects: dict[str, list[dict]]) -> None:
+    """A line an object (medians), then a line a method."""
+    print(f"{'median rotation error up to symmetry':36s}" + "".join(f"{name:>17s}" for name in METHODS))
+    for name, rows in objects.items():
+        medians = [np.median([row[f"{method} symmetric"] for row in rows]) for method in METHODS]
+        print(f"{name:36s}" + "".join(f"{median:16.1f}°" for median in medians))
+    table = summarize([row for rows in objects.values() for row in rows])
+    seconds = table.pop("seconds")["mean"]
+    for name, scores in table.items():
+        print(f"{name:26s} mean {scores['mean']:5.1f}°  median {scores['median']:5.1f}°  "
+              f"< 15° {scores['acc15']:4.0%}  < 30° {scores['acc30']:4.0%}")  # fmt: skip
+    print(f"{seconds:.1f} s a set")
+
+
+def evaluate(scenes: list[Scene], sets: int, config: DictConfig, device: str, seed: int, workers: int, path: Path):
+    """Evaluate what `path` does not hold yet; returns the rows of each object, by "TYPE/OBJECT"."""
+    settings = {"config": OmegaConf.to_container(config), "seed": seed}
+    objects: dict[str, list[dict]] = {}
+    if path.exists() and (done := json.loads(path.read_text()))["settings"] == settings:
+        objects = done["objects"]
+    with ProcessPoolExecutor(workers) as pool:
+        tasks = {}
+        for scene in scenes:
+            for index in range(len(objects.get(f"{scene.type}/{scene.object}", [])), sets):
+                arguments = (scene, index, config, device, seed, path.with_suffix(""))
+                tasks[scene, index] = pool.submit(evaluate_set, *arguments)
+        for (scene, index), task in tasks.items():
+            row, name = task.result(), f"{scene.type}/{scene.object}"
+            objects.setdefault(name, []).append(row)
+            write_json(path, {"settings": settings, "objects": objects})
+            print(f"  {name:34s} set {index}  network {row['network symmetric']:6.1f}°  "
+                  f"answer {row['answer symmetric']:6.1f}°  {row['seconds']:4.0f} s", flush=True)  # fmt: skip
+    wanted = (f"{scene.type}/{scene.object}" for scene in scenes)
+    return {name: objects[name][:sets] for name in wanted}
+
+
+def find_scenes(types: list[str], names: list[str] | None, views: int) -> list[Scene]:
+    """Prepared objects of the types, or those of the given names.
+
+    Raises:
+        UserError: none.
+    """
+    folder = root_dir() / "dataset/data/train"
+    found = [Scene(t, p.name, views) for t in types for p in sorted((folder / t).glob("*")) if p.is_dir()]
+    found = [scene for scene in found if not names or scene.object in names]
+    if not found:
+        raise UserError(f"{folder}: none of these objects is prepared; run dataset/prepare.py first (docs/DATASET.md)")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--type", required=True)
-    parser.add_argument("--object", help="one object; by default all prepared ones of the type")
+    parser.add_argument("--type", required=True, nargs="+")
+    parser.add_argument("--object", nargs="+", help="by default all prepared ones")
     parser.add_argument("--views", default="5")
     parser.add_argument("--sets", type=int, default=5, help="random view sets an object")
     parser.add_argument("--device", default="cpu", help="a CUDA index, or cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", help="key=value of configs/infer.yaml")
-    arguments = parser.parse_args()
+    parser.add_argument("--workers", type=int, default=1, help="processes; more than one take one thread each")
+    parser.add_argument("--label", help="name of the results; by default the types")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"overrides {CONFIG.name}")
+    add_flags(parser)
+    arguments = parser.parse_intermixed_args()
     config = merge_overrides(OmegaConf.load(CONFIG), arguments.overrides)
+    apply_flags(config, arguments)
+    if config.backbone == "published":
+        raise UserError("evaluate.py measures the embedded network; compare poses.json of infer.py for the other")
     views = check_views(arguments.views)
     if views < 2:
         raise UserError("VIEWS must be at least 2 here: one view has no relative pose")
-    folder = root_dir() / "dataset/data/train" / arguments.type
-    objects = [arguments.object] if arguments.object else sorted(p.name for p in folder.glob("*") if p.is_dir())
-    if not objects:
-        raise UserError(f"{folder}: no prepared objects; run dataset/prepare.py first (docs/DATASET.md)")
-    device = devices.choose_device(arguments.device)
-    devices.seed_everything(arguments.seed)
-    torch.set_num_threads(config.threads or devices.available_cores())
-    model = load_model(Path(__file__).parents[1] / config.weights, device)
-    print(f"  {'rotation error':28s} network verified", flush=True)
-    rows = {
-        name: evaluate_object(model, Scene(arguments.type, name, views), arguments.sets, config, arguments.seed)
-        for name in objects
-    }
-    table = summarize([row for group in rows.values() for row in group])
-    for name, scores in table.items():
-        print(f"{name:26s} mean {scores['mean']:5.1f}°  median {scores['median']:5.1f}°  "
-              f"< 15° {scores['acc15']:4.0%}  < 30° {scores['acc30']:4.0%}")  # fmt: skip
-    path = root_dir() / "results/relposepp" / f"{arguments.type}_{views}.json"
-    write_json(path, {"summary": table, "objects": rows, "seed": arguments.seed})
+    if arguments.workers > 1:
+        config.threads = 1
+    scenes = find_scenes(arguments.type, arguments.object, views)
+    path = root_dir() / "results/relposepp" / f"{arguments.label or '+'.join(arguments.type)}_{views}.json"
+    objects = evaluate(
+        scenes, arguments.sets, config, arguments.device, arguments.seed, max(arguments.workers, 1), path
+    )
+    print_summary(objects)
     print(f"→ {path}")
 
 

@@ -1,11 +1,14 @@
 """Stage 1: initial poses of an object's first N photos.
 
     python relposepp/infer.py --type GSO_demo --object basket --views 5 --device cpu --seed 0
+    python relposepp/infer.py … --no-verify --hypotheses 4                # the network alone
+    python relposepp/infer.py … --backbone published --checkpoint ckpt_000105000.pth
 
-Writes ranked configurations to relposepp/experiments/<TYPE>/<OBJECT>_view_<N>/poses.json: the network's pairwise
-azimuth distributions propose (search.py), a joint fit of voxels and cameras decides (verify.py).
+Writes poses.json, ranked configurations with their evidence, and poses.png into Scene.initial_poses' folder. The
+network's pairwise azimuth distributions propose (search.py), a joint fit of voxels and cameras decides (verify.py).
 """
 
+import argparse
 import math
 import time
 from dataclasses import dataclass
@@ -16,95 +19,188 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
 
-from relposepp.model import IMAGE_SIZE, RelativePose, load_model
-from relposepp.search import distinct, quarter_turns, search
-from relposepp.verify import Effort, verify
+from relposepp import published
+from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
+from relposepp.plot import write_plot
+from relposepp.search import agreement, azimuth_deviations, distinct, quarter_turns, search
+from relposepp.verify import Effort, Fit, verify
 from sap3d import devices
 from sap3d import images as image_io
-from sap3d.errors import one_line_errors
+from sap3d.errors import UserError, one_line_errors
+from sap3d.files import root_dir
 from sap3d.options import stage_options
 from sap3d.poses import write_poses
 from sap3d.scene import read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
+# How fast a configuration's weight falls with its score, per unit of summed log-probability and per share by which its
+# loss is above the lowest; chosen on held-out toys so that `Poses.confidence` is calibrated.
+NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.3, 20.0
 
 
 @dataclass
 class Poses:
-    """Ranked configurations of N views, and what the network alone said."""
+    """Ranked configurations of N views and the evidence for them."""
 
     cameras: Tensor  # [K, N, 3], view 0's azimuth 0, best first
     scores: list[float]  # lower is better
+    confidence: Tensor  # probability that a view is placed within 15° relative to the others, [N]
     network: Tensor  # the network's own best configuration, [N, 3]
-    log_probabilities: Tensor  # of pairwise azimuth differences, [N, N, bins]
+    prediction: Prediction
+    grid: Tensor | None = None  # raw voxels of the best configuration's fit, [4, R, R, R], if verified
 
 
-def propose(
-    elevation: Tensor, radius: Tensor, log_probabilities: Tensor, count: int, generator: torch.Generator
-) -> Tensor:
-    """Configurations for verification, [K, N, 3], K ≤ count; the network's best comes first.
+def uninformed(views: int, bins: int = 72) -> Prediction:
+    """What one knows of photos without a network: they are taken from somewhat above, from any side."""
+    azimuths = torch.full((views, views, bins), -math.log(bins)) * (1 - torch.eye(views))[..., None]
+    elevation, radius = torch.full((views,), math.radians(20)), torch.full((views,), 1.8)
+    return Prediction(elevation, torch.full((views,), math.radians(15)), radius, azimuths)
+
+
+def propose(prediction: Prediction, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Configurations for verification, [K, N, 3], K ≤ count, and the log-probabilities of the first ones.
 
     First the network's best distinct ones, then quarter turns of single views of the very best: what people photograph
     often has sides that look alike, where the network sees which way a side faces, not which side.
     Two and three views are few enough to try azimuths all around besides.
     """
-    views = len(elevation)
-    azimuths, _ = search(log_probabilities, count // 2, generator=generator)
-    azimuths = torch.cat([azimuths, quarter_turns(log_probabilities, azimuths[:8], 8 * count)])
+    views = len(prediction.elevation)
+    azimuths, scores = search(prediction.azimuths, count // 2, generator=generator)
+    azimuths = torch.cat([azimuths, quarter_turns(prediction.azimuths, azimuths[:8], 8 * count)])
     if views <= 3:
         grid = torch.cartesian_prod(*[torch.arange(0, 360, 15 * (views - 1)).deg2rad()] * (views - 1))
         azimuths = torch.cat([azimuths, F.pad(grid.view(-1, views - 1), (1, 0))])
     azimuths = azimuths[distinct(azimuths, count, math.radians(12))]
     shape = (len(azimuths), views)
-    return torch.stack([elevation.expand(shape), azimuths, radius.expand(shape)], -1)
+    return torch.stack([prediction.elevation.expand(shape), azimuths, prediction.radius.expand(shape)], -1), scores
 
 
-def estimate_poses(model: RelativePose, images: Tensor, config: DictConfig, seed: int) -> Poses:
+def estimate_poses(
+    model: RelativePose, images: Tensor, config: DictConfig, seed: int, hypotheses: Tensor | None = None
+) -> Poses:
     """Poses of N ≥ 1 views of one object.
 
     Args:
         images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64].
         config: configs/infer.yaml.
+        hypotheses: configurations [K, N, 3] in the place of the network's, best first.
     """
-    generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    elevation, radius, log_probabilities = (part.cpu() for part in model.predict(images.to(device)))
     views = len(images)
-    estimates = torch.stack([elevation, torch.zeros(views), radius], -1)
+    prediction = (
+        model.predict(images.to(next(model.parameters()).device), config.joint_elevations)
+        if config.network
+        else uninformed(views)
+    )
+    estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
     if views == 1:
-        return Poses(estimates[None], [0.0], estimates, log_probabilities)
-    hypotheses = propose(elevation, radius, log_probabilities, config.hypotheses, generator)
-    fit = verify(images, hypotheses, estimates, Effort(**config.verify), config.keep)
-    return Poses(fit.cameras, fit.losses.tolist(), hypotheses[0], log_probabilities)
+        return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
+    generator = torch.Generator().manual_seed(seed)
+    if hypotheses is None:
+        hypotheses, log_probabilities = propose(prediction, config.candidates, generator)
+    else:
+        log_probabilities = torch.zeros(len(hypotheses))
+    if config.verify:
+        fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses)
+        log_weights = -SYNTHESIS_SHARPNESS * (fit.losses / fit.losses[0] - 1)
+    else:
+        keep = slice(min(config.hypotheses, len(log_probabilities)))
+        fit = Fit(torch.empty(0), hypotheses[keep], -log_probabilities[keep])
+        log_weights = NETWORK_SHARPNESS * log_probabilities[keep]
+    confidence = agreement(fit.cameras[..., 1], log_weights)
+    grid = fit.grid[0] if len(fit.grid) else None
+    return Poses(fit.cameras, fit.losses.tolist(), confidence, hypotheses[0], prediction, grid)
 
 
-def summary(poses: Poses) -> str:
-    """A table of the best configuration in degrees."""
-    lines = ["view  elevation  azimuth  radius"]
+def published_hypotheses(
+    images: Tensor, elevation: float, config: DictConfig, device: torch.device, seed: int
+) -> Tensor:
+    """RelPose++'s configurations [K, N, 3]: SAP3D's median over the runs, then the runs, best first.
+
+    Args:
+        images: [N, 4, S, S], as sharp as there are.
+        elevation: of view 0, radians.
+    """
+    model = published.load_published(root_dir() / config.checkpoint, device)
+    generator = torch.Generator(device).manual_seed(seed)
+    crops, parameters = published.crop_views(images)
+    effort = published.Effort(**config.published)
+    poses = published.estimate_published(model, crops, parameters, generator, elevation, effort)
+    return torch.cat([poses.cameras[None], poses.runs])
+
+
+def table(poses: Poses) -> str:
+    """The best configuration in degrees."""
+    lines = ["view  elevation  azimuth  radius  confidence"]
     for view, (elevation, azimuth, radius) in enumerate(poses.cameras[0].tolist()):
         turn = (math.degrees(azimuth) + 180) % 360 - 180
-        lines.append(f"{view:4d}  {math.degrees(elevation):8.1f}°  {turn:6.1f}°  {radius:6.2f}")
+        lines.append(
+            f"{view:4d}  {math.degrees(elevation):8.1f}°  {turn:6.1f}°  {radius:6.2f}  {poses.confidence[view]:10.0%}"
+        )
     return "\n".join(lines)
 
 
+def evidence(poses: Poses) -> dict[str, object]:
+    """What poses.json holds besides the configurations; angles in degrees."""
+    prediction, unit = poses.prediction, torch.tensor([180 / math.pi, 180 / math.pi, 1.0])
+    deviations = [prediction.elevation_deviation]
+    if len(poses.network) > 1:
+        deviations.append(azimuth_deviations(prediction.azimuths, poses.cameras[0, :, 1]))
+    return {
+        "confidence": rounded(poses.confidence),
+        "deviations_deg": dict(zip(("elevation", "azimuth"), (rounded(d.rad2deg()) for d in deviations))),
+        "network": {
+            "cameras": (poses.network * unit).tolist(),
+            "azimuth_log_probabilities": rounded(prediction.azimuths),
+        },
+    }
+
+
+def rounded(tensor: Tensor) -> list:
+    """Nested lists of numbers of three decimals."""
+    return (tensor.double() * 1000).round().div(1000).tolist()
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that stand for a key of the config."""
+    parser.add_argument("--hypotheses", type=int, metavar="K", help="ranked configurations that are written")
+    parser.add_argument("--verify", action=argparse.BooleanOptionalAction, help="search and verify by synthesis")
+    parser.add_argument("--backbone", choices=("embedded", "published"), help="published is RelPose++")
+    parser.add_argument("--checkpoint", metavar="PATH", help="RelPose++'s ckpt_000105000.pth")
+
+
+def apply_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
+    """Put the flags that were given into the config.
+
+    Raises:
+        UserError: K below 1.
+    """
+    for name in ("hypotheses", "verify", "backbone", "checkpoint"):
+        if getattr(arguments, name) is not None:
+            config[name] = getattr(arguments, name)
+    if config.hypotheses < 1:
+        raise UserError(f"--hypotheses must be at least 1, not {config.hypotheses}")
+
+
 def main() -> None:
-    arguments, config = stage_options(__doc__, CONFIG)
+    arguments, config = stage_options(__doc__, CONFIG, add_flags)
+    apply_flags(config, arguments)
     start = time.monotonic()
     scene = arguments.scene
-    images = image_io.to_tensor(read_images(scene), IMAGE_SIZE)
+    photos = read_images(scene)
+    images = image_io.to_tensor(photos, IMAGE_SIZE)
     device = devices.choose_device(arguments.device)
     devices.seed_everything(arguments.seed)
     torch.set_num_threads(config.threads or devices.available_cores())
     model = load_model(Path(__file__).parents[1] / config.weights, device)
-    poses = estimate_poses(model, images, config, arguments.seed)
-    unit = torch.tensor([180 / math.pi, 180 / math.pi, 1.0])
-    evidence = {
-        "cameras": (poses.network * unit).tolist(),
-        "azimuth_log_probabilities": [[[round(x, 3) for x in pair] for pair in row] for row in
-                                      poses.log_probabilities.tolist()],
-    }  # fmt: skip
-    write_poses(scene.initial_poses, poses.cameras, poses.scores, network=evidence)
-    print(summary(poses))
+    hypotheses = None
+    if config.backbone == "published" and scene.views > 1:
+        elevation = model.predict(images.to(device)).elevation[0].item()
+        sharp = image_io.to_tensor(photos, photos[0].shape[0])
+        hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
+    poses = estimate_poses(model, images, config, arguments.seed, hypotheses)
+    write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence(poses))
+    write_plot(scene.initial_poses.with_suffix(".png"), images, poses)
+    print(table(poses))
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")
 
 

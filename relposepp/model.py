@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from relposepp.correlation import PairHead, circular_correlation, spectra
 from relposepp.lifting import CylinderNetwork, ImageEncoder
+from relposepp.search import joint_elevations
 from sap3d.errors import UserError
 from sap3d.files import atomic_file, write_json
 
@@ -32,6 +33,17 @@ class ModelConfig:
     groups: int = 16  # separately correlated feature groups
     group_channels: int = 4
     azimuth_bins: int = 72  # bins of a pairwise distribution
+
+
+@dataclass
+class Prediction:
+    """What the network says about N views of one object; on the CPU."""
+
+    elevation: Tensor  # radians, [N]
+    elevation_deviation: Tensor  # standard deviation, radians, [N]
+    radius: Tensor  # [N]
+    # Log-probabilities [i, j, k] of azimuth_j − azimuth_i = 2πk / bins, zero on the diagonal, [N, N, bins].
+    azimuths: Tensor
 
 
 class RelativePose(nn.Module):
@@ -78,23 +90,37 @@ class RelativePose(nn.Module):
         return (logits.softmax(-1) * self.radii).sum(-1)
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All that the network says about N views of one object.
+    def predict(self, images: Tensor, joint: bool = True) -> Prediction:
+        """All that the network says about N views of one object, images [N, 4, 64, 64].
 
-        Args:
-            images: [N, 4, 64, 64].
-
-        Returns:
-            Elevations [N] in radians, radii [N], and log-probabilities [N, N, bins]; entry [i, j, k] is of
-            azimuth_j − azimuth_i = 2πk / bins, and the diagonal is zero.
+        With `joint`, the elevations are inferred from the views together (`search.joint_elevations`), else each view's
+        head has the only word.
         """
         frustum, elevation_logits, radius_logits = self.encode(images)
-        elevation, radius = self.expected_elevation(elevation_logits), self.expected_radius(radius_logits)
+        radius, heads = self.expected_radius(radius_logits), elevation_logits.log_softmax(-1)
+        together = joint and len(images) > 1
+        posterior = joint_elevations(heads, self.elevation_evidence(frustum, radius)) if together else heads.exp()
+        elevation = posterior @ self.elevations
+        deviation = (posterior * (self.elevations - elevation[:, None]).square()).sum(-1).sqrt()
         signature = self.signatures(frustum, elevation, radius)
         count, bins = len(images), self.config.azimuth_bins
         first, second = torch.meshgrid(torch.arange(count), torch.arange(count), indexing="ij")
         logits = self.pair_logits(signature[first.flatten()], signature[second.flatten()]).view(count, count, bins)
-        return elevation, radius, logits.log_softmax(-1) * (first != second).to(images.device)[..., None]
+        azimuths = logits.log_softmax(-1) * (first != second).to(images.device)[..., None]
+        return Prediction(*(part.cpu() for part in (elevation, deviation, radius, azimuths)))
+
+    def elevation_evidence(self, frustum: Tensor, radius: Tensor) -> Tensor:
+        """Log-evidence of every pair for every two elevations: pair energies summed over azimuths, [N, N, E, E]."""
+        count, bins = len(radius), len(self.elevations)
+        signature = self.signatures(
+            frustum.repeat_interleave(bins, 0), self.elevations.repeat(count), radius.repeat_interleave(bins)
+        ).unflatten(0, (count, bins))
+        evidence = torch.zeros(count, count, bins, bins, device=radius.device)
+        for i, j in torch.combinations(torch.arange(count)).tolist():
+            first, second = signature[i].repeat_interleave(bins, 0), signature[j].repeat(bins, 1, 1, 1)
+            evidence[i, j] = self.pair_logits(first, second).logsumexp(-1).view(bins, bins)
+            evidence[j, i] = evidence[i, j].T
+        return evidence
 
 
 def save_model(model: RelativePose, folder: Path) -> None:

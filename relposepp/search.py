@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sap3d.cameras import wrap_angle
+
 SWEEPS = 20  # of coordinate ascent; it converges in three or four
+MEAN_FIELD_STEPS = 20
+EVIDENCE_WEIGHT = 1.0  # of the pairs against a view's own word on its elevation; chosen on held-out toys
 
 
 def spanning_tree(weights: Tensor) -> list[tuple[int, int]]:
@@ -90,6 +94,56 @@ def configuration_scores(log_probabilities: Tensor, bins: Tensor) -> Tensor:
     return log_probabilities[first, second].expand(len(bins), -1, -1).gather(2, differences[..., None]).sum((1, 2))
 
 
+def joint_elevations(log_probabilities: Tensor, evidence: Tensor, weight: float = EVIDENCE_WEIGHT) -> Tensor:
+    """Posteriors of N views' elevations given what each says of its own and every pair of theirs, by mean field.
+
+    Args:
+        log_probabilities: of each view's elevation bins, [N, E].
+        evidence: log-evidence of pair (i, j) for elevation bins (a, b), [N, N, E, E], zero for i = j.
+        weight: of a view's mean evidence over its pairs.
+
+    Returns:
+        Probabilities, [N, E].
+    """
+    belief = log_probabilities.exp()
+    for _ in range(MEAN_FIELD_STEPS):
+        message = torch.einsum("jb,ijab->ia", belief, evidence) / max(len(belief) - 1, 1)
+        # Half a step: updates of all views at once may otherwise swing.
+        belief = (belief + (log_probabilities + weight * message).softmax(-1)) / 2
+    return belief
+
+
+def azimuth_deviations(log_probabilities: Tensor, azimuths: Tensor) -> Tensor:
+    """Circular standard deviation of each view's azimuth, the others given, [N] in radians.
+
+    Args:
+        log_probabilities: [N, N, B]; see `search`.
+        azimuths: of the configuration, radians, [N].
+    """
+    views, bins = len(azimuths), log_probabilities.shape[-1]
+    indices = (azimuths * bins / (2 * math.pi)).round().long()[None] % bins
+    angles = torch.arange(bins) * (2 * math.pi / bins)
+    resultants = []
+    for view in range(views):
+        # The pairs are not independent: their mean, not their sum, is what the view's distribution is made of.
+        probability = (conditional_scores(log_probabilities, indices, view)[0] / (views - 1)).softmax(-1)
+        resultants.append(torch.hypot((probability * angles.cos()).sum(), (probability * angles.sin()).sum()))
+    return (-2 * torch.stack(resultants).clamp(1e-6, 1).log()).sqrt()
+
+
+def agreement(azimuths: Tensor, log_weights: Tensor, within: float = math.radians(15)) -> Tensor:
+    """How probably each view's azimuths relative to the others are within `within` of the first configuration's, [N].
+
+    Args:
+        azimuths: configurations, best first, radians, [K, N].
+        log_weights: of the configurations, unnormalised, [K].
+    """
+    pairwise = azimuths[:, :, None] - azimuths[:, None]
+    agree = (wrap_angle(pairwise - pairwise[0]).abs() < within).float()
+    others = (agree.sum(-1) - 1) / max(azimuths.shape[1] - 1, 1)
+    return log_weights.softmax(0) @ others
+
+
 def distinct(azimuths: Tensor, keep: int, separation: float) -> list[int]:
     """Indices of up to `keep` configurations, first come first kept, that differ from all kept ones.
 
@@ -102,7 +156,7 @@ def distinct(azimuths: Tensor, keep: int, separation: float) -> list[int]:
     pairwise = azimuths[:, :, None] - azimuths[:, None]
     kept: list[int] = []
     for index in range(len(azimuths)):
-        distance = torch.remainder(pairwise[index] - pairwise[kept] + math.pi, 2 * math.pi) - math.pi
+        distance = wrap_angle(pairwise[index] - pairwise[kept])
         if not kept or distance.abs().flatten(1).amax(1).min() >= separation:
             kept.append(index)
         if len(kept) == keep:

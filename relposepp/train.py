@@ -152,9 +152,7 @@ def validate(model: RelativePose, data: ToyViews, config: DictConfig, device: to
         with devices.autocast(device):
             outputs = sets_forward(model, images, None, config, generator)
         total.append(losses(model, outputs, cameras, config).item())
-        estimate = torch.stack(
-            [model.expected_elevation(outputs.elevation), model.expected_radius(outputs.radius)], -1
-        )
+        estimate = torch.stack([model.expected_elevation(outputs.elevation), model.expected_radius(outputs.radius)], -1)
         estimate = estimate.view(*cameras.shape[:2], 2)
         first, second = torch.triu_indices(config.views, config.views, 1)
         delta = outputs.pairs.argmax(-1) * (2 * math.pi / outputs.pairs.shape[-1])

@@ -1,6 +1,7 @@
 """The command line that the stages share: --type --object --views --device --seed, and key=value for the config."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,12 +11,15 @@ from sap3d.errors import UserError
 from sap3d.scene import Scene, check_views
 
 
-def stage_options(description: str, config_path: Path) -> tuple[argparse.Namespace, DictConfig]:
+def stage_options(
+    description: str, config_path: Path, add_flags: Callable[[argparse.ArgumentParser], None] | None = None
+) -> tuple[argparse.Namespace, DictConfig]:
     """Parse a stage's command line.
 
     Args:
         description: the program's docstring.
         config_path: YAML of defaults; overrides may only name keys that it has.
+        add_flags: adds the stage's own flags.
 
     Returns:
         Arguments (scene: Scene, device: str, seed: int) and the merged config.
@@ -30,6 +34,8 @@ def stage_options(description: str, config_path: Path) -> tuple[argparse.Namespa
     parser.add_argument("--device", default="0", help="CUDA index, or cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"overrides {config_path.name}")
+    if add_flags is not None:
+        add_flags(parser)
     arguments = parser.parse_args()
     arguments.scene = Scene(arguments.type, arguments.object, check_views(arguments.views))
     return arguments, merge_overrides(OmegaConf.load(config_path), arguments.overrides)

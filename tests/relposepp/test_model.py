@@ -1,13 +1,25 @@
+import argparse
 import math
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from relposepp import train
-from relposepp.infer import CONFIG, estimate_poses
+from relposepp.infer import (
+    CONFIG,
+    add_flags,
+    apply_flags,
+    estimate_poses,
+    evidence,
+    propose,
+    published_hypotheses,
+    uninformed,
+)
 from relposepp.model import ModelConfig, RelativePose, load_model, save_model
+from relposepp.plot import write_plot
 from sap3d.errors import UserError
 
 TINY = {"features": 4, "depth_bins": 4, "rings": 2, "levels": 4, "sectors": 12, "width": 8, "blocks": 1, "groups": 2,
@@ -23,8 +35,9 @@ def model() -> RelativePose:
 
 
 def test_predictions_are_distributions_in_both_orders(model):
-    elevation, radius, log_probabilities = model.predict(torch.rand(3, 4, 64, 64))
-    assert elevation.shape == radius.shape == (3,) and log_probabilities.shape == (3, 3, 24)
+    prediction = model.predict(torch.rand(3, 4, 64, 64))
+    log_probabilities = prediction.azimuths
+    assert prediction.elevation.shape == prediction.radius.shape == (3,) and log_probabilities.shape == (3, 3, 24)
     off_diagonal = ~torch.eye(3, dtype=torch.bool)
     torch.testing.assert_close(log_probabilities.exp().sum(-1)[off_diagonal], torch.ones(6))
     mirrored = log_probabilities.transpose(0, 1).flip(-1).roll(1, -1)
@@ -35,8 +48,20 @@ def test_weights_round_trip(model, tmp_path):
     save_model(model, tmp_path)
     loaded = load_model(tmp_path, torch.device("cpu"))
     images = torch.rand(2, 4, 64, 64)
-    for before, after in zip(model.predict(images), loaded.predict(images)):
+    for before, after in zip(vars(model.predict(images)).values(), vars(loaded.predict(images)).values()):
         torch.testing.assert_close(before, after, atol=0.02, rtol=0.02)  # fp16
+
+
+def test_elevation_evidence_is_the_pairs_energy_at_those_elevations(model):
+    images = torch.rand(3, 4, 64, 64, generator=torch.Generator().manual_seed(1))
+    frustum, _, radius_logits = model.encode(images)
+    radius = model.expected_radius(radius_logits)
+    evidence = model.elevation_evidence(frustum, radius)
+    bins = torch.tensor([3, 0, 7])
+    signature = model.signatures(frustum, model.elevations[bins], radius)
+    expected = model.pair_logits(signature[:1], signature[2:]).logsumexp(-1)
+    torch.testing.assert_close(evidence[0, 2, 3, 7], expected[0])
+    torch.testing.assert_close(evidence, evidence.permute(1, 0, 3, 2))
 
 
 def test_missing_and_broken_weights_are_one_line(tmp_path):
@@ -51,8 +76,47 @@ def test_missing_and_broken_weights_are_one_line(tmp_path):
 def test_one_view_takes_the_heads_word(model):
     images = torch.rand(1, 4, 64, 64)
     poses = estimate_poses(model, images, OmegaConf.load(CONFIG), seed=0)
-    elevation, radius, _ = model.predict(images)
-    assert poses.cameras.tolist() == [[[elevation.item(), 0.0, radius.item()]]]
+    prediction = model.predict(images)
+    assert poses.cameras.tolist() == [[[prediction.elevation.item(), 0.0, prediction.radius.item()]]]
+    assert "azimuth" not in evidence(poses)["deviations_deg"]
+
+
+def test_the_network_alone_ranks_by_probability(model, tmp_path):
+    images = torch.rand(3, 4, 64, 64, generator=torch.Generator().manual_seed(2))
+    config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "hypotheses": 3})
+    poses = estimate_poses(model, images, config, seed=0)
+    assert poses.cameras.shape == (3, 3, 3) and poses.scores == sorted(poses.scores)
+    assert torch.equal(poses.cameras[0], poses.network) and poses.grid is None
+    assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
+    write_plot(tmp_path / "poses.png", images, poses)
+    assert imageio.imread(tmp_path / "poses.png").std() > 0
+
+
+def test_without_a_network_nothing_is_preferred():
+    prediction = uninformed(3)
+    off_diagonal = prediction.azimuths[~torch.eye(3, dtype=torch.bool)]
+    torch.testing.assert_close(off_diagonal.exp().sum(-1), torch.ones(6))
+    hypotheses, scores = propose(prediction, 96, torch.Generator().manual_seed(0))
+    assert hypotheses.shape == (96, 3, 3) and scores.max() == scores.min()
+
+
+def test_the_published_backbone_says_where_its_weights_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    config = OmegaConf.load(CONFIG)
+    with pytest.raises(UserError, match="put ckpt_000105000.pth there"):
+        published_hypotheses(torch.rand(2, 4, 64, 64), 0.3, config, torch.device("cpu"), seed=0)
+
+
+def test_flags_override_the_config():
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    config = OmegaConf.load(CONFIG)
+    apply_flags(config, parser.parse_args(["--no-verify", "--hypotheses", "3", "--backbone", "published"]))
+    assert (config.verify, config.hypotheses, config.backbone) == (False, 3, "published")
+    apply_flags(config, parser.parse_args([]))
+    assert (config.verify, config.hypotheses) == (False, 3)
+    with pytest.raises(UserError, match="at least 1"):
+        apply_flags(config, parser.parse_args(["--hypotheses", "0"]))
 
 
 def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):
@@ -77,6 +141,21 @@ def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):
     assert [line.split(",")[0] for line in curve] == ["step", "2", "3"]
     assert all(math.isfinite(float(value)) for value in curve[-1].split(","))
     load_model(tmp_path / "weights", torch.device("cpu"))
+
+
+def test_a_wrong_elevation_is_trained_against(model):
+    """The loss that makes elevations comparable falls as the wrong elevation's energies fall."""
+    config = OmegaConf.load(train.CONFIG)
+    generator = torch.Generator().manual_seed(0)
+    cameras = torch.tensor([[[0.3, 0.0, 1.8], [0.2, 1.0, 1.7], [0.5, -2.0, 1.9]]])
+    outputs = train.sets_forward(model, torch.rand(1, 3, 4, 64, 64, generator=generator), cameras, config, generator)
+    assert outputs.pairs.shape == (1, 3, 24) and outputs.astray.shape == (1, 2, 24)
+    high = train.losses(model, outputs, cameras, config)
+    outputs.astray = outputs.astray - 5
+    low = train.losses(model, outputs, cameras, config)
+    outputs.astray = None
+    none = train.losses(model, outputs, cameras, config)
+    assert none < low < high
 
 
 def test_augmentation_keeps_masks_and_white(model):

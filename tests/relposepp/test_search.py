@@ -3,7 +3,17 @@ import math
 import torch
 
 from relposepp.correlation import azimuth_labels
-from relposepp.search import configuration_scores, coordinate_ascent, distinct, quarter_turns, search, spanning_tree
+from relposepp.search import (
+    agreement,
+    azimuth_deviations,
+    configuration_scores,
+    coordinate_ascent,
+    distinct,
+    joint_elevations,
+    quarter_turns,
+    search,
+    spanning_tree,
+)
 
 BINS = 72
 
@@ -70,3 +80,32 @@ def test_quarter_turns_hold_every_turned_view():
     assert min(angle_error(turn, expected) for turn in turns) < math.radians(3)
     many = quarter_turns(pair_distributions(torch.arange(8.0)), torch.arange(8.0)[None], keep=1000)
     assert len(many) == 7 * 3 + 21 * 9
+
+
+def test_pairs_decide_where_a_view_is_unsure_of_its_elevation():
+    heads = torch.log(torch.tensor([[0.98, 0.01, 0.01], [0.3, 0.4, 0.3], [0.01, 0.01, 0.98]]))
+    # Views 0 and 2 both say that view 1 is at its third elevation.
+    evidence = torch.zeros(3, 3, 3, 3)
+    evidence[0, 1, 0, 2] = evidence[1, 2, 2, 2] = 6
+    evidence = torch.maximum(evidence, evidence.permute(1, 0, 3, 2))
+    belief = joint_elevations(heads, evidence)
+    torch.testing.assert_close(belief.sum(1), torch.ones(3))
+    assert belief.argmax(1).tolist() == [0, 2, 2] and belief[1, 2] > 0.9
+    torch.testing.assert_close(joint_elevations(heads, torch.zeros(3, 3, 3, 3)), heads.exp())
+
+
+def test_deviation_of_a_wrapped_gaussian():
+    azimuths = torch.tensor([0.0, 1.0])
+    labels = azimuth_labels(azimuths - azimuths[:, None], BINS, math.radians(10))
+    log_probabilities = labels.clamp(min=1e-20).log() * (1 - torch.eye(2))[..., None]
+    torch.testing.assert_close(azimuth_deviations(log_probabilities, azimuths).rad2deg(), torch.full((2,), 10.0))
+
+
+def test_agreement_is_the_weight_of_like_configurations():
+    azimuths = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.1, 2.0 + math.pi], [0.0, -2.0, 2.1]])
+    weights = torch.tensor([0.5, 0.3, 0.2])
+    # View 2's two pairs are both wrong in the second configuration, one of them in the third.
+    expected = torch.tensor([0.5 + 0.3 / 2 + 0.2 / 2, 0.5 + 0.3 / 2, 0.5 + 0.2 / 2])
+    torch.testing.assert_close(agreement(azimuths, weights.log()), expected)
+    everything_turned = azimuths + 0.7
+    torch.testing.assert_close(agreement(everything_turned, weights.log()), expected)
