@@ -7,6 +7,7 @@ weights (EMA) where there are any; writes 2.6 GB of fp16. Nothing in the file is
 """
 
 import argparse
+import pickle
 import re
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _vae_name(name: str, levels: int) -> str:
     # The original counts the decoder's levels from the finest.
     name = re.sub(r"up_blocks\.(\d+)\.", lambda match: f"up.{levels - 1 - int(match[1])}.", name)
     name = re.sub(r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}", name)
-    name = name.replace("resnets.", "block.").replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
+    name = name.replace("resnets.", "block.").replace("samplers.0.", "sample.")
     if match := re.fullmatch(r"(.*)mid_block\.attentions\.0\.(.+)\.(weight|bias)", name):
         return f"{match[1]}mid.attn_1.{VAE_ATTENTION[match[2]]}.{match[3]}"
     return name
@@ -200,6 +201,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([(_Placeholder, CALLBACK)]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         state = content["state_dict"]
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL \S+", str(error))
+        raise UserError(f"{path}: refused, not weights alone ({found[0] if found else 'damaged file'})") from error
     except Exception as error:
         raise UserError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]})") from error
     betas = make_scheduler().betas

@@ -5,6 +5,7 @@ disk a model is a diffusers folder: unet, vae, image_encoder, cc_projection, sch
 """
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +155,7 @@ class PublishedDiffusion(nn.Module):
         return next(self.parameters()).device
 
     def _autocast(self):
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     # Latents.
 
@@ -172,7 +173,6 @@ class PublishedDiffusion(nn.Module):
         """
         return self._posterior_mean(images) * self.vae.config.scaling_factor
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [..., 4, S/8, S/8] → colour on white and alpha in [0, 1], [..., 4, S, S].
 
@@ -181,7 +181,7 @@ class PublishedDiffusion(nn.Module):
         """
         flat = latents.reshape(-1, *latents.shape[-3:]) / self.vae.config.scaling_factor
         with self._autocast():
-            color = self.vae.decode(flat.to(self.dtype)).sample
+            color = self.vae.decode(flat).sample
         color = (color.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
         images = torch.cat([color, 1 - color.amin(1, keepdim=True)], 1)
         return images.reshape(*latents.shape[:-3], *images.shape[1:])
@@ -212,7 +212,7 @@ class PublishedDiffusion(nn.Module):
         color = F.interpolate(color, size=(size, size), mode="bicubic", align_corners=True)
         mean, std = (color.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
         with self._autocast():
-            embedding = self.image_encoder(pixel_values=((color - mean) / std).to(self.dtype)).image_embeds
+            embedding = self.image_encoder(pixel_values=(color - mean) / std).image_embeds
         return embedding.to(images.dtype).reshape(*images.shape[:-3], -1)
 
     def condition(self, sources: Sources, targets: Tensor) -> Condition:

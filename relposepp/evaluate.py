@@ -49,6 +49,7 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     start = time.monotonic()
     poses = estimate_poses(model, images[chosen], config, seed + index)
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
+    row |= {"scores": poses.scores, "azimuths": poses.cameras[..., 1].tolist(), "truth": truth[chosen, 1].tolist()}
     for suffix, symmetry in (("", 1), (" symmetric", read_symmetry(scene))):
         ranked = [rotation_error(cameras, truth[chosen], symmetry) for cameras in poses.cameras]
         network = rotation_error(poses.network, truth[chosen], symmetry)

@@ -56,14 +56,15 @@ class Fit:
 
 @dataclass
 class Effort:
-    """How long `verify` tries."""
+    """How long `verify` tries: successive halving, few steps for many hypotheses and many for few."""
 
-    coarse: Level = field(default_factory=lambda: Level(16, 32, steps=30, pixels=64, samples=16))
-    middle: Level = field(default_factory=lambda: Level(16, 32, steps=60, pixels=96, samples=16))
-    fine: Level = field(default_factory=lambda: Level(32, 64, steps=120, pixels=320, samples=32, pose_rate=0.03))
+    scout: Level = field(default_factory=lambda: Level(16, 32, steps=12, pixels=64, samples=16))
+    coarse: Level = field(default_factory=lambda: Level(16, 32, steps=24, pixels=96, samples=16))
+    middle: Level = field(default_factory=lambda: Level(16, 32, steps=36, pixels=96, samples=16))
+    fine: Level = field(default_factory=lambda: Level(32, 64, steps=60, pixels=320, samples=32, pose_rate=0.03))
     beam: int = 16  # fits that survive the middle level
-    rounds: int = 1  # of placing single views anew
-    finalists: int = 6  # fits that enter the fine level
+    rounds: int = 1  # of the outlier test: placing single views anew
+    finalists: int = 6  # fits that enter the fine level; half of them go through it twice
 
 
 def carve(images: Tensor, cameras: Tensor, resolution: int, view_weights: Tensor) -> Tensor:
@@ -263,19 +264,24 @@ def verify(images: Tensor, hypotheses: Tensor, estimates: Tensor, effort: Effort
     """
 
     def climb(hypotheses: Tensor) -> Fit:
-        fit = best(fit_all(images, hypotheses, effort.coarse, progress, estimates=estimates), 4 * effort.beam)
-        fit = fit_all(images, fit.cameras, effort.middle, progress, start=fit.grid, estimates=estimates)
-        return best(fit, effort.beam)
+        fit = best(fit_all(images, hypotheses, effort.scout, progress, estimates=estimates), 4 * effort.beam)
+        fit = best(refit(fit, effort.coarse), 2 * effort.beam)
+        return best(refit(fit, effort.middle), effort.beam)
+
+    def refit(fit: Fit, level: Level) -> Fit:
+        return fit_all(images, fit.cameras, level, progress, start=fit.grid, estimates=estimates)
 
     with tqdm(desc="verifying poses", unit="step", mininterval=1) as progress:
         fit = climb(hypotheses)
         for _ in range(effort.rounds if len(images) > 2 else 0):
             proposals = reconsider(images, fit[: max(1, effort.beam // 2)], effort.coarse, progress)
             fit = best(join([fit, climb(proposals)]), effort.beam)
-        last, rest = fit[: effort.finalists], fit[effort.finalists :]
-        last = fit_all(images, last.cameras, effort.fine, progress, start=last.grid, estimates=estimates)
-    last = best(last, keep)
-    cameras = torch.cat([last.cameras, rest.cameras])[:keep]
-    # Losses of different resolutions do not compare: the others rank after the finalists.
-    losses = torch.cat([last.losses, rest.losses.clamp(min=last.losses.max().item())])[:keep]
+        halved = -(-effort.finalists // 2)
+        finalists = best(refit(fit[: effort.finalists], effort.fine), keep)
+        last = best(refit(finalists[:halved], effort.fine), keep)
+    # Losses of different resolutions do not compare: who went farther ranks first.
+    cameras, losses = last.cameras, last.losses
+    for others in (finalists[halved:], fit[effort.finalists :]):
+        cameras = torch.cat([cameras, others.cameras])[:keep]
+        losses = torch.cat([losses, others.losses.clamp(min=losses.max().item())])[:keep]
     return Fit(last.grid, cameras, losses)
