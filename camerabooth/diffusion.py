@@ -72,6 +72,11 @@ class ViewConditionedDiffusion(nn.Module):
         return self.config.image_size
 
     @property
+    def latent_size(self) -> int:
+        """Side of the latents, here the images'."""
+        return self.config.image_size
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
@@ -222,3 +227,16 @@ class ViewConditionedDiffusion(nn.Module):
         except Exception as error:
             raise UserError(f"{folder}: not a model of ours ({str(error).splitlines()[0]})") from error
         return model.to(device).eval()
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu"):
+    """The model in a folder, embedded or published (a diffusers folder), behind the same interface.
+
+    Raises:
+        UserError: missing or unreadable files.
+    """
+    if (Path(folder) / "model_index.json").exists():
+        from camerabooth.published import PublishedDiffusion  # transformers is slow to import
+
+        return PublishedDiffusion.from_pretrained(folder, device)
+    return ViewConditionedDiffusion.from_pretrained(folder, device)

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from camerabooth.diffusion import ViewConditionedDiffusion
+from camerabooth.diffusion import load_model
 from camerabooth.main import CONFIG
 from camerabooth.sampling import sample
 from sap3d import images as im
@@ -33,7 +33,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
     """Novel views of one scene, files to files."""
     seed_everything(seed)
     cameras = read_best_poses(scene.diffusion / "poses.json", scene.views).to(device)
-    model = ViewConditionedDiffusion.from_pretrained(scene.diffusion / "model", device)
+    model = load_model(scene.diffusion / "model", device)
     images = im.to_tensor(read_images(scene), model.image_size).to(device)
     with torch.no_grad():
         sources = model.embed_sources(images, cameras)

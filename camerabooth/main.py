@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, regularisation_views
 from sap3d import images as im
 from sap3d.devices import choose_device, seed_everything
@@ -42,7 +42,8 @@ def tune(
 ) -> Tensor:
     """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3]; returns the refined cameras."""
     poses = PoseTable(cameras)
-    module = TestTimeTraining(model, poses, images, regularisation_views(config.prior_objects), config, seed)
+    prior = regularisation_views(config.prior_objects, model.image_size)
+    module = TestTimeTraining(model, poses, images, prior, config, seed)
     device = images.device
     trainer = lightning.Trainer(
         max_steps=config.steps,
@@ -69,20 +70,18 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> None:
     """Stage 2 of one scene, files to files."""
     seed_everything(seed)
-    model = ViewConditionedDiffusion.from_pretrained(config.model or EMBEDDED_WEIGHTS, device)
+    model = load_model(config.model or EMBEDDED_WEIGHTS, device)
     hypotheses, _ = read_pose_hypotheses(scene.initial_poses, scene.views)
     images = im.to_tensor(read_images(scene), model.image_size).to(device)
     initial = hypotheses[0].to(device)
 
     energy = partial(leave_one_out, images=images, timesteps=ENERGY_TIMESTEPS, draws=ENERGY_DRAWS)
     errors_before, before = energy(model, cameras=initial)
-    pretrained = {name: value.clone() for name, value in model.state_dict().items()}
     refined = tune(model, images, initial, config.tuning, seed, scene.diffusion)
     _, after = energy(model, cameras=refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
-    judge = ViewConditionedDiffusion(model.config).to(device).eval()
-    judge.load_state_dict(pretrained)
+    judge = load_model(config.model or EMBEDDED_WEIGHTS, device)
     errors_after, _ = energy(judge, cameras=refined)
     accepted = clearly_lower(errors_after, than=errors_before)
     model.save_pretrained(scene.diffusion / "model")

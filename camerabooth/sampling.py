@@ -42,7 +42,7 @@ def sample(
         conditions = [model.condition(sources.select(torch.tensor([view])), targets) for view in range(views)]
         probabilities = source_probabilities(sources.cameras[0], targets).cpu()
     model.scheduler.set_timesteps(steps)
-    shape = (len(targets), 4, model.image_size, model.image_size)
+    shape = (len(targets), 4, model.latent_size, model.latent_size)
     latents = torch.randn(shape, generator=generator).to(targets.device)
     for timestep in tqdm(model.scheduler.timesteps, desc="novel views", leave=False, mininterval=1):
         chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]

@@ -99,19 +99,19 @@ class TestTimeTraining(lightning.LightningModule):
         count = len(targets)
         timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=self.generator)
         timesteps[torch.rand(count, generator=self.generator) < self.config.pure_noise] = TRAIN_TIMESTEPS - 1
-        noise = torch.randn(targets[:, 0].shape, generator=self.generator)
+        noise = torch.randn(count, 4, self.model.latent_size, self.model.latent_size, generator=self.generator)
         device = targets.device
         return self.model.training_loss(sources, targets, cameras, timesteps.to(device), noise.to(device)).mean()
 
 
-def regularisation_views(objects: int) -> tuple[Tensor, Tensor]:
-    """Images [K, V, 4, 64, 64] and cameras [K, V, 3] of procedural objects, always the same ones."""
+def regularisation_views(objects: int, size: int = 64) -> tuple[Tensor, Tensor]:
+    """Images [K, V, 4, S, S] and cameras [K, V, 3] of procedural objects, always the same ones."""
     images, cameras = [], []
     for index in range(objects):
         seed = toy_seed(f"toy_{500 + index}")
         rng = np.random.default_rng(seed)
         cameras.append(torch.from_numpy(random_cameras(rng)))
-        images.append(torch.from_numpy(Renderer(make_toy(seed)).render(cameras[-1], 64)))
+        images.append(torch.from_numpy(Renderer(make_toy(seed)).render(cameras[-1], size)))
     return white_composite(torch.stack(images)), torch.stack(cameras)
 
 

@@ -321,6 +321,20 @@ def test_images_and_latents(model):
     torch.testing.assert_close(decoded[:, :, 3], 1 - decoded[:, :, :3].amin(2))
 
 
+def test_clip_sees_the_image_corner_to_corner_and_normalised(model, monkeypatch):
+    seen = []
+    encoder = model.image_encoder.forward
+    monkeypatch.setattr(
+        model.image_encoder, "forward", lambda pixel_values: seen.append(pixel_values) or encoder(pixel_values)
+    )
+    images = smooth_images(1)
+    model.embed_sources(images, some_cameras(1))
+    corners = slice(None, None, TINY.clip_image_size - 1), slice(None, None, TINY.image_size - 1)
+    mean, std = torch.tensor([0.4815, 0.4578, 0.4082]), torch.tensor([0.2686, 0.2613, 0.2758])
+    expected = (images[0, :3, corners[1], corners[1]] - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(seen[0][0, :, corners[0], corners[0]], expected, atol=2e-3, rtol=1e-3)
+
+
 def test_context_is_made_of_the_embedding_and_the_relative_pose(model):
     images, cameras, target = smooth_images(1), some_cameras(1), torch.tensor([[0.5, 2.0, 1.9]])
     sources = model.embed_sources(images, cameras)

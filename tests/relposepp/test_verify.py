@@ -68,9 +68,10 @@ def test_verify_turns_a_wrong_view_back(scene):
     wrong = truth.clone()
     wrong[2, 1] -= math.pi / 2
     coarse = Level(resolution=8, size=16, steps=20, pixels=64, samples=12)
-    effort = Effort(coarse, coarse, middle=replace(LEVEL, steps=30), fine=LEVEL, beam=1, rounds=1)
+    middle, fine = replace(LEVEL, steps=30), replace(LEVEL, steps=40)
+    effort = Effort(replace(coarse, steps=8), coarse, middle, fine, beam=2, rounds=1)
     fit = verify(images, wrong[None], truth, effort)
-    assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 15
+    assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 20
     assert (fit.losses.diff() >= 0).all()
 
 

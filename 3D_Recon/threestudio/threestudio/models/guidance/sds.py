@@ -34,10 +34,10 @@ class MultiViewSDS(nn.Module):
         """
         super().__init__()
         # Stage 2's public class; imported here so that the stage runs without guidance when stage 2 is absent.
-        from camerabooth.diffusion import ViewConditionedDiffusion
+        from camerabooth.diffusion import load_model
 
         self.config = config
-        self.model = ViewConditionedDiffusion.from_pretrained(scene.diffusion / "model").requires_grad_(False)
+        self.model = load_model(scene.diffusion / "model").requires_grad_(False)
         self.sources = None
 
     @property
