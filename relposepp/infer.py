@@ -23,7 +23,7 @@ from relposepp import published
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
 from relposepp.plot import write_plot
 from relposepp.search import agreement, azimuth_deviations, distinct, quarter_turns, search
-from relposepp.verify import Effort, Fit, verify
+from relposepp.verify import Effort, verify
 from sap3d import devices
 from sap3d import images as image_io
 from sap3d.errors import UserError, one_line_errors
@@ -31,6 +31,7 @@ from sap3d.files import root_dir
 from sap3d.options import stage_options
 from sap3d.poses import write_poses
 from sap3d.scene import read_images
+from sap3d.synthesis import Fit
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
 # How fast a configuration's weight falls with its score, per unit of summed log-probability and per share by which its

@@ -16,42 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relposepp.search import distinct
-from sap3d import cameras as cam
-from sap3d import grid as voxels
-from sap3d.cameras import SCENE_BOUND
+from sap3d.synthesis import Fit, Level, joint_fit, view_losses
 
-ELEVATION_RANGE = (math.radians(-25), math.radians(75))
-RADIUS_RANGE = (1.2, 2.6)
-GRID_RATE = 0.25  # Adam's learning rate of raw grid values
-TOTAL_VARIATION = 2e-3
-PRIOR = 1e-4  # weight of the squared distance of elevations and radii from their estimates, in units of PRIOR_SIGMA
-PRIOR_SIGMA = (math.radians(10), 0.15)
 BATCH = 16  # hypotheses fitted at a time
 RECONSIDERED_AZIMUTHS = 24
-
-
-@dataclass
-class Level:
-    """Resolution and length of a joint fit."""
-
-    resolution: int  # voxels a side
-    size: int  # pixels a side
-    steps: int
-    pixels: int  # random pixels of a view and step
-    samples: int  # along a ray
-    pose_rate: float = 0.02  # peak learning rate of angles (radians) and radii; 0 holds the cameras
-
-
-@dataclass
-class Fit:
-    """State of K joint fits."""
-
-    grid: Tensor  # raw values, [K, 4, R, R, R]
-    cameras: Tensor  # [K, N, 3]
-    losses: Tensor  # [K]
-
-    def __getitem__(self, index: Tensor | list[int]) -> "Fit":
-        return Fit(self.grid[index], self.cameras[index], self.losses[index])
 
 
 @dataclass
@@ -65,123 +33,6 @@ class Effort:
     beam: int = 16  # fits that survive the middle level
     rounds: int = 1  # of the outlier test: placing single views anew
     finalists: int = 6  # fits that enter the fine level; half of them go through it twice
-
-
-def carve(images: Tensor, cameras: Tensor, resolution: int, view_weights: Tensor) -> Tensor:
-    """Start of a fit: the soft visual hull with the views' mean colour, as raw grids [K, 4, R, R, R].
-
-    Args:
-        images: white-composited RGB + mask, [N, 4, S, S].
-        cameras: [K, N, 3].
-        view_weights: [K, N]; views of weight 0 do not carve.
-    """
-    axis = torch.linspace(-SCENE_BOUND, SCENE_BOUND, resolution)
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    points = torch.stack([x, y, z], -1).view(1, -1, 3)
-    soft = F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
-    mask, color = 1.0, 0.0
-    for view, image in enumerate(soft):
-        pixels, _ = cam.project(cameras[:, view], points)
-        coordinates = torch.stack([pixels[..., 0], -pixels[..., 1]], -1)[:, None]
-        seen = F.grid_sample(image.expand(len(cameras), -1, -1, -1), coordinates, align_corners=False)[:, :, 0]
-        weight = view_weights[:, view, None, None]
-        mask = (seen[:, 3:] * weight + 1 - weight).minimum(torch.as_tensor(mask))
-        color = color + seen[:, :3] * weight / view_weights.sum(1)[:, None, None]
-    density = -voxels.DENSITY_SHIFT + 6 * (mask - 0.6)
-    raw = torch.cat([density, color.clamp(0.05, 0.95).logit()], 1)
-    return raw.view(len(cameras), 4, resolution, resolution, resolution)
-
-
-def pixel_loss(rendering: voxels.Rendering, target: Tensor) -> Tensor:
-    """Squared colour and mask errors, [..., P], against targets [..., P, 4]."""
-    color = (rendering.color - target[..., :3]).square().mean(-1)
-    return color + (rendering.opacity - target[..., 3]).square()
-
-
-def constrain(cameras: Tensor, start: Tensor) -> Tensor:
-    """Bounded elevations and radii; view 0 keeps its azimuth (the gauge)."""
-    elevation = cameras[..., 0].clamp(*ELEVATION_RANGE)
-    azimuth = torch.cat([start[:, :1, 1], cameras[:, 1:, 1]], 1)
-    return torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1)
-
-
-def joint_fit(
-    images: Tensor,
-    hypotheses: Tensor,
-    level: Level,
-    seed: int = 0,
-    start: Tensor | None = None,
-    estimates: Tensor | None = None,
-    view_weights: Tensor | None = None,
-) -> Fit:
-    """Fit a voxel grid and the cameras of each hypothesis together.
-
-    The fits do not influence each other: all see the same random pixels, and Adam works element by element.
-
-    Args:
-        images: white-composited RGB + mask in [0, 1], [N, 4, S, S].
-        hypotheses: (elevation, azimuth, radius) in radians, [K, N, 3].
-        seed: of the random pixels.
-        start: grids to go on from, [K, 4, R, R, R]; by default the carved hull.
-        estimates: [N, 3], whose elevations and radii are a weak prior; by default the hypotheses' own.
-        view_weights: [K, N]; 0 leaves a view out of the fit.
-
-    Returns:
-        Fit of the K hypotheses in their order; the losses are over all pixels of all views.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    target = F.interpolate(images, size=(level.size,) * 2, mode="area")
-    # Pixels on and around the object are drawn more often.
-    density = 0.15 + 0.85 * F.max_pool2d(target[:, 3], 5, 1, 2).flatten(1)
-    target = target.flatten(2).transpose(1, 2)
-    pixels = cam.pixel_grid(level.size)
-    if view_weights is None:
-        view_weights = torch.ones(hypotheses.shape[:2])
-    raw = carve(images, hypotheses, level.resolution, view_weights) if start is None else start
-    raw = voxels.resize(raw, level.resolution).requires_grad_()
-    moving = hypotheses.clone().requires_grad_()
-    estimates = hypotheses if estimates is None else estimates.expand_as(hypotheses)
-    optimizer = torch.optim.Adam([{"params": [raw]}, {"params": [moving]}], betas=(0.9, 0.95))
-    for step in range(level.steps):
-        progress = step / level.steps
-        # The grid gets a head start; both end softly.
-        optimizer.param_groups[0]["lr"] = GRID_RATE * (1 - 0.8 * progress)
-        optimizer.param_groups[1]["lr"] = level.pose_rate * min(1.0, 5 * progress) * (1 - 0.9 * progress)
-        chosen = torch.multinomial(density, level.pixels, replacement=True, generator=generator)
-        cameras = constrain(moving, hypotheses)
-        rendering = voxels.render(raw, cameras, pixels[chosen], level.samples, generator)
-        error = pixel_loss(rendering, target.gather(1, chosen[..., None].expand(-1, -1, 4))).mean(-1)
-        loss = (error * view_weights).sum(1) / view_weights.sum(1)
-        loss = loss + PRIOR * prior_cost(cameras, estimates) + TOTAL_VARIATION * voxels.total_variation(raw)
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
-    cameras = constrain(moving, hypotheses).detach()
-    raw = raw.detach()
-    losses = view_losses(raw, cameras, target, level).mean(1) + PRIOR * prior_cost(cameras, estimates)
-    return Fit(raw, cameras, losses)
-
-
-def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
-    """Squared distance of elevations and radii from their estimates in standard deviations, [K]."""
-    return ((cameras - estimates)[..., [0, 2]] / torch.tensor(PRIOR_SIGMA)).square().mean((1, 2))
-
-
-@torch.no_grad()
-def view_losses(raw: Tensor, cameras: Tensor, target: Tensor, level: Level) -> Tensor:
-    """Loss over all pixels of each view of each fit, [K, N].
-
-    Args:
-        raw: [K, 4, R, R, R].
-        cameras: [K, N, 3].
-        target: [N, S², 4], or [1, S², 4] for one image seen by all cameras.
-    """
-    pixels = cam.pixel_grid(level.size)
-    losses = [
-        pixel_loss(voxels.render(grid[None], camera[None], pixels, level.samples), target).mean(-1)
-        for grid, camera in zip(raw, cameras)
-    ]
-    return torch.cat(losses)
 
 
 def fit_all(images: Tensor, hypotheses: Tensor, level: Level, progress: tqdm, **options: Tensor | None) -> Fit:

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from relposepp.verify import Effort, Fit, Level, best, joint_fit, verify
+from relposepp.verify import Effort, best, verify
 from sap3d import cameras as cam
 from sap3d import grid as voxels
+from sap3d.synthesis import Fit, Level, joint_fit
 
 LEVEL = Level(resolution=12, size=16, steps=60, pixels=96, samples=12)
 
