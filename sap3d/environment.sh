@@ -52,10 +52,37 @@ install_requirements() {
     rm "$venv/installing"
 }
 
+up_to_date() {
+    [ ! -e "$venv/installing" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ] && supported "$python"
+}
+
+# Two runs may start at once: one installs, the other waits. The lock of a run that was killed is taken over.
+lock() {
+    waited=0
+    until mkdir "$venv.lock" 2>/dev/null; do
+        [ -d "$venv.lock" ] || fail "cannot write $repo"
+        owner=$(cat "$venv.lock/pid" 2>/dev/null) || owner=
+        if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null || [ -z "$owner" ] && [ "$waited" -ge 5 ]; then
+            rm -rf "$venv.lock"
+            continue
+        fi
+        [ "$waited" -gt 0 ] || echo "waiting for another run (process ${owner:-unknown}) that installs $venv"
+        waited=$((waited + 1))
+        sleep 1
+    done
+    trap 'rm -rf "$venv.lock"' EXIT
+    echo $$ >"$venv.lock/pid"
+}
+
 stamp="$(cksum <"$repo/requirements.txt") $repo"
-if [ -e "$venv/installing" ] || ! supported "$python"; then
-    make_venv
-fi
-if [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ]; then
-    install_requirements
+if ! up_to_date; then
+    lock
+    if [ -e "$venv/installing" ] || ! supported "$python"; then
+        make_venv
+    fi
+    if ! up_to_date; then
+        install_requirements
+    fi
+    rm -rf "$venv.lock"
+    trap - EXIT
 fi

@@ -67,6 +67,22 @@ def image_paths(folder: Path) -> list[Path]:
     return sorted(p for p in (folder / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def read_object_list(path: Path) -> list[tuple[str, str]]:
+    """Types and names from a file of "TYPE OBJECT" lines.
+
+    Raises:
+        UserError: unreadable, or a line of another form.
+    """
+    try:
+        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    for line in lines:
+        if len(line) != 2:
+            raise UserError(f"{path}: '{' '.join(line)}' is not TYPE OBJECT")
+    return [(line[0], line[1]) for line in lines]
+
+
 def check_views(views: str | int) -> int:
     """The number of views as an integer of at least 1.
 

@@ -44,7 +44,7 @@ def test_no_python_is_one_line(tmp_path):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("dirname", "cksum"):
+    for name in ("dirname", "cksum", "mkdir", "rm", "cat"):
         source = next(p / name for p in (Path("/usr/bin"), Path("/bin")) if (p / name).exists())
         (tools / name).symlink_to(source)
     run = subprocess.run(
@@ -57,3 +57,38 @@ def test_no_python_is_one_line(tmp_path):
     assert run.stderr.startswith("error: no Python 3.10, 3.11 or 3.12")
     assert run.stderr.count("\n") == 1
     assert not (tmp_path / ".venv").exists()
+
+
+PYTHON = """#!/bin/sh
+# A python that notes what is asked of it, and whose installations take a while.
+case $* in
+    *"-m venv"*) mkdir -p "$repo/.venv/bin" && cp "$0" "$repo/.venv/bin/python" ;;
+    *"pip install"*) echo begin >>"$repo/log" && sleep 1 && echo end >>"$repo/log" ;;
+    *purelib*) echo "$repo/.venv" ;;
+esac
+"""
+
+
+def start(repository: Path) -> subprocess.Popen:
+    script = 'repo=$1; export repo; . "$repo/sap3d/environment.sh"; echo "$python"'
+    environment = {"PATH": f"{repository / 'bin'}:/usr/bin:/bin"}
+    return subprocess.Popen(["/bin/sh", "-euc", script, "sh", repository], env=environment, stdout=subprocess.PIPE)
+
+
+def test_of_two_runs_at_once_one_installs(tmp_path):
+    for folder in ("sap3d", "bin"):
+        (tmp_path / folder).mkdir()
+    for name in ("sap3d/environment.sh", "requirements.txt"):
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    (tmp_path / "bin/python3").write_text(PYTHON)
+    (tmp_path / "bin/python3").chmod(0o755)
+    dead = subprocess.Popen(["/bin/true"])
+    dead.wait()
+    (tmp_path / ".venv.lock").mkdir()
+    (tmp_path / ".venv.lock/pid").write_text(str(dead.pid))  # of a run that was killed
+    runs = [start(tmp_path) for _ in range(2)]
+    outputs = [run.communicate()[0].decode().splitlines() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert [output[-1] for output in outputs] == [str(tmp_path / ".venv/bin/python")] * 2
+    assert (tmp_path / "log").read_text().split() == ["begin", "end"]
+    assert not (tmp_path / ".venv.lock").exists()

@@ -15,6 +15,7 @@ from statistics import mean, median
 
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
+from sap3d.scene import read_object_list
 
 Column = tuple[str, str, int]  # key in results.json, heading, digits
 PICTURES = [("psnr", "PSNR", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3), ("flip", "ꟻLIP", 3)]
@@ -67,14 +68,6 @@ def read_results(folder: Path, objects: list[str] | None) -> list[dict]:
     if not results:
         raise UserError(f"{folder}: no results.json of these objects; run run_pipeline.sh first")
     return results
-
-
-def read_list(path: Path) -> list[str]:
-    """Names "TYPE/OBJECT" from a file with "TYPE OBJECT" lines."""
-    try:
-        return ["/".join(line.split()) for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
 
 
 def make_tables(results: list[dict]) -> list[Table]:
@@ -156,7 +149,7 @@ def main() -> None:
     style.add_argument("--markdown", dest="format", action="store_const", const=format_markdown)
     arguments = parser.parse_args()
     with one_line_errors():
-        objects = read_list(arguments.list) if arguments.list else None
+        objects = ["/".join(names) for names in read_object_list(arguments.list)] if arguments.list else None
         results = read_results(arguments.results or root_dir() / "results", objects)
         print("\n\n".join(arguments.format(table) for table in make_tables(results)))
 

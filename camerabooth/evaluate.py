@@ -1,0 +1,170 @@
+"""How good the view-conditioned diffusion model is by itself: true poses, no tuning.
+
+    python camerabooth/evaluate.py                                   # scans8, 1, 2, 3 and 5 sources
+    python camerabooth/evaluate.py --type toy_demo --object toy_001 toy_002 --model FOLDER
+
+Prints PSNRs over 24 test views an object of the conditional mean (one step from pure noise), of DDIM samples, and of
+two baselines; and on how many pairs of neighbouring views the denoising loss is lowest near the true azimuth. Writes
+results/camerabooth/{model.json,samples.png,sensitivity.png}.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, TRAIN_TIMESTEPS, ViewConditionedDiffusion, load_model
+from camerabooth.sampling import sample
+from sap3d import cameras as cam
+from sap3d import images as im
+from sap3d.devices import choose_device, seed_everything
+from sap3d.errors import UserError, one_line_errors
+from sap3d.files import atomic_file, root_dir, write_json
+from sap3d.scene import Scene, image_paths, read_images, read_object_list, read_poses
+
+SCANS8 = Path(__file__).parents[1] / "dataset/benchmarks/scans8.txt"
+SOURCES = (1, 2, 3, 5)
+TARGETS = 24  # test views an object
+METHODS = ("conditional mean", "samples", "nearest source", "white")
+OFFSETS = torch.arange(-45, 45.1, 2.5)  # degrees of azimuth error
+NEIGHBOURS = math.radians(60)
+SENSITIVITY_TIMESTEPS = (600, 800, 999)
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Of each image in dB, colour on white only, [M]; both [M, ≥ 3, S, S] in [0, 1]."""
+    return -10 * (images - truth)[:, :3].square().mean((1, 2, 3)).clamp(min=1e-10).log10()
+
+
+@torch.no_grad()
+def conditional_mean(model: ViewConditionedDiffusion, sources, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """What the model expects to see before it sees anything: one step from pure noise, in [0, 1], [B · M, 4, S, S]."""
+    condition = model.condition(sources, targets)
+    shape = (len(condition.cameras), 4, model.latent_size, model.latent_size)
+    noise = torch.randn(shape, generator=generator).to(model.device)
+    timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1, device=model.device)
+    return model.decode(model.clean_estimate(noise, timesteps, model.predict(noise, timesteps, condition)))
+
+
+def load_views(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All train views and evenly spread test views: images [N, 4, S, S], cameras [N, 3], [24, 4, S, S], [24, 3]."""
+    views = len(image_paths(scene.train))
+    sources = im.to_tensor(read_images(Scene(scene.type, scene.object, views)), size)
+    paths = image_paths(scene.test)
+    if len(paths) < TARGETS:
+        raise UserError(f"{scene.test / 'images'}: {len(paths)} test views; prepare the object first (docs/DATASET.md)")
+    chosen = np.linspace(0, len(paths) - 1, TARGETS).round().astype(int)
+    targets = im.to_tensor([im.read_rgba(paths[index]) for index in chosen], size)
+    return sources, read_poses(scene.train, views), targets, read_poses(scene.test)[chosen]
+
+
+@torch.no_grad()
+def evaluate_object(
+    model: ViewConditionedDiffusion, scene: Scene, steps: int, guidance_scale: float
+) -> tuple[dict[str, dict[int, float]], np.ndarray]:
+    """Mean PSNR of each method and number of sources, and a picture: truth, then mean and samples from most sources."""
+    images, cameras, truth, targets = load_views(scene, model.image_size)
+    scores: dict[str, dict[int, float]] = {name: {} for name in METHODS}
+    for count in SOURCES:
+        generator = torch.Generator().manual_seed(0)
+        sources = model.embed_sources(images[:count].to(model.device), cameras[:count].to(model.device))
+        mean = conditional_mean(model, sources, targets.to(model.device), generator).cpu()
+        samples = sample(model, sources, targets.to(model.device), generator, steps, guidance_scale).cpu()
+        angles = cam.camera_axes(targets)[..., 2] @ cam.camera_axes(cameras[:count])[..., 2].T
+        nearest = images[angles.argmax(1)]
+        for name, result in zip(METHODS, (mean, samples, nearest, torch.ones_like(truth))):
+            scores[name][count] = psnr(result, truth).mean().item()
+    shown = torch.linspace(0, TARGETS - 1, 8).round().long()
+    rows = torch.cat([images[torch.arange(8) % SOURCES[-1]], truth[shown], mean[shown], samples[shown]])
+    return scores, im.to_uint8(rows[:, :3].permute(0, 2, 3, 1))
+
+
+@torch.no_grad()
+def azimuth_profiles(model: ViewConditionedDiffusion, scene: Scene) -> Tensor:
+    """Denoising loss against the target's azimuth error, for all ordered pairs less than 60° apart, [P, offsets]."""
+    images, cameras, _, _ = load_views(scene, model.image_size)
+    images, cameras = images.to(model.device), cameras.to(model.device)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(SENSITIVITY_TIMESTEPS), 4, model.latent_size, model.latent_size, generator=generator)
+    rows = []
+    for source in range(len(images)):
+        apart = cam.wrap_angle(cameras[:, 1] - cameras[source, 1]).abs()
+        for target in torch.nonzero((apart < NEIGHBOURS) & (apart > 0))[:, 0].tolist():
+            turned = cameras[target].repeat(len(OFFSETS), 1)
+            turned[:, 1] += torch.deg2rad(OFFSETS).to(model.device)
+            sources = model.embed_sources(images[source : source + 1], cameras[source : source + 1])
+            loss = torch.zeros(len(OFFSETS), device=model.device)
+            for step, same in zip(SENSITIVITY_TIMESTEPS, noise.to(model.device)):
+                timesteps = torch.full((len(OFFSETS),), step, device=model.device)
+                same = same.expand(len(OFFSETS), -1, -1, -1)
+                pictures = images[target].expand(1, len(OFFSETS), -1, -1, -1)
+                loss += model.training_loss(sources, pictures, turned[None], timesteps, same)
+            rows.append(loss.cpu() / len(SENSITIVITY_TIMESTEPS))
+    return torch.stack(rows) if rows else torch.empty(0, len(OFFSETS))
+
+
+def plot_sensitivity(path: Path, profiles: Tensor, share: float) -> None:
+    """Every pair's profile over its minimum, and where the minima lie."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    relative = profiles / profiles.amin(1, keepdim=True)
+    left.plot(OFFSETS, relative.T, color="tab:blue", alpha=0.15, linewidth=0.8)
+    left.plot(OFFSETS, relative.median(0).values, color="tab:red", label="median")
+    left.set(xlabel="azimuth error (°)", ylabel="denoising loss over its minimum", ylim=(0.98, 2))
+    left.legend()
+    right.hist(OFFSETS[profiles.argmin(1)].numpy(), bins=len(OFFSETS))
+    right.set(xlabel="azimuth error of the minimum (°)", ylabel="pairs", title=f"within 5°: {share:.0%}")
+    with atomic_file(path) as partial:
+        figure.savefig(partial, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--type", help="of --object; by default the scans8 list is evaluated")
+    parser.add_argument("--object", nargs="+")
+    parser.add_argument("--model", type=Path, default=EMBEDDED_WEIGHTS, help="model folder")
+    parser.add_argument("--steps", type=int, default=25, help="of a DDIM sample")
+    parser.add_argument("--guidance_scale", type=float, default=1.0)
+    parser.add_argument("--device", default="cpu", help="a CUDA index, or cpu")
+    arguments = parser.parse_args()
+    if bool(arguments.type) != bool(arguments.object):
+        raise UserError("--type and --object go together")
+    seed_everything(0)
+    model = load_model(arguments.model, choose_device(arguments.device))
+    names = [(arguments.type, name) for name in arguments.object] if arguments.object else read_object_list(SCANS8)
+    scenes = [Scene(type_name, name, SOURCES[-1]) for type_name, name in names]
+    results, pictures, profiles = {}, [], []
+    for scene in tqdm(scenes, desc="objects"):
+        scores, picture = evaluate_object(model, scene, arguments.steps, arguments.guidance_scale)
+        results[f"{scene.type}/{scene.object}"] = scores
+        pictures.append(picture)
+        profiles.append(azimuth_profiles(model, scene))
+    report(results, torch.cat(profiles), np.concatenate(pictures))
+
+
+def report(results: dict, profiles: Tensor, pictures: np.ndarray) -> None:
+    """Print the means and write the files."""
+    print(f"{'PSNR (dB) from … sources':26s}" + "".join(f"{count:8d}" for count in SOURCES))
+    means = {m: {n: float(np.mean([r[m][n] for r in results.values()])) for n in SOURCES} for m in METHODS}
+    for name, scores in means.items():
+        print(f"{name:26s}" + "".join(f"{scores[count]:8.2f}" for count in SOURCES))
+    share = (OFFSETS[profiles.argmin(1)].abs() <= 5).float().mean().item()
+    print(f"denoising loss lowest within 5° of the true azimuth: {share:.0%} of {len(profiles)} pairs")
+    folder = root_dir() / "results/camerabooth"
+    sensitivity = {"within_5_degrees": share, "pairs": len(profiles)}
+    write_json(folder / "model.json", {"mean": means, "objects": results, "sensitivity": sensitivity})
+    with atomic_file(folder / "samples.png") as partial:
+        imageio.imwrite(partial, im.sheet(pictures, columns=8))
+    plot_sensitivity(folder / "sensitivity.png", profiles, share)
+    print(f"→ {folder}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
