@@ -1,0 +1,69 @@
+"""The diffusion model's own evaluation, on a tiny model and noise for images."""
+
+import math
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+
+from camerabooth import evaluate
+from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from sap3d.cameras import evaluation_grid
+from sap3d.errors import UserError
+from sap3d.scene import Scene, write_view
+
+AZIMUTHS = (0.0, 40.0, 80.0, 180.0, 250.0)  # degrees; only the first three have neighbours within 60°
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch) -> Scene:
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    scene, rng = Scene("toy_demo", "noise", 5), np.random.default_rng(0)
+    train = torch.tensor([[0.3, math.radians(azimuth), 1.8] for azimuth in AZIMUTHS])
+    for folder, cameras in ((scene.train, train), (scene.test, evaluation_grid(train[0]))):
+        for index, camera in enumerate(cameras):
+            write_view(folder, index, rng.integers(0, 256, (16, 16, 4), np.uint8), camera)
+    return scene
+
+
+@pytest.fixture(scope="module")
+def model() -> ViewConditionedDiffusion:
+    torch.manual_seed(0)
+    return ViewConditionedDiffusion(DiffusionConfig(16, 16, 8, 4, 8, (8, 16, 16))).eval().requires_grad_(False)
+
+
+def test_psnr_of_a_known_error():
+    truth = torch.rand(2, 4, 8, 8)
+    off = truth.clone()
+    off[:, :3] += torch.tensor([0.1, 0.01])[:, None, None, None]
+    off[:, 3] = 0  # alpha does not count
+    torch.testing.assert_close(evaluate.psnr(off, truth), torch.tensor([20.0, 40.0]), rtol=0, atol=1e-2)
+
+
+def test_every_method_and_number_of_sources_is_scored(scene, model):
+    scores, picture = evaluate.evaluate_object(model, scene, steps=2, guidance_scale=1.0)
+    assert set(scores) == set(evaluate.METHODS)
+    assert all(set(by_count) == set(evaluate.SOURCES) for by_count in scores.values())
+    assert len(set(scores["white"].values())) == 1
+    _, _, truth, _ = evaluate.load_views(scene, 16)
+    assert scores["white"][1] == pytest.approx(evaluate.psnr(torch.ones_like(truth), truth).mean().item())
+    # From one source, "nearest" is that source for every target.
+    first = evaluate.load_views(scene, 16)[0][:1].expand(len(truth), -1, -1, -1)
+    assert scores["nearest source"][1] == pytest.approx(evaluate.psnr(first, truth).mean().item())
+    assert picture.shape == (32, 16, 16, 3)
+
+
+def test_profiles_are_of_neighbours_only(scene, model, tmp_path):
+    profiles = evaluate.azimuth_profiles(model, scene)
+    assert profiles.shape == (4, len(evaluate.OFFSETS))  # (0, 40) and (40, 80), both ways
+    assert profiles.std(1).min() > 0
+    evaluate.plot_sensitivity(tmp_path / "plot.png", profiles, 0.5)
+    assert imageio.imread(tmp_path / "plot.png").std() > 0
+
+
+def test_too_few_test_views_are_named(scene, model):
+    for path in sorted((scene.test / "images").iterdir())[10:]:
+        path.unlink()
+    with pytest.raises(UserError, match="10 test views"):
+        evaluate.evaluate_object(model, scene, steps=1, guidance_scale=1.0)
