@@ -11,6 +11,7 @@ from there; what is off by more than 15° is drawn into results/relposepp/<LABEL
 
 import argparse
 import json
+import math
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from relposepp.infer import CONFIG, add_flags, apply_flags, estimate_poses
+from relposepp.infer import CONFIG, add_flags, apply_flags, estimate_poses, weigh
 from relposepp.model import IMAGE_SIZE, load_model
 from relposepp.plot import write_plot
+from relposepp.search import agreement
 from sap3d import devices
 from sap3d import images as image_io
 from sap3d.errors import UserError, one_line_errors
@@ -49,7 +52,8 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     start = time.monotonic()
     poses = estimate_poses(model, images[chosen], config, seed + index)
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
-    row |= {"scores": poses.scores, "azimuths": poses.cameras[..., 1].tolist(), "truth": truth[chosen, 1].tolist()}
+    row |= {"azimuths": poses.cameras[..., 1].tolist(), "true_azimuths": truth[chosen, 1].tolist()}
+    row |= {name: values.tolist() for name, values in poses.evidence.items()}
     for suffix, symmetry in (("", 1), (" symmetric", read_symmetry(scene))):
         ranked = [rotation_error(cameras, truth[chosen], symmetry) for cameras in poses.cameras]
         network = rotation_error(poses.network, truth[chosen], symmetry)
@@ -57,6 +61,45 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     if row["answer symmetric"] > FAILURE:
         write_plot(pictures / f"{scene.object}_{index}.png", images[chosen], poses)
     return row
+
+
+def placed(azimuths: Tensor, truth: Tensor) -> Tensor:
+    """Share of each view's azimuths relative to the others that are within 15° of the truth, [N], both radians [N]."""
+    return agreement(torch.stack([azimuths, truth]), torch.tensor([-math.inf, 0.0]))
+
+
+def calibrate(rows: list[dict]) -> tuple[float, float, float]:
+    """The sharpnesses of `infer.weigh` under which the confidences of these view sets are likeliest.
+
+    Returns:
+        Network's and synthesis' sharpness, and the mean negative log-likelihood of a view.
+    """
+    best = (0.0, 0.0, math.inf)
+    for network in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
+        for synthesis in (2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 40.0):
+            total = []
+            for row in rows:
+                azimuths, losses = torch.tensor(row["azimuths"]), torch.tensor(row["synthesis_loss"])
+                log_probabilities = torch.tensor(row["network_log_probability"])
+                log_weights = weigh(log_probabilities, losses / losses.min() - 1, network, synthesis)
+                order = log_weights.argsort(descending=True, stable=True)
+                confidence = agreement(azimuths[order], log_weights[order]).clamp(0.01, 0.99)
+                right = placed(azimuths[order[0]], torch.tensor(row["true_azimuths"]))
+                total.append(-(right * confidence.log() + (1 - right) * (1 - confidence).log()))
+            likelihood = torch.cat(total).mean().item()
+            best = min(best, (network, synthesis, likelihood), key=lambda entry: entry[2])
+    return best
+
+
+def print_reliability(rows: list[dict]) -> None:
+    """How many relative azimuths are right where the confidence says so (plain: no symmetry is taken into account)."""
+    confidence = torch.cat([torch.tensor(row["confidence"]) for row in rows])
+    right = torch.cat([placed(torch.tensor(row["azimuths"][0]), torch.tensor(row["true_azimuths"])) for row in rows])
+    for low, high in ((0, 0.5), (0.5, 0.8), (0.8, 0.95), (0.95, 1.01)):
+        inside = (confidence >= low) & (confidence < high)
+        if inside.any():
+            print(f"confidence {low:.2f}…{min(high, 1):.2f}: mean {confidence[inside].mean():.2f}, "
+                  f"within 15° {right[inside].mean():.2f} ({int(inside.sum())} views)")  # fmt: skip
 
 
 def summarize(rows: list[dict]) -> dict[str, dict[str, float]]:
@@ -133,6 +176,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes; more than one take one thread each")
     parser.add_argument("--label", help="name of the results; by default the types")
+    parser.add_argument("--calibrate", action="store_true", help="fit infer.py's sharpnesses; for toy_demo objects")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"overrides {CONFIG.name}")
     add_flags(parser)
     arguments = parser.parse_intermixed_args()
@@ -150,7 +194,12 @@ def main() -> None:
     objects = evaluate(
         scenes, arguments.sets, config, arguments.device, arguments.seed, max(arguments.workers, 1), path
     )
+    rows = [row for group in objects.values() for row in group]
     print_summary(objects)
+    print_reliability(rows)
+    if arguments.calibrate:
+        network, synthesis, likelihood = calibrate(rows)
+        print(f"likeliest sharpness: network {network}, synthesis {synthesis} (NLL {likelihood:.3f})")
     print(f"→ {path}")
 
 

@@ -11,7 +11,7 @@ network's pairwise azimuth distributions propose (search.py), a joint fit of vox
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +22,15 @@ from torch import Tensor
 from relposepp import published
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
 from relposepp.plot import write_plot
-from relposepp.search import agreement, azimuth_deviations, distinct, quarter_turns, search
+from relposepp.search import (
+    agreement,
+    azimuth_deviations,
+    configuration_scores,
+    distinct,
+    quarter_turns,
+    search,
+    to_bins,
+)
 from relposepp.verify import Effort, verify
 from sap3d import devices
 from sap3d import images as image_io
@@ -34,8 +42,8 @@ from sap3d.scene import read_images
 from sap3d.synthesis import Fit
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
-# How fast a configuration's weight falls with its score, per unit of summed log-probability and per share by which its
-# loss is above the lowest; chosen on held-out toys so that `Poses.confidence` is calibrated.
+# A configuration's log-weight: per unit of the network's summed log-probability, and per share by which its synthesis
+# loss is above the lowest; fitted to held-out toys, so that `Poses.confidence` is calibrated.
 NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.3, 20.0
 
 
@@ -44,10 +52,11 @@ class Poses:
     """Ranked configurations of N views and the evidence for them."""
 
     cameras: Tensor  # [K, N, 3], view 0's azimuth 0, best first
-    scores: list[float]  # lower is better
+    scores: list[float]  # negative log-weights, lower is better
     confidence: Tensor  # probability that a view is placed within 15° relative to the others, [N]
     network: Tensor  # the network's own best configuration, [N, 3]
     prediction: Prediction
+    evidence: dict[str, Tensor] = field(default_factory=dict)  # what the scores are made of, each [K]
     grid: Tensor | None = None  # raw voxels of the best configuration's fit, [4, R, R, R], if verified
 
 
@@ -58,22 +67,22 @@ def uninformed(views: int, bins: int = 72) -> Prediction:
     return Prediction(elevation, torch.full((views,), math.radians(15)), radius, azimuths)
 
 
-def propose(prediction: Prediction, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Configurations for verification, [K, N, 3], K ≤ count, and the log-probabilities of the first ones.
+def propose(prediction: Prediction, count: int, generator: torch.Generator) -> Tensor:
+    """Configurations for verification, [K, N, 3], K ≤ count.
 
     First the network's best distinct ones, then quarter turns of single views of the very best: what people photograph
     often has sides that look alike, where the network sees which way a side faces, not which side.
     Two and three views are few enough to try azimuths all around besides.
     """
     views = len(prediction.elevation)
-    azimuths, scores = search(prediction.azimuths, count // 2, generator=generator)
+    azimuths, _ = search(prediction.azimuths, count // 2, generator=generator)
     azimuths = torch.cat([azimuths, quarter_turns(prediction.azimuths, azimuths[:8], 8 * count)])
     if views <= 3:
         grid = torch.cartesian_prod(*[torch.arange(0, 360, 15 * (views - 1)).deg2rad()] * (views - 1))
         azimuths = torch.cat([azimuths, F.pad(grid.view(-1, views - 1), (1, 0))])
     azimuths = azimuths[distinct(azimuths, count, math.radians(12))]
     shape = (len(azimuths), views)
-    return torch.stack([prediction.elevation.expand(shape), azimuths, prediction.radius.expand(shape)], -1), scores
+    return torch.stack([prediction.elevation.expand(shape), azimuths, prediction.radius.expand(shape)], -1)
 
 
 def estimate_poses(
@@ -97,19 +106,35 @@ def estimate_poses(
         return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
     generator = torch.Generator().manual_seed(seed)
     if hypotheses is None:
-        hypotheses, log_probabilities = propose(prediction, config.candidates, generator)
-    else:
-        log_probabilities = torch.zeros(len(hypotheses))
+        hypotheses = propose(prediction, config.candidates, generator)
+    network, losses = hypotheses[0], torch.zeros(min(config.hypotheses, len(hypotheses)))
+    fit = Fit(torch.empty(0), hypotheses[: len(losses)], losses)
     if config.verify:
         fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses)
-        log_weights = -SYNTHESIS_SHARPNESS * (fit.losses / fit.losses[0] - 1)
-    else:
-        keep = slice(min(config.hypotheses, len(log_probabilities)))
-        fit = Fit(torch.empty(0), hypotheses[keep], -log_probabilities[keep])
-        log_weights = NETWORK_SHARPNESS * log_probabilities[keep]
-    confidence = agreement(fit.cameras[..., 1], log_weights)
-    grid = fit.grid[0] if len(fit.grid) else None
-    return Poses(fit.cameras, fit.losses.tolist(), confidence, hypotheses[0], prediction, grid)
+        losses = fit.losses / fit.losses.min() - 1
+    log_probabilities = configuration_scores(prediction.azimuths, to_bins(fit.cameras[..., 1], prediction.azimuths))
+    log_weights = weigh(log_probabilities, losses)
+    order = log_weights.argsort(descending=True, stable=True)
+    ranked, first = fit.cameras[order], int(order[0])
+    return Poses(
+        ranked,
+        (-log_weights[order]).tolist(),
+        agreement(ranked[..., 1], log_weights[order]),
+        network,
+        prediction,
+        evidence={"network_log_probability": log_probabilities[order], "synthesis_loss": fit.losses[order]},
+        grid=fit.grid[first] if first < len(fit.grid) else None,
+    )
+
+
+def weigh(
+    log_probabilities: Tensor,
+    losses: Tensor,
+    network: float = NETWORK_SHARPNESS,
+    synthesis: float = SYNTHESIS_SHARPNESS,
+) -> Tensor:
+    """Log-weights of configurations from the network's log-probabilities and the excess synthesis losses, all [K]."""
+    return network * log_probabilities - synthesis * losses
 
 
 def published_hypotheses(
@@ -140,7 +165,7 @@ def table(poses: Poses) -> str:
     return "\n".join(lines)
 
 
-def evidence(poses: Poses) -> dict[str, object]:
+def evidence_of(poses: Poses) -> dict[str, object]:
     """What poses.json holds besides the configurations; angles in degrees."""
     prediction, unit = poses.prediction, torch.tensor([180 / math.pi, 180 / math.pi, 1.0])
     deviations = [prediction.elevation_deviation]
@@ -148,6 +173,7 @@ def evidence(poses: Poses) -> dict[str, object]:
         deviations.append(azimuth_deviations(prediction.azimuths, poses.cameras[0, :, 1]))
     return {
         "confidence": rounded(poses.confidence),
+        **{name: values.tolist() for name, values in poses.evidence.items()},
         "deviations_deg": dict(zip(("elevation", "azimuth"), (rounded(d.rad2deg()) for d in deviations))),
         "network": {
             "cameras": (poses.network * unit).tolist(),
@@ -199,7 +225,7 @@ def main() -> None:
         sharp = image_io.to_tensor(photos, photos[0].shape[0])
         hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
     poses = estimate_poses(model, images, config, arguments.seed, hypotheses)
-    write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence(poses))
+    write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
     write_plot(scene.initial_poses.with_suffix(".png"), images, poses)
     print(table(poses))
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")

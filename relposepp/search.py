@@ -94,6 +94,12 @@ def configuration_scores(log_probabilities: Tensor, bins: Tensor) -> Tensor:
     return log_probabilities[first, second].expand(len(bins), -1, -1).gather(2, differences[..., None]).sum((1, 2))
 
 
+def to_bins(azimuths: Tensor, log_probabilities: Tensor) -> Tensor:
+    """Nearest bins of azimuths in radians, for distributions [..., B]."""
+    bins = log_probabilities.shape[-1]
+    return (azimuths * bins / (2 * math.pi)).round().long() % bins
+
+
 def joint_elevations(log_probabilities: Tensor, evidence: Tensor, weight: float = EVIDENCE_WEIGHT) -> Tensor:
     """Posteriors of N views' elevations given what each says of its own and every pair of theirs, by mean field.
 
@@ -121,7 +127,7 @@ def azimuth_deviations(log_probabilities: Tensor, azimuths: Tensor) -> Tensor:
         azimuths: of the configuration, radians, [N].
     """
     views, bins = len(azimuths), log_probabilities.shape[-1]
-    indices = (azimuths * bins / (2 * math.pi)).round().long()[None] % bins
+    indices = to_bins(azimuths[None], log_probabilities)
     angles = torch.arange(bins) * (2 * math.pi / bins)
     resultants = []
     for view in range(views):
@@ -218,7 +224,7 @@ def quarter_turns(log_probabilities: Tensor, azimuths: Tensor, keep: int) -> Ten
     turns = torch.cartesian_prod(*[torch.arange(4)] * (views - 1)) if views <= 6 else _two_turns(views)
     turns = F.pad(turns.view(-1, views - 1), (1, 0))
     turns = turns[turns.any(1)] * (bins // 4)
-    indices = (azimuths * bins / (2 * math.pi)).round().long()
+    indices = to_bins(azimuths, log_probabilities)
     candidates = ((indices[:, None] + turns) % bins).flatten(0, 1)
     order = configuration_scores(log_probabilities, candidates).argsort(descending=True, stable=True)
     return candidates[order[:keep]] * (2 * math.pi / bins)

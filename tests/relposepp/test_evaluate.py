@@ -1,0 +1,75 @@
+"""Stage 1's evaluation: statistics of known rows, and the whole of it on a tiny scene."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from relposepp import evaluate
+from relposepp.infer import CONFIG
+from relposepp.model import ModelConfig, RelativePose, save_model
+from sap3d.errors import UserError
+from sap3d.scene import Scene, write_view
+
+
+def row(confident: bool, right: bool, generator: np.random.Generator) -> dict:
+    """Two configurations of three views; the first one wins by far or hardly, and is the truth or not."""
+    truth = generator.uniform(-3, 3, 3)
+    other = truth + [0, 1.5, -1.5]
+    azimuths = [truth, other] if right else [other, truth]
+    losses = [1.0, 2.0 if confident else 1.01]
+    return {
+        "azimuths": np.stack(azimuths).tolist(),
+        "true_azimuths": truth.tolist(),
+        "synthesis_loss": losses,
+        "network_log_probability": [0.0, 0.0],
+        "confidence": [0.9] * 3,
+    }
+
+
+def test_placed_counts_a_views_pairs():
+    truth = torch.tensor([0.0, 1.0, 2.0])
+    torch.testing.assert_close(evaluate.placed(truth + 0.4, truth), torch.ones(3))
+    wrong = truth + torch.tensor([0, 0, math.pi])
+    torch.testing.assert_close(evaluate.placed(wrong, truth), torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_calibration_is_sharp_only_where_the_loss_can_be_trusted():
+    generator = np.random.default_rng(0)
+    trusted = [row(True, True, generator) for _ in range(20)]
+    doubtful = [row(True, index % 2 == 0, generator) for index in range(20)]
+    assert evaluate.calibrate(trusted)[1] > evaluate.calibrate(doubtful)[1]
+    assert evaluate.calibrate(trusted)[2] < evaluate.calibrate(doubtful)[2]
+
+
+def test_summary_of_known_errors():
+    rows = [
+        {name + suffix: error for name in evaluate.METHODS for suffix in ("", " symmetric")} | {"seconds": 2.0}
+        for error in (1.0, 10.0, 20.0, 50.0)
+    ]
+    table = evaluate.summarize(rows)
+    assert table["answer symmetric"] == {"mean": 20.25, "median": 15.0, "acc15": 0.5, "acc30": 0.75}
+    assert table["seconds"] == {"mean": 2.0}
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    save_model(RelativePose(ModelConfig()), tmp_path / "weights")
+    scene, rng = Scene("toy_demo", "noise", 2), np.random.default_rng(0)
+    for index in range(4):
+        rgba = rng.integers(0, 256, (16, 16, 4), np.uint8)
+        write_view(scene.train, index, rgba, torch.tensor([0.3, index * 1.2, 1.8]))
+    config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "weights": str(tmp_path / "weights")})
+    path = tmp_path / "results.json"
+    first = evaluate.evaluate([scene], 1, config, "cpu", 0, 1, path)
+    again = evaluate.evaluate([scene], 2, config, "cpu", 0, 1, path)
+    assert again["toy_demo/noise"][0] == first["toy_demo/noise"][0] and len(again["toy_demo/noise"]) == 2
+    assert len(json.loads(path.read_text())["objects"]["toy_demo/noise"]) == 2
+    # Other settings start anew.
+    assert evaluate.evaluate([scene], 1, config, "cpu", 1, 1, path)["toy_demo/noise"][0] != first["toy_demo/noise"][0]
+    with pytest.raises(UserError, match="none of these objects"):
+        evaluate.find_scenes(["toy_demo"], ["nothing"], 2)
