@@ -43,6 +43,14 @@ def test_fit_reduces_pose_errors_and_ranks(scene):
     assert (fit.cameras[:, 0, 1] == 0).all()
 
 
+def test_the_mean_radius_is_anchored(scene):
+    images, truth = scene
+    fit = joint_fit(images, truth[None], LEVEL)
+    drift = fit.cameras[0, :, 2].mean() - truth[:, 2].mean()
+    free = joint_fit(images, truth[None], LEVEL, estimates=truth + torch.tensor([0.0, 0.0, 0.5]))
+    assert drift.abs() < 0.03 < (free.cameras[0, :, 2].mean() - truth[:, 2].mean())
+
+
 def test_fits_of_a_batch_are_independent_and_repeatable(scene):
     images, truth = scene
     hypotheses = truth + torch.tensor([[[0.1, 0.0, 0.0]], [[0.0, 0.0, 0.2]]])
@@ -72,7 +80,7 @@ def test_verify_turns_a_wrong_view_back(scene):
     middle, fine = replace(LEVEL, steps=30), replace(LEVEL, steps=40)
     effort = Effort(replace(coarse, steps=8), coarse, middle, fine, beam=2, rounds=1)
     fit = verify(images, wrong[None], truth, effort)
-    assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 20
+    assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 15
     assert (fit.losses.diff() >= 0).all()
 
 
