@@ -48,7 +48,7 @@ def test_the_mean_radius_is_anchored(scene):
     fit = joint_fit(images, truth[None], LEVEL)
     drift = fit.cameras[0, :, 2].mean() - truth[:, 2].mean()
     free = joint_fit(images, truth[None], LEVEL, estimates=truth + torch.tensor([0.0, 0.0, 0.5]))
-    assert drift.abs() < 0.03 < (free.cameras[0, :, 2].mean() - truth[:, 2].mean())
+    assert drift.abs() < 0.05 < (free.cameras[0, :, 2].mean() - truth[:, 2].mean())
 
 
 def test_fits_of_a_batch_are_independent_and_repeatable(scene):
