@@ -35,7 +35,69 @@ class DiffusionConfig:
     unet_channels: tuple[int, int, int] = (64, 128, 256)
 
 
-class ViewConditionedDiffusion(nn.Module):
+class DiffusionModel(nn.Module):
+    """What the embedded and the published model share: noise, guidance and the loss, on top of a `scheduler`.
+
+    A model adds `encode`, `decode`, `embed_sources`, `condition`, `denoise`, `training_target`, `clean_estimate`,
+    `sds_gradient`, `image_size`, `latent_size`, `save_pretrained` and `from_pretrained`.
+    """
+
+    scheduler: DDIMScheduler
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
+        """The network's prediction (v or ε) with classifier-free guidance (arXiv 2207.12598).
+
+        Args:
+            noisy: latents, [B, 4, s, s].
+            timesteps: integers in [0, 999], [B].
+        """
+        conditional = self.denoise(noisy, timesteps, condition)
+        if guidance_scale == 1:
+            return conditional
+        none = condition.dropped(torch.ones(len(noisy), dtype=torch.bool, device=noisy.device))
+        unconditional = self.denoise(noisy, timesteps, none)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Forward process q(x_t | x_0)."""
+        return self.scheduler.add_noise(latents, noise, timesteps)
+
+    def noise_coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1 − ᾱ) of timesteps [B], each [B, 1, 1, 1]."""
+        alpha = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def training_loss(
+        self,
+        sources: Sources,
+        target_images: Tensor,
+        target_cameras: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        drop: Tensor | None = None,
+    ) -> Tensor:
+        """Error of each target's prediction, averaged over its latents, [B · M].
+
+        Args:
+            target_images: [B, M, 4, S, S] in [0, 1]; target_cameras: [B, M, 3].
+            timesteps: [B · M]; noise: [B · M, 4, s, s].
+            drop: targets whose condition is dropped, [B · M].
+        """
+        with torch.no_grad():
+            latents = self.encode(target_images).flatten(0, 1)
+        condition = self.condition(sources, target_cameras)
+        if drop is not None:
+            condition = condition.dropped(drop)
+        prediction = self.predict(self.add_noise(latents, noise, timesteps), timesteps, condition)
+        target = self.training_target(latents, noise, timesteps)
+        return F.mse_loss(prediction, target, reduction="none").mean((1, 2, 3))
+
+
+class ViewConditionedDiffusion(DiffusionModel):
     """Novel views of an object from any number of posed source views.
 
     It denoises colour and foreground mask together, [4, S, S] in [−1, 1], and predicts v (arXiv 2202.00512) on a
@@ -76,10 +138,6 @@ class ViewConditionedDiffusion(nn.Module):
         """Side of the latents, here the images'."""
         return self.config.image_size
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
     # Latents. The embedded model works on pixels, so these only change the range.
 
     def encode(self, images: Tensor) -> Tensor:
@@ -114,60 +172,19 @@ class ViewConditionedDiffusion(nn.Module):
 
     # Diffusion.
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
-        """The network's v-prediction with classifier-free guidance (arXiv 2207.12598).
-
-        Args:
-            noisy: [B, 4, S, S].
-            timesteps: integers in [0, 999], [B].
-        """
-        time = (timesteps / (TRAIN_TIMESTEPS - 1)).to(noisy.dtype)
+    def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """The network's v-prediction from noisy images [B, 4, S, S] at timesteps [B]."""
         with autocast(noisy.device):
-            conditional = self.unet(noisy, time, condition)
-            if guidance_scale == 1:
-                return conditional
-            none = condition.dropped(torch.ones(len(noisy), dtype=torch.bool, device=noisy.device))
-            unconditional = self.unet(noisy, time, none)
-        return unconditional + guidance_scale * (conditional - unconditional)
+            return self.unet(noisy, (timesteps / (TRAIN_TIMESTEPS - 1)).to(noisy.dtype), condition)
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Forward process q(x_t | x_0)."""
-        return self.scheduler.add_noise(latents, noise, timesteps)
-
-    def noise_coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ and √(1 − ᾱ) of timesteps [B], each [B, 1, 1, 1]."""
-        alpha = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
-        return alpha.sqrt(), (1 - alpha).sqrt()
+    def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """v = √ᾱ ε − √(1 − ᾱ) x_0."""
+        return self.scheduler.get_velocity(latents, noise, timesteps)
 
     def clean_estimate(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor) -> Tensor:
         """x_0 from a v-prediction: √ᾱ x_t − √(1 − ᾱ) v."""
         signal, noise_level = self.noise_coefficients(timesteps)
         return signal * noisy - noise_level * prediction
-
-    def training_loss(
-        self,
-        sources: Sources,
-        target_images: Tensor,
-        target_cameras: Tensor,
-        timesteps: Tensor,
-        noise: Tensor,
-        drop: Tensor | None = None,
-    ) -> Tensor:
-        """Denoising error of each target, averaged over its pixels, [B · M].
-
-        Args:
-            target_images: [B, M, 4, S, S] in [0, 1]; target_cameras: [B, M, 3].
-            timesteps: [B · M]; noise: [B · M, 4, S, S].
-            drop: targets whose condition is dropped, [B · M].
-        """
-        latents = self.encode(target_images).flatten(0, 1)
-        condition = self.condition(sources, target_cameras)
-        if drop is not None:
-            condition = condition.dropped(drop)
-        prediction = self.predict(self.add_noise(latents, noise, timesteps), timesteps, condition)
-        return F.mse_loss(prediction, self.scheduler.get_velocity(latents, noise, timesteps), reduction="none").mean(
-            (1, 2, 3)
-        )
 
     @torch.no_grad()
     def sds_gradient(
@@ -229,7 +246,7 @@ class ViewConditionedDiffusion(nn.Module):
         return model.to(device).eval()
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu"):
+def load_model(folder: Path, device: torch.device | str = "cpu") -> DiffusionModel:
     """The model in a folder, embedded or published (a diffusers folder), behind the same interface.
 
     Raises:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from camerabooth.conditioning import Condition, Sources
+from camerabooth.diffusion import DiffusionModel
 from sap3d import cameras as cam
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder, write_json
@@ -96,7 +97,7 @@ class LoRA(nn.Module):
         return self.base.weight.float() + self.lora_up.weight @ self.lora_down.weight
 
 
-class PublishedDiffusion(nn.Module):
+class PublishedDiffusion(DiffusionModel):
     """Zero-1-to-3: novel views of an object from one posed source view, by diffusion in an autoencoder's latents.
 
     The UNet predicts the noise ε in [4, S/8, S/8] latents. It sees the source as four more input channels (the mean of
@@ -149,10 +150,6 @@ class PublishedDiffusion(nn.Module):
     def latent_size(self) -> int:
         """Side of the latents, image_size / 8."""
         return self.unet.config.sample_size
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
 
     def _autocast(self):
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
@@ -233,63 +230,21 @@ class PublishedDiffusion(nn.Module):
 
     # Diffusion.
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
-        """The UNet's noise prediction with classifier-free guidance (arXiv 2207.12598).
-
-        Args:
-            noisy: latents [B, 4, S/8, S/8].
-            timesteps: integers in [0, 999], [B].
-        """
-        conditional = self._predict_noise(noisy, timesteps, condition)
-        if guidance_scale == 1:
-            return conditional
-        none = condition.dropped(torch.ones(len(noisy), dtype=torch.bool, device=noisy.device))
-        unconditional = self._predict_noise(noisy, timesteps, none)
-        return unconditional + guidance_scale * (conditional - unconditional)
-
-    def _predict_noise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+    def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """The UNet's noise prediction from noisy latents [B, 4, S/8, S/8] at timesteps [B]."""
         context = condition.lifted.flatten(2).transpose(1, 2)  # [B, 1, 768]
         with self._autocast():
             prediction = self.unet(torch.cat([noisy, condition.warped], 1), timesteps, context).sample
         return prediction.to(noisy.dtype)
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Forward process q(x_t | x_0)."""
-        return self.scheduler.add_noise(latents, noise, timesteps)
-
-    def noise_coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ and √(1 − ᾱ) of timesteps [B], each [B, 1, 1, 1]."""
-        alpha = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
-        return alpha.sqrt(), (1 - alpha).sqrt()
+    def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The noise ε itself."""
+        return noise
 
     def clean_estimate(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor) -> Tensor:
         """x_0 from a noise prediction: (x_t − √(1 − ᾱ) ε) / √ᾱ."""
         signal, noise_level = self.noise_coefficients(timesteps)
         return (noisy - noise_level * prediction) / signal
-
-    def training_loss(
-        self,
-        sources: Sources,
-        target_images: Tensor,
-        target_cameras: Tensor,
-        timesteps: Tensor,
-        noise: Tensor,
-        drop: Tensor | None = None,
-    ) -> Tensor:
-        """Error of each target's noise prediction, averaged over its latents, [B · M].
-
-        Args:
-            target_images: [B, M, 4, S, S] in [0, 1]; target_cameras: [B, M, 3].
-            timesteps: [B · M]; noise: [B · M, 4, S/8, S/8].
-            drop: targets whose condition is dropped, [B · M].
-        """
-        with torch.no_grad():
-            latents = self.encode(target_images).flatten(0, 1)
-        condition = self.condition(sources, target_cameras)
-        if drop is not None:
-            condition = condition.dropped(drop)
-        prediction = self.predict(self.add_noise(latents, noise, timesteps), timesteps, condition)
-        return F.mse_loss(prediction, noise, reduction="none").mean((1, 2, 3))
 
     def sds_gradient(
         self,

@@ -12,8 +12,10 @@ from there; what is off by more than 15° is drawn into results/relposepp/<LABEL
 import argparse
 import json
 import math
+import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -136,14 +138,18 @@ def evaluate(scenes: list[Scene], sets: int, config: DictConfig, device: str, se
     objects: dict[str, list[dict]] = {}
     if path.exists() and (done := json.loads(path.read_text()))["settings"] == settings:
         objects = done["objects"]
-    with ProcessPoolExecutor(workers) as pool:
-        tasks = {}
-        for scene in scenes:
-            for index in range(len(objects.get(f"{scene.type}/{scene.object}", [])), sets):
-                arguments = (scene, index, config, device, seed, path.with_suffix(""))
-                tasks[scene, index] = pool.submit(evaluate_set, *arguments)
-        for (scene, index), task in tasks.items():
-            row, name = task.result(), f"{scene.type}/{scene.object}"
+    tasks = [
+        (scene, index, config, device, seed, path.with_suffix(""))
+        for scene in scenes
+        for index in range(len(objects.get(f"{scene.type}/{scene.object}", [])), sets)
+    ]
+    with ExitStack() as stack:
+        mapper = map
+        if workers > 1:  # spawned: a fork would inherit torch's threads in whatever state they are
+            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            mapper = stack.enter_context(pool).map
+        for (scene, index, *_), row in zip(tasks, mapper(evaluate_set, *zip(*tasks)) if tasks else ()):
+            name = f"{scene.type}/{scene.object}"
             objects.setdefault(name, []).append(row)
             write_json(path, {"settings": settings, "objects": objects})
             print(f"  {name:34s} set {index}  network {row['network symmetric']:6.1f}°  "
