@@ -59,9 +59,13 @@ def load_views(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     paths = image_paths(scene.test)
     if len(paths) < TARGETS:
         raise UserError(f"{scene.test / 'images'}: {len(paths)} test views; prepare the object first (docs/DATASET.md)")
-    chosen = np.linspace(0, len(paths) - 1, TARGETS).round().astype(int)
+    cameras, test_cameras = read_poses(scene.train, views), read_poses(scene.test)
+    # The test grid is centred on view 0: what a source shows already is no test.
+    cosines = cam.camera_axes(test_cameras)[..., 2] @ cam.camera_axes(cameras)[..., 2].T
+    unseen = torch.nonzero(cosines.amax(1) < math.cos(math.radians(1)))[:, 0]
+    chosen = unseen[torch.linspace(0, len(unseen) - 1, TARGETS).round().long()]
     targets = im.to_tensor([im.read_rgba(paths[index]) for index in chosen], size)
-    return sources, read_poses(scene.train, views), targets, read_poses(scene.test)[chosen]
+    return sources, cameras, targets, test_cameras[chosen]
 
 
 @torch.no_grad()

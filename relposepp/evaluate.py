@@ -10,6 +10,7 @@ from there; what is off by more than 15° is drawn into results/relposepp/<LABEL
 """
 
 import argparse
+import hashlib
 import json
 import math
 import multiprocessing
@@ -78,7 +79,7 @@ def calibrate(rows: list[dict]) -> tuple[float, float, float]:
     """
     best = (0.0, 0.0, math.inf)
     for network in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
-        for synthesis in (2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 40.0):
+        for synthesis in (0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 40.0):
             total = []
             for row in rows:
                 azimuths, losses = torch.tensor(row["azimuths"]), torch.tensor(row["synthesis_loss"])
@@ -134,7 +135,9 @@ def print_summary(objects: dict[str, list[dict]]) -> None:
 
 def evaluate(scenes: list[Scene], sets: int, config: DictConfig, device: str, seed: int, workers: int, path: Path):
     """Evaluate what `path` does not hold yet; returns the rows of each object, by "TYPE/OBJECT"."""
-    settings = {"config": OmegaConf.to_container(config), "seed": seed}
+    weights = Path(__file__).parents[1] / config.weights / "model.safetensors"
+    checksum = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+    settings = {"config": OmegaConf.to_container(config), "weights": checksum, "seed": seed}
     objects: dict[str, list[dict]] = {}
     if path.exists() and (done := json.loads(path.read_text()))["settings"] == settings:
         objects = done["objects"]

@@ -9,7 +9,7 @@ import torch
 
 from camerabooth import evaluate
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
-from sap3d.cameras import evaluation_grid
+from sap3d.cameras import camera_axes, evaluation_grid
 from sap3d.errors import UserError
 from sap3d.scene import Scene, write_view
 
@@ -46,7 +46,9 @@ def test_every_method_and_number_of_sources_is_scored(scene, model):
     assert set(scores) == set(evaluate.METHODS)
     assert all(set(by_count) == set(evaluate.SOURCES) for by_count in scores.values())
     assert len(set(scores["white"].values())) == 1
-    _, _, truth, _ = evaluate.load_views(scene, 16)
+    _, cameras, truth, targets = evaluate.load_views(scene, 16)
+    apart = (camera_axes(targets)[:, None, :, 2] * camera_axes(cameras)[..., 2]).sum(-1)
+    assert truth.shape == (24, 4, 16, 16) and apart.max() < 0.9999  # view 0 is in the grid, but no target
     assert scores["white"][1] == pytest.approx(evaluate.psnr(torch.ones_like(truth), truth).mean().item())
     # From one source, "nearest" is that source for every target.
     first = evaluate.load_views(scene, 16)[0][:1].expand(len(truth), -1, -1, -1)
