@@ -56,22 +56,27 @@ up_to_date() {
     [ ! -e "$venv/installing" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ] && supported "$python"
 }
 
-# Two runs may start at once: one installs, the other waits. The lock of a run that was killed is taken over.
+# Two runs may start at once: one installs, the other waits. The lock is a link that names its owner, so it is never
+# without one; the lock of a run that was killed is removed by one waiter at a time, which looks again before.
+owner_lives() {
+    owner=$(readlink "$venv.lock") || return 0 # released meanwhile
+    kill -0 "${owner#process-}" 2>/dev/null
+}
+
 lock() {
     waited=0
-    until mkdir "$venv.lock" 2>/dev/null; do
-        [ -d "$venv.lock" ] || fail "cannot write $repo"
-        owner=$(cat "$venv.lock/pid" 2>/dev/null) || owner=
-        if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null || [ -z "$owner" ] && [ "$waited" -ge 5 ]; then
-            rm -rf "$venv.lock"
+    until ln -s "process-$$" "$venv.lock" 2>/dev/null; do
+        [ -w "$repo" ] || fail "cannot write $repo"
+        if ! owner_lives && mkdir "$venv.lock.stale" 2>/dev/null; then
+            owner_lives || rm -f "$venv.lock"
+            rmdir "$venv.lock.stale"
             continue
         fi
-        [ "$waited" -gt 0 ] || echo "waiting for another run (process ${owner:-unknown}) that installs $venv"
+        [ "$waited" -gt 0 ] || echo "waiting for another run that installs $venv"
         waited=$((waited + 1))
         sleep 1
     done
-    trap 'rm -rf "$venv.lock"' EXIT
-    echo $$ >"$venv.lock/pid"
+    trap 'rm -f "$venv.lock"' EXIT
 }
 
 stamp="$(cksum <"$repo/requirements.txt") $repo"
@@ -83,6 +88,6 @@ if ! up_to_date; then
     if ! up_to_date; then
         install_requirements
     fi
-    rm -rf "$venv.lock"
+    rm -f "$venv.lock"
     trap - EXIT
 fi

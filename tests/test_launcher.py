@@ -44,7 +44,7 @@ def test_no_python_is_one_line(tmp_path):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("dirname", "cksum", "mkdir", "rm", "cat"):
+    for name in ("dirname", "cksum", "ln", "rm", "cat"):
         source = next(p / name for p in (Path("/usr/bin"), Path("/bin")) if (p / name).exists())
         (tools / name).symlink_to(source)
     run = subprocess.run(
@@ -84,11 +84,10 @@ def test_of_two_runs_at_once_one_installs(tmp_path):
     (tmp_path / "bin/python3").chmod(0o755)
     dead = subprocess.Popen(["/bin/true"])
     dead.wait()
-    (tmp_path / ".venv.lock").mkdir()
-    (tmp_path / ".venv.lock/pid").write_text(str(dead.pid))  # of a run that was killed
+    (tmp_path / ".venv.lock").symlink_to(f"process-{dead.pid}")  # of a run that was killed
     runs = [start(tmp_path) for _ in range(2)]
     outputs = [run.communicate()[0].decode().splitlines() for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert [output[-1] for output in outputs] == [str(tmp_path / ".venv/bin/python")] * 2
     assert (tmp_path / "log").read_text().split() == ["begin", "end"]
-    assert not (tmp_path / ".venv.lock").exists()
+    assert not (tmp_path / ".venv.lock").is_symlink()
