@@ -39,7 +39,7 @@ class DiffusionModel(nn.Module):
     """What the embedded and the published model share: noise, guidance and the loss, on top of a `scheduler`.
 
     A model adds `encode`, `decode`, `embed_sources`, `condition`, `denoise`, `training_target`, `clean_estimate`,
-    `sds_gradient`, `image_size`, `latent_size`, `save_pretrained` and `from_pretrained`.
+    `distillation_gradient`, `image_size`, `latent_size`, `save_pretrained` and `from_pretrained`.
     """
 
     scheduler: DDIMScheduler
@@ -95,6 +95,42 @@ class DiffusionModel(nn.Module):
         prediction = self.predict(self.add_noise(latents, noise, timesteps), timesteps, condition)
         target = self.training_target(latents, noise, timesteps)
         return F.mse_loss(prediction, target, reduction="none").mean((1, 2, 3))
+
+    def sds_gradient(
+        self,
+        rendered: Tensor,
+        cameras: Tensor,
+        sources: Sources,
+        noise_level: Tensor,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Score distillation gradient with respect to rendered images (DreamFusion, arXiv 2209.14988, eq. 3).
+
+        The model's `distillation_gradient` of the latents, pulled back through `encode`, and scaled by the number of
+        image values to a latent value, so that its product with an image, averaged over the image, weighs as much as
+        an average over the latents.
+
+        Args:
+            rendered: colour on white and opacity in [0, 1], [B, 4, S, S].
+            cameras: [B, 3].
+            noise_level: in (0, 1), [B]; time steps are its multiples of 999.
+
+        Returns:
+            Gradient with the shape of `rendered`; not part of any graph. That of the opacity is zero where `encode`
+            drops it.
+        """
+        with torch.enable_grad():
+            images = rendered.detach().requires_grad_()
+            latents = self.encode(images)
+        with torch.no_grad():
+            timesteps = (noise_level * (TRAIN_TIMESTEPS - 1)).round().long()
+            noise = torch.randn(latents.shape, generator=generator, device="cpu").to(latents.device)
+            noisy = self.add_noise(latents, noise, timesteps)
+            prediction = self.predict(noisy, timesteps, self.condition(sources, cameras), guidance_scale)
+            weighted = self.distillation_gradient(latents, noise, noisy, timesteps, prediction)
+        (gradient,) = torch.autograd.grad(latents, images, weighted)
+        return gradient * (images.numel() / latents.numel())
 
 
 class ViewConditionedDiffusion(DiffusionModel):
@@ -186,36 +222,15 @@ class ViewConditionedDiffusion(DiffusionModel):
         signal, noise_level = self.noise_coefficients(timesteps)
         return signal * noisy - noise_level * prediction
 
-    @torch.no_grad()
-    def sds_gradient(
-        self,
-        rendered: Tensor,
-        cameras: Tensor,
-        sources: Sources,
-        noise_level: Tensor,
-        guidance_scale: float = 1.0,
-        generator: torch.Generator | None = None,
+    def distillation_gradient(
+        self, latents: Tensor, noise: Tensor, noisy: Tensor, timesteps: Tensor, prediction: Tensor
     ) -> Tensor:
-        """Score distillation gradient with respect to rendered images (DreamFusion, arXiv 2209.14988, eq. 3).
+        """(x − x̂_0) / 4, so that an image's gradient is its difference from the clean estimate, in its own units.
 
-        Written as x − x̂_0, which stays finite at pure noise: for the same noise, ε̂ − ε = √ᾱ/√(1 − ᾱ) · (x − x̂_0), so
-        the weight is w(t) = √(1 − ᾱ)/√ᾱ.
-
-        Args:
-            rendered: colour on white and opacity in [0, 1], [B, 4, S, S].
-            cameras: [B, 3].
-            noise_level: in (0, 1), [B]; 1 is pure noise.
-
-        Returns:
-            Gradient with the shape of `rendered`, in its units; not part of any graph.
+        It stays finite at pure noise: for the same noise, ε̂ − ε = √ᾱ/√(1 − ᾱ) · (x − x̂_0), so the weight is
+        w(t) = √(1 − ᾱ)/√ᾱ. Latents are twice the image, and so is their derivative: hence 4.
         """
-        latents = self.encode(rendered)
-        timesteps = (noise_level * (TRAIN_TIMESTEPS - 1)).round().long()
-        noise = torch.randn(latents.shape, generator=generator, device="cpu").to(latents.device)
-        noisy = self.add_noise(latents, noise, timesteps)
-        condition = self.condition(sources, cameras)
-        clean = self.clean_estimate(noisy, timesteps, self.predict(noisy, timesteps, condition, guidance_scale))
-        return (latents - clean.clamp(-1, 1)) / 2
+        return (latents - self.clean_estimate(noisy, timesteps, prediction).clamp(-1, 1)) / 4
 
     # On disk.
 

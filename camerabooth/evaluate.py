@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, TRAIN_TIMESTEPS, ViewConditionedDiffusion, load_model
-from camerabooth.sampling import sample
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
+from camerabooth.sampling import conditional_mean, sample
 from sap3d import cameras as cam
 from sap3d import images as im
 from sap3d.devices import choose_device, seed_everything
@@ -42,16 +42,6 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
     return -10 * (images - truth)[:, :3].square().mean((1, 2, 3)).clamp(min=1e-10).log10()
 
 
-@torch.no_grad()
-def conditional_mean(model: ViewConditionedDiffusion, sources, targets: Tensor, generator: torch.Generator) -> Tensor:
-    """What the model expects to see before it sees anything: one step from pure noise, in [0, 1], [B · M, 4, S, S]."""
-    condition = model.condition(sources, targets)
-    shape = (len(condition.cameras), 4, model.latent_size, model.latent_size)
-    noise = torch.randn(shape, generator=generator).to(model.device)
-    timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1, device=model.device)
-    return model.decode(model.clean_estimate(noise, timesteps, model.predict(noise, timesteps, condition)))
-
-
 def load_views(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All train views and evenly spread test views: images [N, 4, S, S], cameras [N, 3], [24, 4, S, S], [24, 3]."""
     views = len(image_paths(scene.train))
@@ -61,7 +51,7 @@ def load_views(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
         raise UserError(f"{scene.test / 'images'}: {len(paths)} test views; prepare the object first (docs/DATASET.md)")
     cameras, test_cameras = read_poses(scene.train, views), read_poses(scene.test)
     # The test grid is centred on view 0: what a source shows already is no test.
-    cosines = cam.camera_axes(test_cameras)[..., 2] @ cam.camera_axes(cameras)[..., 2].T
+    cosines = cam.sight_cosines(test_cameras, cameras)
     unseen = torch.nonzero(cosines.amax(1) < math.cos(math.radians(1)))[:, 0]
     chosen = unseen[torch.linspace(0, len(unseen) - 1, TARGETS).round().long()]
     targets = im.to_tensor([im.read_rgba(paths[index]) for index in chosen], size)
@@ -80,8 +70,7 @@ def evaluate_object(
         sources = model.embed_sources(images[:count].to(model.device), cameras[:count].to(model.device))
         mean = conditional_mean(model, sources, targets.to(model.device), generator).cpu()
         samples = sample(model, sources, targets.to(model.device), generator, steps, guidance_scale).cpu()
-        angles = cam.camera_axes(targets)[..., 2] @ cam.camera_axes(cameras[:count])[..., 2].T
-        nearest = images[angles.argmax(1)]
+        nearest = images[cam.sight_cosines(targets, cameras[:count]).argmax(1)]
         for name, result in zip(METHODS, (mean, samples, nearest, torch.ones_like(truth))):
             scores[name][count] = psnr(result, truth).mean().item()
     shown = torch.linspace(0, TARGETS - 1, 8).round().long()

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, TRAIN_TIMESTEPS, DiffusionConfig, ViewConditionedDiffusion
+from camerabooth.evaluate import psnr
+from camerabooth.sampling import conditional_mean
 from dataset.toy_views import ToyViews
 from sap3d.devices import seed_everything
 from sap3d.errors import one_line_errors
@@ -119,23 +121,15 @@ def validate(model: ViewConditionedDiffusion, data: ToyViews, batches: int = 8) 
     scores = {}
     for sources in (1, 2, 3, 5):
         rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-        errors = []
+        values = []
         for _ in range(batches):
             images, cameras = data.batch(rng, 8, sources, targets=2)
             embedded = model.embed_sources(images[:, :sources], cameras[:, :sources])
             mean = conditional_mean(model, embedded, cameras[:, sources:], generator)
             target = images[:, sources:].flatten(0, 1)
-            errors.append((mean - target)[:, :3].square().mean((1, 2, 3)))
-        scores[f"psnr_{sources}"] = round((-10 * torch.cat(errors).log10()).mean().item(), 3)
+            values.append(psnr(mean, target))
+        scores[f"psnr_{sources}"] = round(torch.cat(values).mean().item(), 3)
     return scores
-
-
-def conditional_mean(model: ViewConditionedDiffusion, sources, targets: Tensor, generator) -> Tensor:
-    """One-step prediction from pure noise, in [0, 1], [B · M, 4, S, S]."""
-    condition = model.condition(sources, targets)
-    noise = torch.randn(len(condition.cameras), 4, model.image_size, model.image_size, generator=generator)
-    timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1)
-    return model.decode(model.clean_estimate(noise, timesteps, model.predict(noise, timesteps, condition)))
 
 
 def log_row(path: Path, row: dict[str, float]) -> None:

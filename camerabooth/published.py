@@ -246,41 +246,11 @@ class PublishedDiffusion(DiffusionModel):
         signal, noise_level = self.noise_coefficients(timesteps)
         return (noisy - noise_level * prediction) / signal
 
-    def sds_gradient(
-        self,
-        rendered: Tensor,
-        cameras: Tensor,
-        sources: Sources,
-        noise_level: Tensor,
-        guidance_scale: float = 1.0,
-        generator: torch.Generator | None = None,
+    def distillation_gradient(
+        self, latents: Tensor, noise: Tensor, noisy: Tensor, timesteps: Tensor, prediction: Tensor
     ) -> Tensor:
-        """Score distillation gradient with respect to rendered images (DreamFusion, arXiv 2209.14988, eq. 3).
-
-        w(t) (ε̂ − ε) with DreamFusion's w = 1 − ᾱ, pulled back through the autoencoder's encoder. It is scaled by the
-        number of image values to a latent value, so that its product with an image, averaged over the image, weighs
-        as much as an average over the latents.
-
-        Args:
-            rendered: colour on white and opacity in [0, 1], [B, 4, S, S].
-            cameras: [B, 3].
-            noise_level: in (0, 1), [B]; time steps are its multiples of 999.
-
-        Returns:
-            Gradient with the shape of `rendered`; not part of any graph. That of the opacity is zero: the model
-            sees opacity only through the colour composited on white.
-        """
-        with torch.enable_grad():
-            images = rendered.detach().requires_grad_()
-            latents = self.encode(images)
-        with torch.no_grad():
-            timesteps = (noise_level * (self.scheduler.config.num_train_timesteps - 1)).round().long()
-            noise = torch.randn(latents.shape, generator=generator, device="cpu").to(latents.device)
-            noisy = self.add_noise(latents, noise, timesteps)
-            prediction = self.predict(noisy, timesteps, self.condition(sources, cameras), guidance_scale)
-            weight = self.noise_coefficients(timesteps)[1].square()
-        (gradient,) = torch.autograd.grad(latents, images, weight * (prediction - noise))
-        return gradient * (images.numel() / latents.numel())
+        """w(t) (ε̂ − ε) with DreamFusion's w = 1 − ᾱ."""
+        return self.noise_coefficients(timesteps)[1].square() * (prediction - noise)
 
     # On disk.
 
@@ -418,5 +388,4 @@ def _read_network(folder: Path, kind: type[nn.Module]) -> nn.Module:
 
 def _nearest(sources: Tensor, targets: Tensor) -> Tensor:
     """Index of the source whose line of sight is nearest to each target's: [B, N, 3], [B, M, 3] → [B, M]."""
-    cosine = cam.camera_axes(targets)[..., 2] @ cam.camera_axes(sources)[..., 2].transpose(-1, -2)
-    return cosine.argmax(-1)
+    return cam.sight_cosines(targets, sources).argmax(-1)

@@ -5,7 +5,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from camerabooth.conditioning import Condition, Sources
-from camerabooth.diffusion import ViewConditionedDiffusion
+from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
 from sap3d import cameras as cam
 
 NEARNESS = 0.35  # temperature of the draw: sources whose line of sight is closer to the target's are likelier
@@ -53,10 +53,20 @@ def sample(
     return model.decode(latents)
 
 
+def conditional_mean(
+    model: ViewConditionedDiffusion, sources: Sources, targets: Tensor, generator: torch.Generator
+) -> Tensor:
+    """What the model expects to see before it sees anything: one step from pure noise, in [0, 1], [B · M, 4, S, S]."""
+    condition = model.condition(sources, targets)
+    shape = (len(condition.cameras), 4, model.latent_size, model.latent_size)
+    noise = torch.randn(shape, generator=generator).to(model.device)
+    timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1, device=model.device)
+    return model.decode(model.clean_estimate(noise, timesteps, model.predict(noise, timesteps, condition)))
+
+
 def source_probabilities(sources: Tensor, targets: Tensor) -> Tensor:
     """Probability of drawing each source for each target, [M, N], from cameras [N, 3] and [M, 3]."""
-    cosine = cam.camera_axes(targets)[..., 2] @ cam.camera_axes(sources)[..., 2].T
-    return (cosine / NEARNESS).softmax(-1)
+    return (cam.sight_cosines(targets, sources) / NEARNESS).softmax(-1)
 
 
 def _gather(conditions: list[Condition], chosen: Tensor) -> Condition:

@@ -1,1 +1,1 @@
-"""Stage 1: initial camera poses from unposed photos (docs/METHOD.md)."""
+"""Stage 1: initial camera poses from unposed photos."""

@@ -36,6 +36,11 @@ def camera_axes(cameras: Tensor) -> Tensor:
     return torch.stack([right, up, backward], -1)
 
 
+def sight_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Cosines of the angles between lines of sight of cameras [..., M, 3] and [..., N, 3]: [..., M, N]."""
+    return camera_axes(first)[..., 2] @ camera_axes(second)[..., 2].transpose(-1, -2)
+
+
 def spherical_to_w2c(cameras: Tensor) -> Tensor:
     """World-to-camera matrices, [..., 3, 4], of cameras (elevation, azimuth, radius), [..., 3]."""
     rotation = camera_axes(cameras).transpose(-1, -2)
