@@ -212,6 +212,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def convert(path: Path, folder: Path) -> None:
+    """Write an original checkpoint as a diffusers folder.
+
+    Raises:
+        UserError: not Zero-1-to-3's weights.
+    """
+    with torch.device("meta"):
+        networks = build_networks()
+    write_folder(folder, networks, to_diffusers(read_checkpoint(path), networks))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="zero123-xl.ckpt or 105000.ckpt")
@@ -219,9 +230,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.output.exists():
         raise UserError(f"{arguments.output}: exists already")
-    with torch.device("meta"):
-        networks = build_networks()
-    write_folder(arguments.output, networks, to_diffusers(read_checkpoint(arguments.checkpoint), networks))
+    convert(arguments.checkpoint, arguments.output)
     print(f"published model: {arguments.output}")
 
 

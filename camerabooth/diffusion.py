@@ -43,6 +43,7 @@ class DiffusionModel(nn.Module):
     """
 
     scheduler: DDIMScheduler
+    sampling: dict[str, float | str]  # options of `camerabooth.sampling.sample` that suit it
 
     @property
     def device(self) -> torch.device:
@@ -139,6 +140,10 @@ class ViewConditionedDiffusion(DiffusionModel):
     It denoises colour and foreground mask together, [4, S, S] in [−1, 1], and predicts v (arXiv 2202.00512) on a
     schedule whose last step is pure noise (arXiv 2305.08891): there, one step gives the conditional mean.
     """
+
+    # One step: blurred, but until the model has been trained for much longer, what DDIM adds to the conditional mean in
+    # 20 steps is noise (21.9 against 18.8 dB on held-out toys, five sources).
+    sampling = {"steps": 1, "conditioning": "joint"}
 
     def __init__(self, config: DiffusionConfig = DiffusionConfig()):
         super().__init__()
@@ -261,14 +266,16 @@ class ViewConditionedDiffusion(DiffusionModel):
         return model.to(device).eval()
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> DiffusionModel:
+def load_model(folder: Path, device: torch.device | str = "cpu", **published: str | int | bool) -> DiffusionModel:
     """The model in a folder, embedded or published (a diffusers folder), behind the same interface.
+
+    `published` are options of `camerabooth.published.PublishedConfig`; the embedded model has none.
 
     Raises:
         UserError: missing or unreadable files.
     """
     if (Path(folder) / "model_index.json").exists():
-        from camerabooth.published import PublishedDiffusion  # transformers is slow to import
+        from camerabooth.published import PublishedConfig, PublishedDiffusion  # transformers is slow to import
 
-        return PublishedDiffusion.from_pretrained(folder, device)
+        return PublishedDiffusion.from_pretrained(folder, device, PublishedConfig(**published))
     return ViewConditionedDiffusion.from_pretrained(folder, device)

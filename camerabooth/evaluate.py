@@ -60,16 +60,19 @@ def load_views(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 @torch.no_grad()
 def evaluate_object(
-    model: ViewConditionedDiffusion, scene: Scene, steps: int, guidance_scale: float
+    model: ViewConditionedDiffusion, scene: Scene, **sampling: float
 ) -> tuple[dict[str, dict[int, float]], np.ndarray]:
-    """Mean PSNR of each method and number of sources, and a picture: truth, then mean and samples from most sources."""
+    """Mean PSNR of each method and number of sources, and a picture: truth, then mean and samples from most sources.
+
+    `sampling` are options of `camerabooth.sampling.sample`.
+    """
     images, cameras, truth, targets = load_views(scene, model.image_size)
     scores: dict[str, dict[int, float]] = {name: {} for name in METHODS}
     for count in SOURCES:
         generator = torch.Generator().manual_seed(0)
         sources = model.embed_sources(images[:count].to(model.device), cameras[:count].to(model.device))
         mean = conditional_mean(model, sources, targets.to(model.device), generator).cpu()
-        samples = sample(model, sources, targets.to(model.device), generator, steps, guidance_scale).cpu()
+        samples = sample(model, sources, targets.to(model.device), generator, **sampling).cpu()
         nearest = images[cam.sight_cosines(targets, cameras[:count]).argmax(1)]
         for name, result in zip(METHODS, (mean, samples, nearest, torch.ones_like(truth))):
             scores[name][count] = psnr(result, truth).mean().item()
@@ -124,6 +127,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=EMBEDDED_WEIGHTS, help="model folder")
     parser.add_argument("--steps", type=int, default=25, help="of a DDIM sample")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the initial noise")
     parser.add_argument("--device", default="cpu", help="a CUDA index, or cpu")
     arguments = parser.parse_args()
     if bool(arguments.type) != bool(arguments.object):
@@ -132,9 +136,10 @@ def main() -> None:
     model = load_model(arguments.model, choose_device(arguments.device))
     names = [(arguments.type, name) for name in arguments.object] if arguments.object else read_object_list(SCANS8)
     scenes = [Scene(type_name, name, SOURCES[-1]) for type_name, name in names]
+    sampling = {name: getattr(arguments, name) for name in ("steps", "guidance_scale", "temperature")}
     results, pictures, profiles = {}, [], []
     for scene in tqdm(scenes, desc="objects"):
-        scores, picture = evaluate_object(model, scene, arguments.steps, arguments.guidance_scale)
+        scores, picture = evaluate_object(model, scene, **sampling)
         results[f"{scene.type}/{scene.object}"] = scores
         pictures.append(picture)
         profiles.append(azimuth_profiles(model, scene))

@@ -39,7 +39,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
         sources = model.embed_sources(images, cameras)
     targets = evaluation_grid(cameras[0]).to(device)
     generator = torch.Generator().manual_seed(seed)
-    views = sample(model, sources, targets, generator, **config.sampling)
+    chosen = {name: value for name, value in config.sampling.items() if value is not None}
+    views = sample(model, sources, targets, generator, **model.sampling | chosen)
     write_views(scene.diffusion, im.to_uint8(views[:, :3].permute(0, 2, 3, 1)))
 
 

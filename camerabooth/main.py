@@ -1,11 +1,13 @@
 """Stage 2: refine the poses and tune the diffusion model on one object's views.
 
     python camerabooth/main.py --type GSO_demo --object chefmate_8_frypan --views 5 --device 0 tuning.steps=120
+    python camerabooth/main.py … --backbone published --checkpoint zero123-xl.ckpt
 
 Reads the scene folder's images and stage 1's poses.json; writes Scene.diffusion with poses.json, model/,
 before_after.png and log.csv.
 """
 
+import argparse
 import logging
 import time
 import warnings
@@ -26,13 +28,17 @@ from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, r
 from sap3d import images as im
 from sap3d.devices import choose_device, seed_everything
 from sap3d.errors import one_line_errors
-from sap3d.files import atomic_file
-from sap3d.options import stage_options
+from sap3d.files import atomic_file, root_dir
+from sap3d.options import apply_flags, stage_options
 from sap3d.poses import PoseTable, read_pose_hypotheses, write_poses
 from sap3d.scene import Scene, read_images
 from sap3d.synthesis import Level, joint_fit
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
+WEIGHTS = {
+    "embedded": EMBEDDED_WEIGHTS,
+    "published": "camerabooth/weights/zero123-xl.ckpt",  # below ROOT_DIR
+}
 # The target itself tells too much at low noise; the last is pure noise, where only the sources speak.
 ENERGY_TIMESTEPS = [500, 700, 850, 999]
 ENERGY_DRAWS = 4  # of noise, at each
@@ -73,7 +79,8 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> None:
     """Stage 2 of one scene, files to files."""
     seed_everything(seed)
-    model = load_model(config.model or EMBEDDED_WEIGHTS, device)
+    folder = model_folder(config)
+    model = load_model(folder, device, **config.published)
     hypotheses, _ = read_pose_hypotheses(scene.initial_poses, scene.views)
     photos = read_images(scene)
     images = im.to_tensor(photos, model.image_size).to(device)
@@ -85,7 +92,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
     _, after = energy(model, cameras=refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
-    judge = load_model(config.model or EMBEDDED_WEIGHTS, device)
+    judge = load_model(folder, device, **config.published)
     errors_after, _ = energy(judge, cameras=refined)
     # Near the optimum the energy is flat within a degree or two, where the images' own agreement is sharper.
     both = torch.stack([initial, refined])
@@ -103,10 +110,35 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
           f"{'refined' if accepted else 'not clearly better, initial'} poses kept")  # fmt: skip
 
 
+def model_folder(config: DictConfig) -> Path:
+    """Folder of the model that tuning starts from; an original .ckpt is converted to one beside it, once.
+
+    Raises:
+        UserError: no such checkpoint, or not Zero-1-to-3's.
+    """
+    path = root_dir() / (config.checkpoint or WEIGHTS[config.backbone])
+    if path.suffix != ".ckpt":
+        return path
+    folder = path.with_suffix("")
+    if not folder.exists():
+        from camerabooth.convert import convert  # transformers is slow to import
+
+        print(f"converting {path}", flush=True)
+        convert(path, folder)
+    return folder
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that stand for a key of the config."""
+    parser.add_argument("--backbone", choices=tuple(WEIGHTS), help="published is Zero-1-to-3")
+    parser.add_argument("--checkpoint", metavar="PATH", help="a model's folder, or Zero-1-to-3's .ckpt")
+
+
 def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    arguments, config = stage_options(__doc__, CONFIG)
+    arguments, config = stage_options(__doc__, CONFIG, add_flags)
+    apply_flags(config, arguments, ("backbone", "checkpoint"))
     start = time.monotonic()
     run(arguments.scene, config, choose_device(arguments.device), arguments.seed)
     print(f"tuned in {time.monotonic() - start:.0f} s: {arguments.scene.diffusion}")

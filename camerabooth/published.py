@@ -106,6 +106,9 @@ class PublishedDiffusion(DiffusionModel):
     whose line of sight is nearest to its own.
     """
 
+    # SAP3D's (arXiv 2404.03652): the model takes one source at a time.
+    sampling = {"steps": 50, "guidance_scale": 3.0, "eta": 1.0, "conditioning": "stochastic"}
+
     def __init__(self, networks: dict[str, nn.Module], config: PublishedConfig = PublishedConfig()):
         """`networks` are named as in COMPONENTS, as `build_networks` makes them; they become this model's own.
 

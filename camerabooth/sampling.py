@@ -21,6 +21,7 @@ def sample(
     guidance_scale: float = 1.0,
     eta: float = 0.0,
     conditioning: str = "joint",
+    temperature: float = 1.0,
 ) -> Tensor:
     """DDIM samples (arXiv 2010.02502) of one object at target cameras [M, 3].
 
@@ -30,6 +31,7 @@ def sample(
         eta: 0 is deterministic, 1 is ancestral.
         conditioning: "joint" (all sources at once) or "stochastic" (SAP3D, arXiv 2404.03652, §3.3, after 3DiM: one
             source for each target and step, nearer ones likelier).
+        temperature: scale of the initial noise; below 1, samples stay nearer to the conditional mean.
 
     Returns:
         Colour on white and alpha in [0, 1], [M, 4, S, S].
@@ -43,7 +45,7 @@ def sample(
         probabilities = source_probabilities(sources.cameras[0], targets).cpu()
     model.scheduler.set_timesteps(steps)
     shape = (len(targets), 4, model.latent_size, model.latent_size)
-    latents = torch.randn(shape, generator=generator).to(targets.device)
+    latents = temperature * torch.randn(shape, generator=generator).to(targets.device)
     for timestep in tqdm(model.scheduler.timesteps, desc="novel views", leave=False, mininterval=1):
         chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         condition = _gather(conditions, chosen)

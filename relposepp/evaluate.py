@@ -24,7 +24,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from relposepp.infer import CONFIG, add_flags, apply_flags, estimate_poses, weigh
+from relposepp.infer import CONFIG, add_flags, apply_own_flags, estimate_poses, weigh
 from relposepp.model import IMAGE_SIZE, load_model
 from relposepp.plot import write_plot
 from relposepp.search import agreement
@@ -190,7 +190,7 @@ def main() -> None:
     add_flags(parser)
     arguments = parser.parse_intermixed_args()
     config = merge_overrides(OmegaConf.load(CONFIG), arguments.overrides)
-    apply_flags(config, arguments)
+    apply_own_flags(config, arguments)
     if config.backbone == "published":
         raise UserError("evaluate.py measures the embedded network; compare poses.json of infer.py for the other")
     views = check_views(arguments.views)

@@ -36,7 +36,7 @@ from sap3d import devices
 from sap3d import images as image_io
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
-from sap3d.options import stage_options
+from sap3d.options import apply_flags, stage_options
 from sap3d.poses import write_poses
 from sap3d.scene import read_images
 from sap3d.synthesis import Fit
@@ -195,22 +195,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="PATH", help="RelPose++'s ckpt_000105000.pth")
 
 
-def apply_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
-    """Put the flags that were given into the config.
+def apply_own_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
+    """Put `add_flags`' into the config.
 
     Raises:
         UserError: K below 1.
     """
-    for name in ("hypotheses", "verify", "backbone", "checkpoint"):
-        if getattr(arguments, name) is not None:
-            config[name] = getattr(arguments, name)
+    apply_flags(config, arguments, ("hypotheses", "verify", "backbone", "checkpoint"))
     if config.hypotheses < 1:
         raise UserError(f"--hypotheses must be at least 1, not {config.hypotheses}")
 
 
 def main() -> None:
     arguments, config = stage_options(__doc__, CONFIG, add_flags)
-    apply_flags(config, arguments)
+    apply_own_flags(config, arguments)
     start = time.monotonic()
     scene = arguments.scene
     photos = read_images(scene)

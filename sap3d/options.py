@@ -41,6 +41,13 @@ def stage_options(
     return arguments, merge_overrides(OmegaConf.load(config_path), arguments.overrides)
 
 
+def apply_flags(config: DictConfig, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """Put the flags that were given in the place of the config's values of the same names."""
+    for name in names:
+        if getattr(arguments, name) is not None:
+            config[name] = getattr(arguments, name)
+
+
 def merge_overrides(config: DictConfig, overrides: list[str]) -> DictConfig:
     """`config` with key=value overrides.
 

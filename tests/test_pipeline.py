@@ -63,7 +63,7 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
     search = ["candidates=4", "hypotheses=2", "effort.rounds=1", "effort.beam=2"]
     run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", *search)
     tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=2"]
-    run(monkeypatch, main, *common, f"model={root / 'diffusion'}", *tuning)
+    run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
     run(monkeypatch, go_nvs, *common, "sampling.steps=2")
     data = [
         "data.type=toy_demo",
@@ -129,4 +129,4 @@ def test_stages_name_missing_weights(root, monkeypatch):
     with pytest.raises(UserError, match="nowhere.*weights"):
         run(monkeypatch, infer, *common, f"weights={root / 'nowhere'}")
     with pytest.raises(UserError, match="nowhere.*weights"):
-        run(monkeypatch, main, *common, f"model={root / 'nowhere'}")
+        run(monkeypatch, main, *common, f"checkpoint={root / 'nowhere'}")

@@ -160,16 +160,17 @@ def test_sampling_reaches_what_the_network_predicts(model, monkeypatch, conditio
     torch.testing.assert_close(views, wanted, atol=1e-3, rtol=0)
 
 
-def test_sampling_is_ddim_and_repeats_with_its_seed(model):
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sampling_is_ddim_and_repeats_with_its_seed(model, temperature):
     sources = model.embed_sources(smooth_images(1), some_cameras(1))
     targets = some_cameras(2)
 
     def draw():
-        return sample(model, sources, targets, torch.Generator().manual_seed(5), steps=3)
+        return sample(model, sources, targets, torch.Generator().manual_seed(5), steps=3, temperature=temperature)
 
     reference = DDIMScheduler.from_config(model.scheduler.config)
     reference.set_timesteps(3)
-    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    latents = temperature * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
     condition = model.condition(sources, targets)
     with torch.no_grad():
         for timestep in reference.timesteps:

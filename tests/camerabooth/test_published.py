@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from camerabooth import convert
-from camerabooth.main import CONFIG
+from camerabooth.diffusion import load_model
+from camerabooth.main import CONFIG, model_folder
 from camerabooth.published import (
     COMPONENTS,
     Architecture,
@@ -285,6 +286,21 @@ def test_converted_folder_loads_and_tuned_model_is_saved_merged(tmp_path, networ
         state = kind.from_pretrained(tmp_path / "model" / name).state_dict()
         assert state.keys() == networks[name].state_dict().keys()
         assert all(torch.equal(state[key].half(), value.half()) for key, value in networks[name].state_dict().items())
+
+
+def test_stage_2_converts_an_original_checkpoint_once(tmp_path, monkeypatch, networks, checkpoint):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    monkeypatch.setattr(convert, "build_networks", lambda: networks)
+    torch.save({"state_dict": checkpoint}, tmp_path / "zero.ckpt")
+    config = OmegaConf.create({"backbone": "published", "checkpoint": "zero.ckpt"})
+    folder = model_folder(config)
+    model = load_model(folder, dtype="float32", trainable="full")
+    assert isinstance(model, PublishedDiffusion) and model.config.trainable == "full"
+    made = (folder / "model_index.json").stat().st_mtime_ns
+    assert model_folder(config) == folder and (folder / "model_index.json").stat().st_mtime_ns == made
+    config.checkpoint = None
+    with pytest.raises(UserError, match="camerabooth/weights/zero123-xl.ckpt: no such file"):
+        model_folder(config)
 
 
 def test_missing_and_broken_folders_are_named_in_one_line(tmp_path, networks):
