@@ -61,6 +61,7 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
         ranked = [rotation_error(cameras, truth[chosen], symmetry) for cameras in poses.cameras]
         network = rotation_error(poses.network, truth[chosen], symmetry)
         row |= {name + suffix: error for name, error in zip(METHODS, (network, ranked[0], min(ranked)))}
+        row["hypotheses" + suffix] = ranked
     if row["answer symmetric"] > FAILURE:
         write_plot(pictures / f"{scene.object}_{index}.png", images[chosen], poses)
     return row
