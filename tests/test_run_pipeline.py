@@ -1,0 +1,148 @@
+"""The many-object launcher around a stand-in for run_pipeline.sh, whose jobs are told by their names what to do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STAND_IN = """
+folder=$ROOT_DIR/results/$1/$2/$3
+echo "start $2 $3" >>"$ROOT_DIR/starts"
+echo "[1/2] first"
+case $2 in
+    broken) echo "error: this one never works"; exit 3 ;;
+    shaky) [ -e "$folder/again" ] || { touch "$folder/again"; echo "error: not yet"; exit 1; } ;;
+    slow) sleep 0.2; echo "[2/2] second"; sleep 3 ;;
+    endless) sleep 1000 & echo $! >"$ROOT_DIR/child"; wait ;;
+esac
+cat >"$folder/part" <<END
+{"seed": $SEED, "3d_psnr_mean": 20.5, "seconds": {"poses": 1.5}, "threads": $OMP_NUM_THREADS}
+END
+mv "$folder/part" "$folder/results.json"
+"""
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    for name in ("run_pipeline.py", "sap3d/__init__.py", "sap3d/errors.py", "sap3d/files.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    (tmp_path / "run_pipeline.sh").write_text(STAND_IN)
+    return tmp_path
+
+
+def start(repository: Path, *arguments: str) -> subprocess.Popen:
+    """The launcher, without the packages of the test's environment: it may need none."""
+    command = [sys.executable, "-S", "run_pipeline.py", "--object_type", "toys", "--cpu", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=repository,
+        env={"PATH": os.environ["PATH"], "ROOT_DIR": str(repository)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(path: Path, text: str = "") -> None:
+    deadline = time.monotonic() + 20
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def states(repository: Path) -> dict[str, str]:
+    jobs = json.loads((repository / "results/summary.json").read_text())["jobs"]
+    return {f"{job['object']} {job['views']}": job["state"] for job in jobs}
+
+
+def test_failures_are_tried_again_and_stop_nothing(repository):
+    run = start(repository, "--objects", "broken", "shaky", "fine", "--views", "2", "3", "--slots", "2", "--seed", "4")
+    output = run.communicate(timeout=60)[0]
+    assert run.returncode == 1
+    expected = {f"{name} {views}": state for views in (2, 3) for name, state in
+                (("broken", "failed"), ("shaky", "done"), ("fine", "done"))}  # fmt: skip
+    assert states(repository) == expected
+    assert output.count("failed twice: toys/broken") == 2 and "error: this one never works" in output
+    assert (repository / "starts").read_text().count("broken 2") == 2
+    summary = json.loads((repository / "results/summary.json").read_text())
+    fine = next(job for job in summary["jobs"] if job["object"] == "fine")
+    assert fine["3d_psnr_mean"] == 20.5 and fine["seconds"] == 1.5 and fine["attempts"] == 1
+
+    # What is done is skipped; what failed is tried again; another seed is another result.
+    (repository / "starts").unlink()
+    assert start(repository, "--objects", "broken", "fine", "--views", "2", "--seed", "4").wait(60) == 1
+    assert (repository / "starts").read_text().split("\n") == ["start broken 2", "start broken 2", ""]
+    assert start(repository, "--objects", "fine", "--views", "2").wait(60) == 0
+    assert json.loads((repository / "results/toys/fine/2/results.json").read_text())["seed"] == 0
+
+
+def test_an_interrupt_ends_all_children(repository):
+    run = start(repository, "--objects", "endless")
+    wait_for(repository / "child", "\n")
+    run.send_signal(signal.SIGINT)
+    output = run.communicate(timeout=30)[0]
+    assert run.returncode == 130 and "interrupted" in output
+    assert status(int((repository / "child").read_text())) in ("gone", "Z")
+    assert states(repository) == {"endless 5": "waiting"}
+
+
+def test_after_a_killed_launcher_nothing_runs_twice(repository):
+    first = start(repository, "--objects", "slow", "--slots", "1")
+    wait_for(repository / "results/toys/slow/5/run.log", "second")
+    first.kill()
+    first.wait()
+    second = start(repository, "--objects", "slow", "fine", "--slots", "1")
+    output = second.communicate(timeout=60)[0]
+    assert second.returncode == 0
+    assert "elsewhere" in output
+    assert sorted((repository / "starts").read_text().split("\n")) == ["", "start fine 5", "start slow 5"]
+    assert states(repository) == {"slow 5": "done", "fine 5": "done"}
+
+
+def test_a_killed_child_is_replaced(repository):
+    run = start(repository, "--objects", "slow")
+    wait_for(repository / "results/toys/slow/5/run.log", "second")
+    (child,) = (int(pid) for pid in os.listdir("/proc") if pid.isdigit() and status(int(pid), 1) == str(run.pid))
+    os.kill(child, signal.SIGKILL)
+    assert run.wait(60) == 0
+    assert (repository / "starts").read_text().count("slow") == 2
+
+
+def status(pid: int, column: int = 0) -> str:
+    """A process' state letter (column 0) or parent (1)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[column]
+    except OSError:
+        return "gone"
+
+
+def test_cores_are_shared_out(repository):
+    cores = len(os.sched_getaffinity(0))
+    assert start(repository, "--objects", "fine", "--slots", "1").wait(60) == 0
+    assert json.loads((repository / "results/toys/fine/5/results.json").read_text())["threads"] == cores
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--gpus", "7"], "--gpus 7: "),
+        ([], "no objects of this type"),
+        (["--objects", "fine", "--views", "0"], "at least 1"),
+    ],
+)
+def test_bad_arguments_are_one_line(repository, arguments, message):
+    (repository / "dataset/benchmarks").mkdir(parents=True)
+    (repository / "dataset/benchmarks/assets.json").write_text('{"objects": {"scans": {}}}')
+    command = [sys.executable, "-S", "run_pipeline.py", "--object_type", "toys", *arguments]
+    if "--gpus" in arguments:
+        command += ["--objects", "fine"]
+    run = subprocess.run(command, cwd=repository, env={"PATH": "/nowhere"}, capture_output=True, text=True)
+    assert run.returncode == 2 and message in run.stderr and "Traceback" not in run.stderr
+    assert not (repository / "results").exists()
