@@ -1,4 +1,4 @@
-"""Stage 2: refine the poses and tune the diffusion model on one object's views.
+"""Stage 2: choose among stage 1's poses, refine them and tune the diffusion model on one object's views.
 
     python camerabooth/main.py --type GSO_demo --object chefmate_8_frypan --views 5 --device 0 tuning.steps=120
     python camerabooth/main.py … --backbone published --checkpoint zero123-xl.ckpt
@@ -22,8 +22,9 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, regularisation_views
 from sap3d import images as im
 from sap3d.devices import choose_device, seed_everything
@@ -42,6 +43,10 @@ WEIGHTS = {
 # The target itself tells too much at low noise; the last is pure noise, where only the sources speak.
 ENERGY_TIMESTEPS = [500, 700, 850, 999]
 ENERGY_DRAWS = 4  # of noise, at each
+# Of stage 1's configurations, the one of lowest score (a negative log-weight) plus this times the share by which its
+# energy is above the lowest is taken; fitted to held-out toys, like the scores.
+ENERGY_SHARPNESS = 8.0
+CHOICE_TIMESTEPS, CHOICE_DRAWS = [700, 850, 999], 2
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
 SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
 
@@ -76,15 +81,38 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
     return im.sheet(im.to_uint8(rows), columns=len(inputs))
 
 
+def choose(
+    model: DiffusionModel, images: Tensor, hypotheses: Tensor, scores: list[float]
+) -> tuple[int, dict[str, list[float]]]:
+    """Which of stage 1's configurations to start from, and why.
+
+    Args:
+        images: [N, 4, S, S].
+        hypotheses: [K, N, 3].
+        scores: stage 1's, negative log-weights, [K].
+
+    Returns:
+        An index, and the scores and energies of all.
+    """
+    energies = [
+        leave_one_out(model, images, cameras, CHOICE_TIMESTEPS, CHOICE_DRAWS)[0].mean().item()
+        for cameras in tqdm(hypotheses, desc="energies of the hypotheses", leave=False, mininterval=1)
+    ]
+    lowest = min(energies)
+    total = [score + ENERGY_SHARPNESS * (energy / lowest - 1) for score, energy in zip(scores, energies)]
+    return total.index(min(total)), {"stage1": scores, "energy": energies}
+
+
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> None:
     """Stage 2 of one scene, files to files."""
     seed_everything(seed)
     folder = model_folder(config)
     model = load_model(folder, device, **config.published)
-    hypotheses, _ = read_pose_hypotheses(scene.initial_poses, scene.views)
+    hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
     photos = read_images(scene)
     images = im.to_tensor(photos, model.image_size).to(device)
-    initial = hypotheses[0].to(device)
+    first, choice = choose(model, images, hypotheses.to(device), scores)
+    initial = hypotheses[first].to(device)
 
     energy = partial(leave_one_out, images=images, timesteps=ENERGY_TIMESTEPS, draws=ENERGY_DRAWS)
     errors_before, before = energy(model, cameras=initial)
@@ -103,8 +131,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
         imageio.imwrite(path, before_after(images, before, after))
     energies = {"initial": errors_before.mean().item(), "refined": errors_after.mean().item()}
     kept, score = (refined, energies["refined"]) if accepted else (initial, energies["initial"])
-    scores = {"energy": energies, "synthesis": dict(zip(energies, synthesis))}
-    write_poses(scene.diffusion / "poses.json", kept[None], [score], **scores)
+    evidence = {"energy": energies, "synthesis": dict(zip(energies, synthesis)), "choice": choice}
+    write_poses(scene.diffusion / "poses.json", kept[None], [score], **evidence)
     print(f"energy of the poses {energies['initial']:.4f} → {energies['refined']:.4f}, "
           f"synthesis loss {synthesis[0]:.2e} → {synthesis[1]:.2e}: "
           f"{'refined' if accepted else 'not clearly better, initial'} poses kept")  # fmt: skip

@@ -72,6 +72,19 @@ def test_one_view_is_its_own_source(scene):
     assert energy.shape == (1, 1) and torch.isfinite(energy).all()
 
 
+def test_scores_and_energies_choose_together(scene, monkeypatch):
+    images, cameras, model = scene
+    energies = {0.0: 1.0, 1.0: 0.8, 2.0: 0.9}  # by the first view's radius
+    monkeypatch.setattr(main, "leave_one_out", lambda m, i, c, *_: (torch.full((6, 5), energies[c[0, 2].item()]), None))
+    hypotheses = cameras.expand(3, -1, -1).clone()
+    hypotheses[:, 0, 2] = torch.arange(3.0)
+    rise = main.ENERGY_SHARPNESS * 0.25  # of the first's energy over the lowest
+    for score, first in ((rise - 0.01, 1), (rise + 0.01, 0)):
+        chosen, evidence = main.choose(model, images, hypotheses, [0.0, score, rise])
+        assert chosen == first
+        assert evidence["energy"] == pytest.approx([1.0, 0.8, 0.9]) and evidence["stage1"] == [0.0, score, rise]
+
+
 def test_only_a_clear_drop_counts():
     noise = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
     errors = 1 + 0.1 * noise
