@@ -1,16 +1,17 @@
 #!/bin/sh
 # One object from photos to a mesh: sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0
+# Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/
 #
 # Environment: ROOT_DIR, where data and outputs live (default: this folder); SEED (default 0).
 set -eu
 
 usage() {
-    echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu" >&2
+    echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER]" >&2
     exit 2
 }
 
-[ $# -eq 4 ] || usage ""
-type=$1 object=$2 views=$3 gpu=$4 seed=${SEED:-0}
+[ $# -eq 4 ] || { [ $# -eq 6 ] && [ "$5" = --input ]; } || usage ""
+type=$1 object=$2 views=$3 gpu=$4 input=${6:-} seed=${SEED:-0}
 for name in "$type" "$object"; do
     case $name in
         '' | [.-]* | *[!A-Za-z0-9_.-]*) usage "'$name' is not a name of letters, digits, _, - and ." ;;
@@ -28,6 +29,10 @@ case $seed in
 esac
 
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+case $input in
+    '' | /*) ;;
+    *) input=$PWD/$input ;;
+esac
 ROOT_DIR=${ROOT_DIR:-$repo}
 case $ROOT_DIR in
     /*) ;;
@@ -54,7 +59,11 @@ stage() { # stage NAME COMMAND...: run it under a header and note its seconds
 
 scene="--type $type --object $object --views $views" # plain names: safe to split
 common="$scene --device $gpu --seed $seed"
-stage data "$python" dataset/prepare.py $scene
+if [ "$input" ]; then
+    stage data "$python" -m sap3d.import_photos $scene --input "$input"
+else
+    stage data "$python" dataset/prepare.py $scene
+fi
 stage poses "$python" relposepp/infer.py $common
 stage tuning "$python" camerabooth/main.py $common
 stage novel_views "$python" camerabooth/go_nvs.py $common

@@ -66,9 +66,6 @@ def prepare(type_name: str, object_name: str, views: int = 1, gso: Path | None =
     Raises:
         UserError: unknown type or object, an unreadable scan, or fewer train images than views.
     """
-    for name in (type_name, object_name):
-        if not name or Path(name).name != name or name.startswith("."):
-            raise UserError(f"'{name}' cannot be a type or an object: the name is a folder's")
     scene = Scene(type_name, object_name, views)
     there = len(image_paths(scene.train))
     if there and not force:

@@ -1,5 +1,6 @@
 """The scene folder: what an object's photos are called, and where every stage's files lie (docs/DATASET.md)."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,26 @@ from sap3d import cameras, images
 from sap3d.errors import UserError
 from sap3d.files import root_dir
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a folder that cannot lie elsewhere
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Paths of one object at one number of views, all below ROOT_DIR."""
+    """Paths of one object at one number of views, all below ROOT_DIR.
+
+    Raises:
+        UserError: a type or an object that is not a plain name.
+    """
 
     type: str
     object: str
     views: int
+
+    def __post_init__(self) -> None:
+        for name in (self.type, self.object):
+            if not PLAIN_NAME.fullmatch(name):
+                raise UserError(f"'{name}' cannot be a type or an object: use letters, digits, _, - and .")
 
     @property
     def train(self) -> Path:
