@@ -116,7 +116,7 @@ def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures
     from threestudio.config import build
 
     if mesh:
-        build(config["mesh"], system.renderer).write(folder)
+        build(config["mesh"], system.renderer).write(folder, data.images(512), system.poses.cameras())
     if pictures:
         build(config["pictures"], system.renderer).write(folder, data.images(256), system.poses.cameras())
 

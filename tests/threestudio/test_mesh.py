@@ -51,13 +51,25 @@ def test_open_bowl_stays_open():
 
 def test_files_load_and_glb_is_y_up(tmp_path):
     grid = ball(32, 0.3, (0.0, 0.0, 0.2))
-    exporter(grid).write(tmp_path)
+    photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
+    exporter(grid, faces=1000, texture_size=64).write(tmp_path, photos, cameras)
     obj, glb = trimesh.load_mesh(tmp_path / "mesh.obj"), trimesh.load_mesh(tmp_path / "mesh.glb")
     np.testing.assert_allclose(obj.centroid, [0, 0, 0.2], atol=0.01)
     np.testing.assert_allclose(glb.centroid, [0, 0.2, 0], atol=0.01)
     assert glb.volume > 0 and obj.volume > 0
-    assert len(obj.visual.vertex_colors) == len(obj.vertices)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mesh.glb", "mesh.obj"]
+    assert len(obj.faces) == len(glb.faces) <= 1000
+    for mesh in (obj, glb):
+        material = mesh.visual.material
+        picture = material.image if hasattr(material, "image") else material.baseColorTexture
+        assert picture.size == (64, 64) and len(mesh.visual.uv) == len(mesh.vertices)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mesh.glb", "mesh.mtl", "mesh.obj", "mesh.png"]
+
+
+def test_simplified_surface_stays_closed():
+    mesh = exporter(ball(48, 0.4, CENTRE), faces=2000).extract()
+    assert len(mesh.faces) <= 2000 and mesh.is_watertight
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.02)
+    assert len(mesh.visual.vertex_colors) == len(mesh.vertices)
 
 
 def test_empty_field_has_an_empty_mesh():

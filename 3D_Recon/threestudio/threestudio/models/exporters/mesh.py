@@ -1,4 +1,4 @@
-"""A surface with vertex colours from the field, as OBJ and GLB."""
+"""A textured surface of the field, as OBJ and GLB."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,21 @@ import trimesh
 from scipy import ndimage
 from skimage import measure
 from torch import Tensor
+from trimesh.exchange.obj import export_obj
 
 from sap3d import grid as dense
 from sap3d.cameras import SCENE_BOUND
 from sap3d.files import atomic_file
+from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer
 
 Y_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])  # z-up world → glTF's y-up
 
 
 class MeshExporter:
-    """Marching cubes on the density; writes mesh.obj (the world of the cameras, z up) and mesh.glb (y up)."""
+    """Marching cubes on the density; writes mesh.obj with mesh.mtl and mesh.png (the world of the cameras, z up), and
+    mesh.glb (y up).
+    """
 
     @dataclass
     class Config:
@@ -29,14 +33,22 @@ class MeshExporter:
         smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
         smallest: float = 0.02  # components below this share of the largest one's volume are floaters
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
+        faces: int = 20_000  # what it is simplified to
+        texture_size: int = 1024
 
     def __init__(self, config: Config, renderer: CulledRenderer):
         self.config, self.renderer = config, renderer
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, photos: Tensor, cameras: Tensor) -> None:
+        """Args: photos: colour on white and alpha, [N, 4, S, S]; cameras: [N, 3]."""
         mesh = self.extract()
-        with atomic_file(folder / "mesh.obj") as partial:
-            mesh.export(partial)
+        if len(mesh.faces):
+            mesh = bake(mesh, photos, cameras, self.config.texture_size)
+        text, files = export_obj(mesh, return_texture=True, mtl_name="mesh.mtl", include_normals=True)
+        # The file that names the others comes last.
+        for name, content in [*files.items(), ("mesh.obj", text.encode())]:
+            with atomic_file(folder / name) as partial:
+                partial.write_bytes(content)
         with atomic_file(folder / "mesh.glb") as partial:
             mesh.copy().apply_transform(Y_UP).export(partial)
 
@@ -53,6 +65,8 @@ class MeshExporter:
         mesh = trimesh.Trimesh(vertices, faces[:, ::-1], process=False)
         if mesh.volume < 0:
             mesh.invert()
+        if len(mesh.faces) > self.config.faces:
+            mesh = mesh.simplify_quadric_decimation(face_count=self.config.faces)
         mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
         return mesh
 

@@ -1,0 +1,109 @@
+"""Baking: texels lie where they should, photos colour what they see and nothing else."""
+
+import math
+
+import numpy as np
+import torch
+import trimesh
+
+from sap3d.cameras import project
+from threestudio.models.exporters.texture import Atlas, bake, photo_colors, rasterise, unwrap
+
+GREY = 128
+RADIUS = 0.45
+CAMERAS = torch.tensor([[0.3, 0.0, 1.8], [0.2, 1.2, 2.0]])
+
+
+def ball() -> trimesh.Trimesh:
+    mesh = trimesh.creation.icosphere(subdivisions=4, radius=RADIUS)
+    mesh.visual.vertex_colors = np.full((len(mesh.vertices), 4), GREY, np.uint8)
+    return mesh
+
+
+def painted(normal: np.ndarray) -> np.ndarray:
+    """A smooth colour for every direction."""
+    return 0.5 + 0.4 * np.stack([normal[..., 0], np.sin(3 * normal[..., 2]), -normal[..., 1]], -1)
+
+
+def photos_of_ball(size: int = 256) -> torch.Tensor:
+    """Photos of the painted ball, ray traced in closed form, [2, 4, S, S]."""
+    from sap3d.cameras import pixel_grid, rays
+
+    origins, directions = rays(CAMERAS, pixel_grid(size).expand(2, -1, -1))
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    along = -(origins * directions).sum(-1)
+    discriminant = along**2 - (origins**2).sum(-1) + RADIUS**2
+    hit = discriminant > 0
+    points = origins + (along - discriminant.clamp(min=0).sqrt())[..., None] * directions
+    color = torch.from_numpy(painted(points.numpy() / RADIUS)).float()
+    image = torch.cat([torch.where(hit[..., None], color, torch.ones(())), hit[..., None].float()], -1)
+    return image.transpose(1, 2).reshape(2, 4, size, size)
+
+
+def texture_at(mesh: trimesh.Trimesh, face: int) -> np.ndarray:
+    """The texture's colour in the middle of a face, in [0, 1]."""
+    picture = np.asarray(mesh.visual.material.baseColorTexture.convert("RGB")) / 255
+    u, v = mesh.visual.uv[mesh.faces[face]].mean(0)
+    return picture[int((1 - v) * len(picture)), int(u * len(picture))]
+
+
+def test_texels_lie_on_their_faces():
+    square = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
+    uv = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
+    texels = rasterise(Atlas(square, uv), size=64)
+    points = texels.interpolate(square, square.vertices)
+    # The square covers the texture's middle: its coordinates are 2 u − 1/2 and 2 v − 1/2, rows run downwards.
+    inside = (np.abs(np.stack([texels.column, texels.row]) - 31.5) < 16).all(0)
+    assert inside.sum() == 32 * 32
+    np.testing.assert_allclose(points[inside, 0], 2 * (texels.column[inside] + 0.5) / 64 - 0.5, atol=1e-6)
+    np.testing.assert_allclose(points[inside, 1], 2 * (1 - (texels.row[inside] + 0.5) / 64) - 0.5, atol=1e-6)
+
+
+def test_unwrapping_keeps_the_surface():
+    mesh = ball()
+    atlas = unwrap(mesh)
+    assert atlas.uv.min() >= 0 and atlas.uv.max() <= 1
+    np.testing.assert_allclose(atlas.mesh.volume, mesh.volume)
+    np.testing.assert_allclose(atlas.mesh.vertex_normals, atlas.mesh.vertices / RADIUS, atol=0.02)
+
+
+def test_a_ball_gets_the_colours_of_its_photos_where_they_see_it():
+    mesh = bake(ball(), photos_of_ball(), CAMERAS, size=512)
+    normals = mesh.triangles_center / np.linalg.norm(mesh.triangles_center, axis=1, keepdims=True)
+    elevation, azimuth, radius = CAMERAS.T.numpy()
+    eyes = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], -1)
+    facing = (normals @ eyes.T).max(1)
+    seen, hidden = np.flatnonzero(facing > 0.7), np.flatnonzero(facing < -0.1)
+    colors = np.stack([texture_at(mesh, face) for face in seen])
+    assert np.abs(colors - painted(normals[seen])).mean() < 0.01
+    assert np.percentile(np.abs(colors - painted(normals[seen])), 99) < 0.05
+    for face in hidden[::50]:
+        np.testing.assert_allclose(texture_at(mesh, face), GREY / 255, atol=0.01)
+
+
+def test_what_lies_behind_is_not_painted():
+    front, behind = (trimesh.creation.box((0.02, 0.5, 0.5)).apply_translation((x, 0, 0)) for x in (0.3, -0.3))
+    mesh = trimesh.util.concatenate([front, behind])
+    camera = torch.tensor([[0.0, 0.0, 1.8]])
+    photo = torch.ones(1, 4, 64, 64)
+    points = np.array([[0.31, 0.0, 0.0], [-0.29, 0.0, 0.0], [-0.29, 0.0, 0.24]])
+    assert project(camera[0], torch.from_numpy(points).float())[0].abs().max() < 1  # all within the photo
+    normals = np.tile([1.0, 0.0, 0.0], (3, 1))
+    _, weight = photo_colors(mesh, points, normals, photo, camera, sharpness=4.0)
+    np.testing.assert_allclose(weight, [1 / 1.49**2, 0, 0], rtol=1e-5)
+    # Turned away, or on the photo's background, nothing is taken either.
+    _, weight = photo_colors(mesh, points[:1], -normals[:1], photo, camera, sharpness=4.0)
+    assert weight == 0
+    photo[:, 3] = 0
+    _, weight = photo_colors(mesh, points[:1], normals[:1], photo, camera, sharpness=4.0)
+    assert weight == 0
+
+
+def test_oblique_looks_weigh_less():
+    plate = trimesh.creation.box((0.02, 1, 1))
+    cameras = torch.tensor([[0.0, math.radians(60), 2.0]])
+    point, normal = np.array([[0.01, 0.0, 0.0]]), np.array([[1.0, 0.0, 0.0]])
+    _, weight = photo_colors(plate, point, normal, torch.ones(1, 4, 64, 64), cameras, sharpness=2.0)
+    eye = 2 * np.array([0.5, math.sin(math.radians(60))]) - [0.01, 0]
+    distance = np.linalg.norm(eye)
+    np.testing.assert_allclose(weight, (eye[0] / distance) ** 2 / distance**2, rtol=1e-5)
