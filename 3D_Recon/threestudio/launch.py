@@ -112,11 +112,14 @@ def reexport(config: dict, mesh: bool) -> None:
 
 
 def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures: bool = True) -> None:
-    """Write the mesh and the pictures of a system into a folder."""
+    """Write the mesh (with what other tools read) and the pictures of a system into a folder."""
     from threestudio.config import build
 
     if mesh:
-        build(config["mesh"], system.renderer).write(folder, data.images(512), system.poses.cameras())
+        interchange = build(config["interchange"])
+        photos, cameras = data.images(interchange.config.size), system.poses.cameras()
+        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras)
+        interchange.write(folder, photos, cameras, surface)
     if pictures:
         build(config["pictures"], system.renderer).write(folder, data.images(256), system.poses.cameras())
 

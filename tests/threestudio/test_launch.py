@@ -96,7 +96,7 @@ def test_all_files_are_written(trained):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.yaml", "poses.json", "field.safetensors", "metrics.csv", "inputs.png"),
-        *("test", "turntable.mp4", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.glb"),
+        *("test", "turntable.mp4", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.glb", "interchange"),
     }
     assert [path.name for path in sorted((folder / "test").iterdir())] == [f"{index:03d}.png" for index in range(84)]
     assert imageio.imread(folder / "test" / "000.png").shape == (32, 32, 3)

@@ -39,8 +39,8 @@ class MeshExporter:
     def __init__(self, config: Config, renderer: CulledRenderer):
         self.config, self.renderer = config, renderer
 
-    def write(self, folder: Path, photos: Tensor, cameras: Tensor) -> None:
-        """Args: photos: colour on white and alpha, [N, 4, S, S]; cameras: [N, 3]."""
+    def write(self, folder: Path, photos: Tensor, cameras: Tensor) -> trimesh.Trimesh:
+        """Write the files; returns the mesh. `photos` are colour on white and alpha, [N, 4, S, S]; cameras [N, 3]."""
         mesh = self.extract()
         if len(mesh.faces):
             mesh = bake(mesh, photos, cameras, self.config.texture_size)
@@ -51,6 +51,7 @@ class MeshExporter:
                 partial.write_bytes(content)
         with atomic_file(folder / "mesh.glb") as partial:
             mesh.copy().apply_transform(Y_UP).export(partial)
+        return mesh
 
     def extract(self) -> trimesh.Trimesh:
         """The mesh in the world frame, triangles counter-clockwise from outside; empty where nothing is dense."""

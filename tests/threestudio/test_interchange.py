@@ -1,0 +1,74 @@
+"""What other tools read says the same as our cameras."""
+
+import json
+import math
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from trimesh.visual.material import PBRMaterial
+
+from sap3d import cameras as cam
+from threestudio.models.exporters.interchange import InterchangeExporter
+
+CAMERAS = torch.tensor([[0.3, 0.0, 1.8], [-0.2, 2.0, 1.5], [1.2, -2.5, 2.1]])
+SIZE = 64
+POINT = np.array([0.2, -0.1, 0.3])
+
+
+def written(folder) -> None:
+    photos = torch.rand(3, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    photos[:, :3] = photos[:, :3] * photos[:, 3:] + 1 - photos[:, 3:]
+    mesh = trimesh.creation.box((0.5, 0.5, 0.5))
+    material = PBRMaterial(baseColorTexture=Image.new("RGB", (8, 8), (10, 200, 30)))
+    mesh.visual = trimesh.visual.TextureVisuals(np.full((8, 2), 0.5), material=material)
+    InterchangeExporter(InterchangeExporter.Config(SIZE, 500)).write(folder, photos, CAMERAS, mesh)
+
+
+def ours() -> np.ndarray:
+    """Where the point is seen, in pixels from the top left, [3, 2]."""
+    pixels, _ = cam.project(CAMERAS, torch.from_numpy(POINT).float().expand(3, 1, 3))
+    return ((pixels[:, 0] * torch.tensor([1, -1]) + 1) / 2 * SIZE).numpy()
+
+
+def test_nerfstudio_sees_the_point_where_we_do(tmp_path):
+    written(tmp_path)
+    folder = tmp_path / "interchange"
+    content = json.loads((folder / "transforms.json").read_text())
+    assert math.isclose(2 * math.atan(SIZE / 2 / content["fl_y"]), cam.FIELD_OF_VIEW)
+    for frame, expected in zip(content["frames"], ours()):
+        local = np.linalg.inv(np.array(frame["transform_matrix"])) @ [*POINT, 1]  # OpenGL: looks along −z
+        x = content["fl_x"] * local[0] / -local[2] + content["cx"]
+        y = content["fl_y"] * -local[1] / -local[2] + content["cy"]
+        np.testing.assert_allclose([x, y], expected, atol=1e-4)
+        assert imageio.imread(folder / frame["file_path"]).shape == (SIZE, SIZE, 4)
+    cloud = trimesh.load(folder / content["ply_file_path"])
+    assert cloud.vertices.shape == (500, 3) and (np.abs(cloud.vertices).max(1) > 0.2499).all()
+    assert (cloud.colors[:, :3] == [10, 200, 30]).all()
+
+
+def test_colmap_sees_the_point_where_we_do(tmp_path):
+    written(tmp_path)
+    folder = tmp_path / "interchange/sparse/0"
+    _, model, width, height, *intrinsics = (folder / "cameras.txt").read_text().split()
+    fx, fy, cx, cy = map(float, intrinsics)
+    assert (model, width, height) == ("PINHOLE", str(SIZE), str(SIZE))
+    lines = (folder / "images.txt").read_text().split("\n")
+    assert lines[1::2] == [""] * 3
+    for line, expected in zip(lines[::2], ours()):
+        w, x, y, z, *translation = map(float, line.split()[1:8])
+        local = Rotation.from_quat([x, y, z, w]).apply(POINT) + translation  # OpenCV: looks along +z
+        np.testing.assert_allclose([fx * local[0] / local[2] + cx, fy * local[1] / local[2] + cy], expected, atol=1e-4)
+    assert len((folder / "points3D.txt").read_text().splitlines()) == 500
+
+
+def test_pictures_are_straight_alpha_and_nothing_is_drawn_from_nothing(tmp_path):
+    photo = torch.tensor([0.75, 1.0, 0.5, 0.5]).view(4, 1, 1).expand(4, SIZE, SIZE)  # half of (0.5, 1, 0) on white
+    InterchangeExporter(InterchangeExporter.Config(SIZE)).write(tmp_path, photo[None], CAMERAS[:1], trimesh.Trimesh())
+    np.testing.assert_allclose(
+        imageio.imread(tmp_path / "interchange/images/000.png")[0, 0], [128, 255, 0, 128], atol=1
+    )
+    assert (tmp_path / "interchange/sparse/0/points3D.txt").read_text() == ""
