@@ -79,13 +79,13 @@ def calibrate(rows: list[dict]) -> tuple[float, float, float]:
         Network's and synthesis' sharpness, and the mean negative log-likelihood of a view.
     """
     best = (0.0, 0.0, math.inf)
-    for network in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
+    for network in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6):
         for synthesis in (0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 40.0):
             total = []
             for row in rows:
                 azimuths, losses = torch.tensor(row["azimuths"]), torch.tensor(row["synthesis_loss"])
                 log_probabilities = torch.tensor(row["network_log_probability"])
-                log_weights = weigh(log_probabilities, losses / losses.min() - 1, network, synthesis)
+                log_weights = weigh(log_probabilities, losses, azimuths.shape[1], network, synthesis)
                 order = log_weights.argsort(descending=True, stable=True)
                 confidence = agreement(azimuths[order], log_weights[order]).clamp(0.01, 0.99)
                 right = placed(azimuths[order[0]], torch.tensor(row["true_azimuths"]))

@@ -42,9 +42,9 @@ from sap3d.scene import read_images
 from sap3d.synthesis import Fit
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
-# A configuration's log-weight: per unit of the network's summed log-probability, and per share by which its synthesis
-# loss is above the lowest; fitted to held-out toys, so that `Poses.confidence` is calibrated.
-NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.1, 2.0
+# A configuration's log-weight: per unit of the network's log-probability (see `weigh`), and per share by which its
+# synthesis loss is above the lowest; fitted to held-out toys, so that `Poses.confidence` is calibrated.
+NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.15, 1.0
 
 
 @dataclass
@@ -104,16 +104,20 @@ def estimate_poses(
     estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
     if views == 1:
         return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
-    generator = torch.Generator().manual_seed(seed)
+
+    def network_evidence(fit: Fit) -> Tensor:
+        return configuration_scores(prediction.azimuths, to_bins(fit.cameras[..., 1], prediction.azimuths))
+
+    def log_weights_of(fit: Fit) -> Tensor:
+        return weigh(network_evidence(fit), fit.losses, views)
+
     if hypotheses is None:
-        hypotheses = propose(prediction, config.candidates, generator)
-    network, losses = hypotheses[0], torch.zeros(min(config.hypotheses, len(hypotheses)))
-    fit = Fit(torch.empty(0), hypotheses[: len(losses)], losses)
+        hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
+    network, kept = hypotheses[0], hypotheses[: config.hypotheses]
+    fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
     if config.verify:
-        fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses)
-        losses = fit.losses / fit.losses.min() - 1
-    log_probabilities = configuration_scores(prediction.azimuths, to_bins(fit.cameras[..., 1], prediction.azimuths))
-    log_weights = weigh(log_probabilities, losses)
+        fit = verify(images, hypotheses, estimates, Effort(**config.effort), log_weights_of, config.hypotheses)
+    log_weights = log_weights_of(fit)
     order = log_weights.argsort(descending=True, stable=True)
     ranked, first = fit.cameras[order], int(order[0])
     return Poses(
@@ -122,7 +126,8 @@ def estimate_poses(
         agreement(ranked[..., 1], log_weights[order]),
         network,
         prediction,
-        evidence={"network_log_probability": log_probabilities[order], "synthesis_loss": fit.losses[order]},
+        {"network_log_probability": network_evidence(fit)[order]}
+        | ({"synthesis_loss": fit.losses[order]} if config.verify else {}),
         grid=fit.grid[first] if first < len(fit.grid) else None,
     )
 
@@ -130,11 +135,15 @@ def estimate_poses(
 def weigh(
     log_probabilities: Tensor,
     losses: Tensor,
+    views: int,
     network: float = NETWORK_SHARPNESS,
     synthesis: float = SYNTHESIS_SHARPNESS,
 ) -> Tensor:
-    """Log-weights of configurations from the network's log-probabilities and the excess synthesis losses, all [K]."""
-    return network * log_probabilities - synthesis * losses
+    """Log-weights of configurations from the network's summed log-probabilities and the synthesis losses, all [K].
+
+    The pairs are not independent: those of N views count as N − 1, the number of their relative azimuths.
+    """
+    return network * 2 / views * log_probabilities - synthesis * (losses / losses.min() - 1)
 
 
 def published_hypotheses(

@@ -62,9 +62,9 @@ def join(fits: list[Fit]) -> Fit:
     return Fit(*(torch.cat([getattr(fit, name) for fit in fits]) for name in ("grid", "cameras", "losses")))
 
 
-def best(fit: Fit, keep: int, separation: float = math.radians(12)) -> Fit:
-    """The `keep` distinct fits of lowest loss, best first (see `search.distinct`)."""
-    fit = fit[fit.losses.argsort(stable=True)]
+def best(fit: Fit, weigh: Callable[[Fit], Tensor], keep: int, separation: float = math.radians(12)) -> Fit:
+    """The `keep` distinct fits of highest weight, best first (see `search.distinct`)."""
+    fit = fit[weigh(fit).argsort(descending=True, stable=True)]
     return fit[distinct(fit.cameras[..., 1], keep, separation)]
 
 
@@ -102,22 +102,30 @@ def reconsider(images: Tensor, fit: Fit, level: Level, progress: tqdm, alternati
     return torch.stack(sum(in_threads(place, range(len(base))), []))
 
 
-def verify(images: Tensor, hypotheses: Tensor, estimates: Tensor, effort: Effort, keep: int = 8) -> Fit:
+def verify(
+    images: Tensor,
+    hypotheses: Tensor,
+    estimates: Tensor,
+    effort: Effort,
+    weigh: Callable[[Fit], Tensor],
+    keep: int = 8,
+) -> Fit:
     """Rank and refine camera configurations by synthesis.
 
     Args:
         images: white-composited RGB + mask, [N, 4, S, S], N ≥ 2.
         hypotheses: [K, N, 3], view 0 at azimuth 0.
         estimates: per-view elevations and radii to stay near, [N, 3].
+        weigh: log-weights of fits of one level; the lightest are dropped.
 
     Returns:
         At most `keep` distinct fits, best first: the finalists, then the best of the others.
     """
 
     def climb(hypotheses: Tensor) -> Fit:
-        fit = best(fit_all(images, hypotheses, effort.scout, progress, estimates=estimates), 4 * effort.beam)
-        fit = best(refit(fit, effort.coarse), 2 * effort.beam)
-        return best(refit(fit, effort.middle), effort.beam)
+        fit = fit_all(images, hypotheses, effort.scout, progress, estimates=estimates)
+        fit = refit(best(fit, weigh, 4 * effort.beam), effort.coarse)
+        return best(refit(best(fit, weigh, 2 * effort.beam), effort.middle), weigh, effort.beam)
 
     def refit(fit: Fit, level: Level) -> Fit:
         return fit_all(images, fit.cameras, level, progress, start=fit.grid, estimates=estimates)
@@ -126,10 +134,10 @@ def verify(images: Tensor, hypotheses: Tensor, estimates: Tensor, effort: Effort
         fit = climb(hypotheses)
         for _ in range(effort.rounds if len(images) > 2 else 0):
             proposals = reconsider(images, fit[: max(1, effort.beam // 2)], effort.coarse, progress)
-            fit = best(join([fit, climb(proposals)]), effort.beam)
+            fit = best(join([fit, climb(proposals)]), weigh, effort.beam)
         halved = -(-effort.finalists // 2)
-        finalists = best(refit(fit[: effort.finalists], effort.fine), keep)
-        last = best(refit(finalists[:halved], effort.fine), keep)
+        finalists = best(refit(fit[: effort.finalists], effort.fine), weigh, keep)
+        last = best(refit(finalists[:halved], effort.fine), weigh, keep)
     # Losses of different resolutions do not compare: who went farther ranks first.
     cameras, losses = last.cameras, last.losses
     for others in (finalists[halved:], fit[effort.finalists :]):

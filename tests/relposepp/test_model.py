@@ -1,4 +1,5 @@
 import argparse
+import copy
 import math
 
 import imageio.v3 as imageio
@@ -11,14 +12,14 @@ from relposepp import train
 from relposepp.infer import (
     CONFIG,
     add_flags,
-    apply_flags,
+    apply_own_flags,
     estimate_poses,
     evidence_of,
     propose,
     published_hypotheses,
     uninformed,
 )
-from relposepp.model import ModelConfig, RelativePose, load_model, save_model
+from relposepp.model import OUTLIERS, ModelConfig, RelativePose, load_model, save_model
 from relposepp.plot import write_plot
 from sap3d.errors import UserError
 
@@ -42,6 +43,15 @@ def test_predictions_are_distributions_in_both_orders(model):
     torch.testing.assert_close(log_probabilities.exp().sum(-1)[off_diagonal], torch.ones(6))
     mirrored = log_probabilities.transpose(0, 1).flip(-1).roll(1, -1)
     torch.testing.assert_close(log_probabilities, mirrored, atol=1e-4, rtol=1e-4)
+
+
+def test_no_pair_is_ever_ruled_out(model):
+    sure = copy.deepcopy(model)
+    for parameter in sure.pair_head.parameters():
+        parameter.mul_(1e3)
+    off_diagonal = sure.predict(torch.rand(3, 4, 64, 64)).azimuths[~torch.eye(3, dtype=torch.bool)]
+    assert off_diagonal.exp().min() >= 0.999 * OUTLIERS / 24
+    torch.testing.assert_close(off_diagonal.exp().sum(-1), torch.ones(6))
 
 
 def test_weights_round_trip(model, tmp_path):
@@ -110,12 +120,12 @@ def test_flags_override_the_config():
     parser = argparse.ArgumentParser()
     add_flags(parser)
     config = OmegaConf.load(CONFIG)
-    apply_flags(config, parser.parse_args(["--no-verify", "--hypotheses", "3", "--backbone", "published"]))
+    apply_own_flags(config, parser.parse_args(["--no-verify", "--hypotheses", "3", "--backbone", "published"]))
     assert (config.verify, config.hypotheses, config.backbone) == (False, 3, "published")
-    apply_flags(config, parser.parse_args([]))
+    apply_own_flags(config, parser.parse_args([]))
     assert (config.verify, config.hypotheses) == (False, 3)
     with pytest.raises(UserError, match="at least 1"):
-        apply_flags(config, parser.parse_args(["--hypotheses", "0"]))
+        apply_own_flags(config, parser.parse_args(["--hypotheses", "0"]))
 
 
 def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def test_verify_turns_a_wrong_view_back(scene):
     coarse = Level(resolution=8, size=16, steps=20, pixels=64, samples=12)
     middle, fine = replace(LEVEL, steps=30), replace(LEVEL, steps=40)
     effort = Effort(replace(coarse, steps=8), coarse, middle, fine, beam=2, rounds=1)
-    fit = verify(images, wrong[None], truth, effort)
+    fit = verify(images, wrong[None], truth, effort, lambda fit: -fit.losses)
     assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 15
     assert (fit.losses.diff() >= 0).all()
 
@@ -87,5 +87,6 @@ def test_verify_turns_a_wrong_view_back(scene):
 def test_best_keeps_distinct_fits():
     cameras = torch.zeros(3, 2, 3)
     cameras[:, 1, 1] = torch.tensor([0.0, 0.05, 1.0])
-    fit = best(Fit(torch.zeros(3, 4, 2, 2, 2), cameras, torch.tensor([0.3, 0.1, 0.2])), keep=3)
-    assert fit.losses.tolist() == pytest.approx([0.1, 0.2])
+    fits = Fit(torch.zeros(3, 4, 2, 2, 2), cameras, torch.tensor([0.3, 0.1, 0.2]))
+    assert best(fits, lambda fit: -fit.losses, keep=3).losses.tolist() == pytest.approx([0.1, 0.2])
+    assert best(fits, lambda fit: fit.cameras[:, 1, 1], keep=1).losses.tolist() == pytest.approx([0.2])
