@@ -116,7 +116,7 @@ def estimate_poses(
     network, kept = hypotheses[0], hypotheses[: config.hypotheses]
     fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
     if config.verify:
-        fit = verify(images, hypotheses, estimates, Effort(**config.effort), log_weights_of, config.hypotheses)
+        fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)
     log_weights = log_weights_of(fit)
     order = log_weights.argsort(descending=True, stable=True)
     ranked, first = fit.cameras[order], int(order[0])

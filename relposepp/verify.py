@@ -20,6 +20,7 @@ from sap3d.synthesis import Fit, Level, joint_fit, view_losses
 
 BATCH = 16  # hypotheses fitted at a time
 RECONSIDERED_AZIMUTHS = 24
+WORTHWHILE = 0.97  # a round that leaves more than this share of the lowest loss is the last
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Effort:
     middle: Level = field(default_factory=lambda: Level(16, 32, steps=36, pixels=96, samples=16))
     fine: Level = field(default_factory=lambda: Level(32, 64, steps=60, pixels=320, samples=32, pose_rate=0.03))
     beam: int = 16  # fits that survive the middle level
-    rounds: int = 1  # of the outlier test: placing single views anew
+    rounds: int = 4  # at most, of search beyond the proposals: single views placed anew, and evolution
+    children: int = 96  # by `mutate`, in each round
     finalists: int = 6  # fits that enter the fine level; half of them go through it twice
 
 
@@ -62,10 +64,31 @@ def join(fits: list[Fit]) -> Fit:
     return Fit(*(torch.cat([getattr(fit, name) for fit in fits]) for name in ("grid", "cameras", "losses")))
 
 
-def best(fit: Fit, weigh: Callable[[Fit], Tensor], keep: int, separation: float = math.radians(12)) -> Fit:
-    """The `keep` distinct fits of highest weight, best first (see `search.distinct`)."""
-    fit = fit[weigh(fit).argsort(descending=True, stable=True)]
+def best(fit: Fit, keep: int, separation: float = math.radians(12)) -> Fit:
+    """The `keep` distinct fits of lowest loss, best first (see `search.distinct`)."""
+    fit = fit[fit.losses.argsort(stable=True)]
     return fit[distinct(fit.cameras[..., 1], keep, separation)]
+
+
+def mutate(parents: Tensor, children: int, generator: torch.Generator) -> Tensor:
+    """Configurations like the parents', [children, N, 3]: good parents have more children.
+
+    A child takes each view from one of two parents, then some of its views are turned at random.
+
+    Args:
+        parents: best first, [K, N, 3].
+    """
+    count, views = parents.shape[:2]
+    weights = torch.linspace(1, 0.2, count).expand(children, -1)
+    first, second = torch.multinomial(weights, 2, replacement=True, generator=generator).T
+    other = torch.rand(children, views, generator=generator) < 0.25
+    child = torch.where(other[..., None], parents[second], parents[first])
+    turned = torch.rand(children, views, generator=generator) < 0.5
+    # Small and large turns in one generation.
+    deviation = math.radians(60) * torch.rand(children, 1, generator=generator)
+    child[..., 1] += turned * deviation * torch.randn(children, views, generator=generator)
+    child[:, 0, 1] = 0
+    return child
 
 
 def reconsider(images: Tensor, fit: Fit, level: Level, progress: tqdm, alternatives: int = 2) -> Tensor:
@@ -107,8 +130,8 @@ def verify(
     hypotheses: Tensor,
     estimates: Tensor,
     effort: Effort,
-    weigh: Callable[[Fit], Tensor],
     keep: int = 8,
+    seed: int = 0,
 ) -> Fit:
     """Rank and refine camera configurations by synthesis.
 
@@ -116,28 +139,35 @@ def verify(
         images: white-composited RGB + mask, [N, 4, S, S], N ≥ 2.
         hypotheses: [K, N, 3], view 0 at azimuth 0.
         estimates: per-view elevations and radii to stay near, [N, 3].
-        weigh: log-weights of fits of one level; the lightest are dropped.
+        seed: of the turns of `mutate`.
 
     Returns:
         At most `keep` distinct fits, best first: the finalists, then the best of the others.
     """
 
-    def climb(hypotheses: Tensor) -> Fit:
-        fit = fit_all(images, hypotheses, effort.scout, progress, estimates=estimates)
-        fit = refit(best(fit, weigh, 4 * effort.beam), effort.coarse)
-        return best(refit(best(fit, weigh, 2 * effort.beam), effort.middle), weigh, effort.beam)
+    def climb(scouted: Fit) -> Fit:
+        fit = refit(best(scouted, 4 * effort.beam), effort.coarse)
+        return best(refit(best(fit, 2 * effort.beam), effort.middle), effort.beam)
+
+    def scout(hypotheses: Tensor) -> Fit:
+        return fit_all(images, hypotheses, effort.scout, progress, estimates=estimates)
 
     def refit(fit: Fit, level: Level) -> Fit:
         return fit_all(images, fit.cameras, level, progress, start=fit.grid, estimates=estimates)
 
+    generator = torch.Generator().manual_seed(seed)
     with tqdm(desc="verifying poses", unit="step", mininterval=1) as progress:
-        fit = climb(hypotheses)
+        fit = climb(scout(hypotheses))
         for _ in range(effort.rounds if len(images) > 2 else 0):
-            proposals = reconsider(images, fit[: max(1, effort.beam // 2)], effort.coarse, progress)
-            fit = best(join([fit, climb(proposals)]), weigh, effort.beam)
+            lowest = fit.losses[0]
+            proposals = [reconsider(images, fit[: max(1, effort.beam // 2)], effort.coarse, progress)]
+            proposals.append(mutate(fit.cameras, effort.children, generator))
+            fit = best(join([fit, climb(scout(torch.cat(proposals)))]), effort.beam)
+            if fit.losses[0] > WORTHWHILE * lowest:
+                break
         halved = -(-effort.finalists // 2)
-        finalists = best(refit(fit[: effort.finalists], effort.fine), weigh, keep)
-        last = best(refit(finalists[:halved], effort.fine), weigh, keep)
+        finalists = best(refit(fit[: effort.finalists], effort.fine), keep)
+        last = best(refit(finalists[:halved], effort.fine), keep)
     # Losses of different resolutions do not compare: who went farther ranks first.
     cameras, losses = last.cameras, last.losses
     for others in (finalists[halved:], fit[effort.finalists :]):

@@ -60,7 +60,7 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
     for folder in (scene.initial_poses.parent, scene.diffusion, scene.reconstruction):
         shutil.rmtree(folder, ignore_errors=True)
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
-    search = ["candidates=4", "hypotheses=2", "effort.rounds=1", "effort.beam=2"]
+    search = ["candidates=4", "hypotheses=2", "effort.rounds=1", "effort.children=2", "effort.beam=2"]
     run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", *search)
     tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=2"]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from relposepp.verify import Effort, best, verify
+from relposepp.verify import Effort, best, mutate, verify
 from sap3d import cameras as cam
 from sap3d import grid as voxels
 from sap3d.synthesis import Fit, Level, joint_fit
@@ -78,8 +78,8 @@ def test_verify_turns_a_wrong_view_back(scene):
     wrong[2, 1] -= math.pi / 2
     coarse = Level(resolution=8, size=16, steps=20, pixels=64, samples=12)
     middle, fine = replace(LEVEL, steps=30), replace(LEVEL, steps=40)
-    effort = Effort(replace(coarse, steps=8), coarse, middle, fine, beam=2, rounds=1)
-    fit = verify(images, wrong[None], truth, effort, lambda fit: -fit.losses)
+    effort = Effort(replace(coarse, steps=8), coarse, middle, fine, beam=2, rounds=1, children=2)
+    fit = verify(images, wrong[None], truth, effort)
     assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 15
     assert (fit.losses.diff() >= 0).all()
 
@@ -87,6 +87,19 @@ def test_verify_turns_a_wrong_view_back(scene):
 def test_best_keeps_distinct_fits():
     cameras = torch.zeros(3, 2, 3)
     cameras[:, 1, 1] = torch.tensor([0.0, 0.05, 1.0])
-    fits = Fit(torch.zeros(3, 4, 2, 2, 2), cameras, torch.tensor([0.3, 0.1, 0.2]))
-    assert best(fits, lambda fit: -fit.losses, keep=3).losses.tolist() == pytest.approx([0.1, 0.2])
-    assert best(fits, lambda fit: fit.cameras[:, 1, 1], keep=1).losses.tolist() == pytest.approx([0.2])
+    fit = best(Fit(torch.zeros(3, 4, 2, 2, 2), cameras, torch.tensor([0.3, 0.1, 0.2])), keep=3)
+    assert fit.losses.tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_evolution_turns_some_views_and_never_the_first():
+    parents = torch.zeros(2, 4, 3)
+    parents[1, :, 0] = 1  # told by their elevations
+    parents[:, 0, 1] = 0
+    children = mutate(parents, 400, torch.Generator().manual_seed(0))
+    turned = children[:, 1:, 1] != 0
+    assert (children[:, 0, 1] == 0).all() and 0.4 < turned.float().mean() < 0.6
+    assert 0.2 < children[:, 1:, 1][turned].std() < math.radians(60)
+    of_second = children[..., 0].mean(1)
+    mixed = (of_second > 0) & (of_second < 1)
+    assert mixed.any() and (of_second == 0).sum() > (of_second == 1).sum()  # the better parent has more children
+    assert torch.equal(children, mutate(parents, 400, torch.Generator().manual_seed(0)))
