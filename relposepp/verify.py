@@ -30,6 +30,8 @@ class Effort:
     scout: Level = field(default_factory=lambda: Level(16, 32, steps=12, pixels=64, samples=16))
     coarse: Level = field(default_factory=lambda: Level(16, 32, steps=24, pixels=96, samples=16))
     middle: Level = field(default_factory=lambda: Level(16, 32, steps=36, pixels=96, samples=16))
+    # From new voxels, that have not learned the images in the wrong places yet.
+    anneal: Level = field(default_factory=lambda: Level(16, 32, steps=150, pixels=128, samples=16, pose_rate=0.04))
     fine: Level = field(default_factory=lambda: Level(32, 64, steps=60, pixels=320, samples=32, pose_rate=0.03))
     beam: int = 16  # fits that survive the middle level
     rounds: int = 4  # at most, of search beyond the proposals: single views placed anew, and evolution
@@ -73,7 +75,8 @@ def best(fit: Fit, keep: int, separation: float = math.radians(12)) -> Fit:
 def mutate(parents: Tensor, children: int, generator: torch.Generator) -> Tensor:
     """Configurations like the parents', [children, N, 3]: good parents have more children.
 
-    A child takes each view from one of two parents, then some of its views are turned at random.
+    A child takes each view from one of two parents, then some of its views are turned at random: each by itself, or all
+    by one angle, which keeps what is right among them.
 
     Args:
         parents: best first, [K, N, 3].
@@ -85,8 +88,11 @@ def mutate(parents: Tensor, children: int, generator: torch.Generator) -> Tensor
     child = torch.where(other[..., None], parents[second], parents[first])
     turned = torch.rand(children, views, generator=generator) < 0.5
     # Small and large turns in one generation.
-    deviation = math.radians(60) * torch.rand(children, 1, generator=generator)
-    child[..., 1] += turned * deviation * torch.randn(children, views, generator=generator)
+    single = math.radians(60) * torch.rand(children, 1, generator=generator)
+    single = single * torch.randn(children, views, generator=generator)
+    common = 2 * math.pi * torch.rand(children, 1, generator=generator)
+    together = torch.rand(children, 1, generator=generator) < 0.5
+    child[..., 1] += turned * torch.where(together, common, single)
     child[:, 0, 1] = 0
     return child
 
@@ -166,7 +172,8 @@ def verify(
             if fit.losses[0] > WORTHWHILE * lowest:
                 break
         halved = -(-effort.finalists // 2)
-        finalists = best(refit(fit[: effort.finalists], effort.fine), keep)
+        annealed = fit_all(images, fit.cameras[: effort.finalists], effort.anneal, progress, estimates=estimates)
+        finalists = best(refit(annealed, effort.fine), keep)
         last = best(refit(finalists[:halved], effort.fine), keep)
     # Losses of different resolutions do not compare: who went farther ranks first.
     cameras, losses = last.cameras, last.losses
