@@ -98,7 +98,11 @@ def test_evolution_turns_some_views_and_never_the_first():
     children = mutate(parents, 400, torch.Generator().manual_seed(0))
     turned = children[:, 1:, 1] != 0
     assert (children[:, 0, 1] == 0).all() and 0.4 < turned.float().mean() < 0.6
-    assert 0.2 < children[:, 1:, 1][turned].std() < math.radians(60)
+    several = [row[t] for row, t in zip(children[:, 1:, 1], turned) if t.sum() >= 2]
+    together = [len(row.unique()) == 1 for row in several]
+    assert 0.4 < sum(together) / len(several) < 0.6
+    single = torch.cat([row for row, same in zip(several, together) if not same])
+    assert math.radians(20) < single.std() < math.radians(50)  # 60° / √3 where deviations are uniform up to 60°
     of_second = children[..., 0].mean(1)
     mixed = (of_second > 0) & (of_second < 1)
     assert mixed.any() and (of_second == 0).sum() > (of_second == 1).sum()  # the better parent has more children
