@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sap3d.errors import UserError
 
-MARGIN = 1.25  # side of a recentred crop over the longer side of the foreground's bounding box
+# Side of a recentred crop over the longer side of the foreground's bounding box: the median of the training views.
+MARGIN = 1.68
 
 
 def read_rgba(path: Path, mask_path: Path | None = None) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_the_scene_holds_centred_squares_and_says_where_they_come_from(folder):
         rows, columns = (np.flatnonzero((image[..., 3] > 127).any(axis)) for axis in (1, 0))
         assert image.shape == (512, 512, 4)
         assert abs(rows.mean() - 255.5) < 4 and abs(columns.mean() - 255.5) < 4
-        assert np.ptp(rows) == pytest.approx(512 / 1.25, abs=8)
+        assert np.ptp(rows) == pytest.approx(512 / 1.68, abs=8)
     # Colours are not darkened where the foreground fades out.
     rim = (first[..., 3] > 60) & (first[..., 3] < 200)
     assert rim.any() and first[rim][:, 0].min() > 120
