@@ -104,20 +104,14 @@ def estimate_poses(
     estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
     if views == 1:
         return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
-
-    def network_evidence(fit: Fit) -> Tensor:
-        return configuration_scores(prediction.azimuths, to_bins(fit.cameras[..., 1], prediction.azimuths))
-
-    def log_weights_of(fit: Fit) -> Tensor:
-        return weigh(network_evidence(fit), fit.losses, views)
-
     if hypotheses is None:
         hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
     network, kept = hypotheses[0], hypotheses[: config.hypotheses]
     fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
     if config.verify:
         fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)
-    log_weights = log_weights_of(fit)
+    log_probabilities = configuration_scores(prediction.azimuths, to_bins(fit.cameras[..., 1], prediction.azimuths))
+    log_weights = weigh(log_probabilities, fit.losses, views)
     order = log_weights.argsort(descending=True, stable=True)
     ranked, first = fit.cameras[order], int(order[0])
     return Poses(
@@ -126,7 +120,7 @@ def estimate_poses(
         agreement(ranked[..., 1], log_weights[order]),
         network,
         prediction,
-        {"network_log_probability": network_evidence(fit)[order]}
+        {"network_log_probability": log_probabilities[order]}
         | ({"synthesis_loss": fit.losses[order]} if config.verify else {}),
         grid=fit.grid[first] if first < len(fit.grid) else None,
     )
