@@ -27,6 +27,7 @@ from typing import IO
 
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
+from sap3d.names import check_name, read_object_list
 
 REPOSITORY = Path(__file__).resolve().parent
 ATTEMPTS = 2
@@ -151,11 +152,7 @@ def find_objects(arguments: argparse.Namespace) -> list[tuple[str, str]]:
         UserError: none, or an unreadable list.
     """
     if arguments.list:
-        try:
-            lines = [line.split() for line in arguments.list.read_text().splitlines() if line.strip()]
-            return [(type_name, name) for type_name, name in lines]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{arguments.list}: not a list of TYPE OBJECT lines ({error})") from error
+        return read_object_list(arguments.list)
     if arguments.objects:
         return [(arguments.object_type, name) for name in arguments.objects]
     scans = json.loads((REPOSITORY / "dataset/benchmarks/assets.json").read_text())["objects"]
@@ -348,7 +345,7 @@ def interrupt(*_) -> None:
 def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, interrupt)
-    objects = dict.fromkeys(find_objects(arguments))
+    objects = dict.fromkeys((check_name(kind), check_name(name)) for kind, name in find_objects(arguments))
     # Objects first, so that neighbours do not prepare the same one at once.
     jobs = [Job(*names, views) for views in dict.fromkeys(arguments.views) for names in objects]
     for job in jobs:

@@ -1,6 +1,5 @@
 """The scene folder: what an object's photos are called, and where every stage's files lie (docs/DATASET.md)."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from torch import Tensor
 from sap3d import cameras, images
 from sap3d.errors import UserError
 from sap3d.files import root_dir
+from sap3d.names import check_name
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a folder that cannot lie elsewhere
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -30,8 +29,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         for name in (self.type, self.object):
-            if not PLAIN_NAME.fullmatch(name):
-                raise UserError(f"'{name}' cannot be a type or an object: use letters, digits, _, - and .")
+            check_name(name)
 
     @property
     def train(self) -> Path:
@@ -76,22 +74,6 @@ class Scene:
 def image_paths(folder: Path) -> list[Path]:
     """Images below `folder`/images in order of their names."""
     return sorted(p for p in (folder / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def read_object_list(path: Path) -> list[tuple[str, str]]:
-    """Types and names from a file of "TYPE OBJECT" lines.
-
-    Raises:
-        UserError: unreadable, or a line of another form.
-    """
-    try:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    for line in lines:
-        if len(line) != 2:
-            raise UserError(f"{path}: '{' '.join(line)}' is not TYPE OBJECT")
-    return [(line[0], line[1]) for line in lines]
 
 
 def check_views(views: str | int) -> int:

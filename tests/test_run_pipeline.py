@@ -30,7 +30,7 @@ mv "$folder/part" "$folder/results.json"
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    for name in ("run_pipeline.py", "sap3d/__init__.py", "sap3d/errors.py", "sap3d/files.py"):
+    for name in ("run_pipeline.py", "sap3d/__init__.py", "sap3d/errors.py", "sap3d/files.py", "sap3d/names.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     (tmp_path / "run_pipeline.sh").write_text(STAND_IN)
@@ -135,6 +135,7 @@ def test_cores_are_shared_out(repository):
         (["--gpus", "7"], "--gpus 7: "),
         ([], "no objects of this type"),
         (["--objects", "fine", "--views", "0"], "at least 1"),
+        (["--objects", "../fine"], "'../fine' cannot be a type or an object"),
     ],
 )
 def test_bad_arguments_are_one_line(repository, arguments, message):

@@ -15,7 +15,7 @@ from statistics import mean, median
 
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
-from sap3d.scene import read_object_list
+from sap3d.names import read_object_list
 
 Column = tuple[str, str, int]  # key in results.json, heading, digits
 PICTURES = [("psnr", "PSNR", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3), ("flip", "ꟻLIP", 3)]
