@@ -185,8 +185,8 @@ def _look_up(maps: Tensor, cameras: Tensor, targets: Tensor, points: Tensor) -> 
     def sight(positions: Tensor) -> Tensor:  # unit vectors from the points [B, M, ?, P, 3] to cameras
         return F.normalize(positions - points[:, :, None], dim=-1)
 
-    source_position = (cam.camera_axes(cameras)[..., 2] * cameras[..., 2:])[:, None, :, None]
-    target_position = (cam.camera_axes(targets)[..., 2] * targets[..., 2:])[:, :, None, None]
+    source_position = cam.camera_positions(cameras)[:, None, :, None]
+    target_position = cam.camera_positions(targets)[:, :, None, None]
     cosine = (sight(source_position) * sight(target_position)).sum(-1)
     # A ramp, not a step: a point that leaves the image must not make the loss jump.
     inside = ((1 - pixels.abs().amax(-1)) / BORDER).clamp(0, 1).reshape(batch, views, count, -1).transpose(1, 2)

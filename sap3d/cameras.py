@@ -36,6 +36,11 @@ def camera_axes(cameras: Tensor) -> Tensor:
     return torch.stack([right, up, backward], -1)
 
 
+def camera_positions(cameras: Tensor) -> Tensor:
+    """Where cameras [..., 3] stand in the world, [..., 3]."""
+    return camera_axes(cameras)[..., 2] * cameras[..., 2:]
+
+
 def sight_cosines(first: Tensor, second: Tensor) -> Tensor:
     """Cosines of the angles between lines of sight of cameras [..., M, 3] and [..., N, 3]: [..., M, N]."""
     return camera_axes(first)[..., 2] @ camera_axes(second)[..., 2].transpose(-1, -2)

@@ -97,6 +97,13 @@ def resize(rgba: np.ndarray, size: int) -> np.ndarray:
     return image.clip(0, 1)
 
 
+def straight_alpha(image: np.ndarray) -> np.ndarray:
+    """Inverse of `resize`'s compositing: colour on white and alpha → RGBA not premultiplied, uint8 [..., 4]."""
+    alpha = image[..., 3:]
+    color = np.where(alpha > 0, (image[..., :3] - 1 + alpha) / alpha.clip(1e-3), 0)
+    return to_uint8(np.concatenate([color, alpha], -1))
+
+
 def to_tensor(images: list[np.ndarray], size: int) -> Tensor:
     """uint8 RGBA images → float tensor in [0, 1] of white-composited colour and alpha, [N, 4, size, size]."""
     return torch.from_numpy(np.stack([resize(image, size) for image in images])).permute(0, 3, 1, 2).contiguous()

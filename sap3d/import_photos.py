@@ -27,9 +27,9 @@ from tqdm import tqdm
 from sap3d import images as im
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_json
-from sap3d.scene import Scene, check_views
+from sap3d.scene import IMAGE_SUFFIXES, Scene, check_views
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
+SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif")
 MAX_PIXELS = 100_000_000
 MAX_PHOTOS = 100
 WORKING_SIZE = 1024  # longer side of a photo as it is worked on
@@ -183,14 +183,7 @@ def colours_in_common(rgba: np.ndarray) -> float:
 
 def framed(rgba: np.ndarray) -> np.ndarray:
     """The object in the middle of a square, uint8 [SIZE, SIZE, 4]."""
-    crop = im.recentre(rgba)
-    premultiplied = crop[..., :3] * (crop[..., 3:] / np.float32(255))
-    shrink = cv2.INTER_AREA if len(crop) > SIZE else cv2.INTER_CUBIC
-    layers = np.dstack([premultiplied, crop[..., 3].astype(np.float32)])
-    resized = cv2.resize(layers, (SIZE, SIZE), interpolation=shrink).clip(0, 255)
-    alpha = resized[..., 3:]
-    color = np.divide(resized[..., :3] * 255, alpha, where=alpha > 0, out=np.zeros_like(resized[..., :3]))
-    return np.dstack([color.clip(0, 255), alpha]).round().astype(np.uint8)
+    return im.straight_alpha(im.resize(im.recentre(rgba), SIZE))
 
 
 def contact_sheet(photos: list[Photo], framed_photos: list[np.ndarray]) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import trimesh
 
-from sap3d.cameras import project
+from sap3d.cameras import pixel_grid, project, rays
 from threestudio.models.exporters.texture import Atlas, bake, photo_colors, rasterise, unwrap
 
 GREY = 128
@@ -27,8 +27,6 @@ def painted(normal: np.ndarray) -> np.ndarray:
 
 def photos_of_ball(size: int = 256) -> torch.Tensor:
     """Photos of the painted ball, ray traced in closed form, [2, 4, S, S]."""
-    from sap3d.cameras import pixel_grid, rays
-
     origins, directions = rays(CAMERAS, pixel_grid(size).expand(2, -1, -1))
     directions = torch.nn.functional.normalize(directions, dim=-1)
     along = -(origins * directions).sum(-1)
@@ -70,7 +68,7 @@ def test_unwrapping_keeps_the_surface():
 def test_a_ball_gets_the_colours_of_its_photos_where_they_see_it():
     mesh = bake(ball(), photos_of_ball(), CAMERAS, size=512)
     normals = mesh.triangles_center / np.linalg.norm(mesh.triangles_center, axis=1, keepdims=True)
-    elevation, azimuth, radius = CAMERAS.T.numpy()
+    elevation, azimuth, _ = CAMERAS.T.numpy()
     eyes = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], -1)
     facing = (normals @ eyes.T).max(1)
     seen, hidden = np.flatnonzero(facing > 0.7), np.flatnonzero(facing < -0.1)

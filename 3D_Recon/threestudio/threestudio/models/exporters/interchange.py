@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sap3d import cameras as cam
 from sap3d.files import atomic_folder, write_json
-from sap3d.images import to_uint8
+from sap3d.images import straight_alpha
 
 TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera axes → OpenCV's (x right, y down, z forwards)
 
@@ -41,7 +41,7 @@ class InterchangeExporter:
         with atomic_folder(folder / "interchange") as partial:
             (partial / "images").mkdir()
             for name, photo in zip(names, photos):
-                imageio.imwrite(partial / "images" / name, straight_alpha(photo))
+                imageio.imwrite(partial / "images" / name, straight_alpha(photo.permute(1, 2, 0).numpy()))
             trimesh.PointCloud(points, colors).export(partial / "points.ply")
             write_json(partial / "transforms.json", self.transforms(names, cameras))
             (partial / "sparse/0").mkdir(parents=True)
@@ -67,7 +67,7 @@ class InterchangeExporter:
         size = self.config.size
         matrices = torch.eye(4, dtype=torch.float64).repeat(len(cameras), 1, 1)
         matrices[:, :3, :3] = cam.camera_axes(cameras.double())
-        matrices[:, :3, 3] = matrices[:, :3, 2] * cameras[:, 2:]
+        matrices[:, :3, 3] = cam.camera_positions(cameras.double())
         return {
             "camera_model": "PINHOLE",
             "fl_x": self.focal_length,
@@ -99,10 +99,3 @@ class InterchangeExporter:
                 for index, ((x, y, z), (r, g, b)) in enumerate(zip(points, colors), start=1)
             ],
         }
-
-
-def straight_alpha(photo: Tensor) -> np.ndarray:
-    """Colour on white and alpha, [4, S, S] → RGBA that is not premultiplied, uint8 [S, S, 4]."""
-    color, alpha = photo[:3], photo[3:]
-    color = torch.where(alpha > 0, (color - 1 + alpha) / alpha.clamp(min=1e-3), torch.zeros(()))
-    return to_uint8(torch.cat([color, alpha]).permute(1, 2, 0))

@@ -95,8 +95,7 @@ def photo_colors(
     inside = -F.max_pool2d(-photos[:, 3:], window, 1, window // 2)
     maps = torch.cat([photos[:, :3], inside], 1)
     total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
-    eyes = cam.camera_axes(cameras)[..., 2] * cameras[..., 2:]
-    for camera, image, eye in zip(cameras, maps, eyes.numpy().astype(np.float64)):
+    for camera, image, eye in zip(cameras, maps, cam.camera_positions(cameras.double()).numpy()):
         sight = eye - points
         distance = np.linalg.norm(sight, axis=-1)
         sight /= distance[:, None]
