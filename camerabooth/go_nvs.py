@@ -1,10 +1,15 @@
-"""Stage 2's novel views: the 84-view grid about view 0, by the tuned model.
+"""Stage 2's novel views: the 84-view grid about view 0, or any cameras, by the tuned model.
 
     python camerabooth/go_nvs.py --type GSO_demo --object chefmate_8_frypan --views 5 sampling.conditioning=joint
+    python camerabooth/go_nvs.py … --cameras path/transforms.json      # nerfstudio's format
 
-Writes preds/000.png … 083.png (colour on white), sheet.png and video.mp4 into Scene.diffusion.
+Writes preds/000.png … 083.png (colour on white), sheet.png, video.mp4 and page.png, which shows all that stage 2 did,
+into Scene.diffusion; with --cameras the first three alone, into views/ there.
 """
 
+import argparse
+import json
+import math
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -12,14 +17,16 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from torch import Tensor
 
 from camerabooth.diffusion import load_model
 from camerabooth.main import CONFIG
+from camerabooth.plot import write_page
 from camerabooth.sampling import sample
 from sap3d import images as im
-from sap3d.cameras import evaluation_grid
+from sap3d.cameras import FIELD_OF_VIEW, camera_axes, camera_positions, evaluation_grid, w2c_to_spherical
 from sap3d.devices import choose_device, seed_everything
-from sap3d.errors import one_line_errors
+from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.options import stage_options
 from sap3d.poses import read_best_poses
@@ -29,23 +36,61 @@ AZIMUTHS = 12  # columns of the evaluation grid
 VIDEO_SIZE = 256
 
 
-def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> None:
-    """Novel views of one scene, files to files."""
+OFF_CENTRE = 0.05  # a listed camera may look past the origin by so much of its distance
+
+
+def read_transforms(path: Path) -> Tensor:
+    """Cameras (elevation, azimuth, radius), [M, 3], of a nerfstudio transforms.json in the pipeline's world.
+
+    Raises:
+        UserError: unreadable, another field of view, or cameras that do not look at the origin upright.
+    """
+    try:
+        content = json.loads(path.read_text())
+        matrices = torch.tensor([frame["transform_matrix"] for frame in content["frames"]], dtype=torch.float64)
+        field_of_view = 2 * math.atan(content["h"] / 2 / content["fl_y"])
+        w2c = matrices.view(-1, 4, 4).inverse()[:, :3]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: not a transforms.json ({error})") from error
+    if abs(field_of_view - FIELD_OF_VIEW) > math.radians(0.5):
+        raise UserError(
+            f"{path}: a field of view of {math.degrees(field_of_view):.1f}°, but the models know "
+            f"{math.degrees(FIELD_OF_VIEW):.1f}° alone"
+        )
+    cameras = w2c_to_spherical(w2c)
+    missed = (camera_positions(cameras) - matrices[:, :3, 3]).norm(dim=-1) > OFF_CENTRE * cameras[:, 2]
+    rolled = (camera_axes(cameras) - matrices[:, :3, :3]).abs().amax((1, 2)) > OFF_CENTRE
+    for index in (missed | rolled).nonzero()[:1, 0].tolist():
+        raise UserError(f"{path}: frame {index} does not look at the origin with the horizon level")
+    return cameras.float()
+
+
+def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, path: Path | None = None) -> Path:
+    """Novel views of one scene, files to files: the grid's, or those of the cameras in a transforms.json.
+
+    Returns:
+        Where they are.
+    """
     seed_everything(seed)
     cameras = read_best_poses(scene.diffusion / "poses.json", scene.views).to(device)
     model = load_model(scene.diffusion / "model", device)
     images = im.to_tensor(read_images(scene), model.image_size).to(device)
     with torch.no_grad():
         sources = model.embed_sources(images, cameras)
-    targets = evaluation_grid(cameras[0]).to(device)
+    targets = (read_transforms(path) if path else evaluation_grid(cameras[0])).to(device)
     generator = torch.Generator().manual_seed(seed)
     chosen = {name: value for name, value in config.sampling.items() if value is not None}
     views = sample(model, sources, targets, generator, **model.sampling | chosen)
-    write_views(scene.diffusion, im.to_uint8(views[:, :3].permute(0, 2, 3, 1)))
+    pictures = im.to_uint8(views[:, :3].permute(0, 2, 3, 1))
+    folder = scene.diffusion / "views" if path else scene.diffusion
+    write_views(folder, pictures)
+    if not path:
+        write_page(folder, pictures)
+    return folder / "preds"
 
 
 def write_views(folder: Path, views: np.ndarray) -> None:
-    """Write uint8 views [84, S, S, 3] one by one, as a contact sheet, and as a video that winds through the rows."""
+    """Write uint8 views [M, S, S, 3] one by one, as a contact sheet, and as a video that winds through the rows."""
     with atomic_folder(folder / "preds") as partial:
         for index, view in enumerate(views):
             imageio.imwrite(partial / f"{index:03d}.png", view)
@@ -55,10 +100,16 @@ def write_views(folder: Path, views: np.ndarray) -> None:
     write_video(folder / "video.mp4", large, fps=12)
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cameras", type=Path, metavar="PATH", help="transforms.json of the views; the grid if not given"
+    )
+
+
 def main() -> None:
-    arguments, config = stage_options(__doc__, CONFIG)
-    run(arguments.scene, config, choose_device(arguments.device), arguments.seed)
-    print(f"84 novel views: {arguments.scene.diffusion / 'preds'}")
+    arguments, config = stage_options(__doc__, CONFIG, add_flags)
+    device = choose_device(arguments.device)
+    print(f"novel views: {run(arguments.scene, config, device, arguments.seed, arguments.cameras)}")
 
 
 if __name__ == "__main__":

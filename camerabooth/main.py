@@ -4,24 +4,21 @@
     python camerabooth/main.py … --backbone published --checkpoint zero123-xl.ckpt
 
 Reads the scene folder's images and stage 1's poses.json; writes Scene.diffusion with poses.json, model/,
-before_after.png and log.csv.
+before_after.png, trajectory.npy (the cameras before each step) and log/. A run that was killed goes on from its last
+checkpoint.
 """
 
 import argparse
-import logging
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 
 import imageio.v3 as imageio
-import pytorch_lightning as lightning
+import numpy as np
 import torch
-from omegaconf import DictConfig
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
@@ -34,6 +31,7 @@ from sap3d.options import apply_flags, stage_options
 from sap3d.poses import PoseTable, read_pose_hypotheses, write_poses
 from sap3d.scene import Scene, read_images
 from sap3d.synthesis import Level, joint_fit
+from sap3d.training import fingerprint, fit
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
 WEIGHTS = {
@@ -53,26 +51,23 @@ SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pos
 
 def tune(
     model: ViewConditionedDiffusion, images: Tensor, cameras: Tensor, config: DictConfig, seed: int, folder: Path
-) -> Tensor:
-    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3]; returns the refined cameras."""
+) -> tuple[Tensor, Tensor]:
+    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3].
+
+    Returns:
+        The refined cameras, and the cameras before every step and after the last, [steps + 1, N, 3].
+    """
     poses = PoseTable(cameras)
     prior = regularisation_views(config.prior_objects, model.image_size)
+    run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, *model.state_dict().values())
     module = TestTimeTraining(model, poses, images, prior, config, seed)
-    device = images.device
-    trainer = lightning.Trainer(
-        max_steps=config.steps,
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=[device.index] if device.type == "cuda" else 1,
-        logger=CSVLogger(folder, name="", version="log"),
-        log_every_n_steps=5,
-        callbacks=[TQDMProgressBar(refresh_rate=5)],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
+    if config.ema:
+        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
     model.train()
-    trainer.fit(module, DataLoader(range(config.steps)))
-    model.to(device).eval()  # Lightning leaves it on the CPU
-    return poses.cameras().to(device)
+    fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
+    model.to(images.device).eval()  # Lightning leaves it on the CPU
+    return poses.cameras().to(images.device), module.trajectory.cpu()
 
 
 def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
@@ -116,7 +111,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
 
     energy = partial(leave_one_out, images=images, timesteps=ENERGY_TIMESTEPS, draws=ENERGY_DRAWS)
     errors_before, before = energy(model, cameras=initial)
-    refined = tune(model, images, initial, config.tuning, seed, scene.diffusion)
+    refined, trajectory = tune(model, images, initial, config.tuning, seed, scene.diffusion)
     _, after = energy(model, cameras=refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
@@ -129,6 +124,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
     model.save_pretrained(scene.diffusion / "model")
     with atomic_file(scene.diffusion / "before_after.png") as path:
         imageio.imwrite(path, before_after(images, before, after))
+    with atomic_file(scene.diffusion / "trajectory.npy") as path:
+        np.save(path, trajectory.numpy())
     energies = {"initial": errors_before.mean().item(), "refined": errors_after.mean().item()}
     kept, score = (refined, energies["refined"]) if accepted else (initial, energies["initial"])
     evidence = {"energy": energies, "synthesis": dict(zip(energies, synthesis)), "choice": choice}
@@ -163,8 +160,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
     arguments, config = stage_options(__doc__, CONFIG, add_flags)
     apply_flags(config, arguments, ("backbone", "checkpoint"))
     start = time.monotonic()

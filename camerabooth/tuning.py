@@ -20,13 +20,17 @@ from dataset.toy_views import random_cameras, white_composite
 from dataset.toys import make_toy, toy_seed
 from sap3d.poses import PoseTable
 
+# Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
+# what it can.
+HELD_OUT_TIMESTEPS = [650, 900]
+
 
 class TestTimeTraining(lightning.LightningModule):
     """Two parameter groups, network and poses, each with its own learning rate.
 
     Args:
         images: input views in [0, 1], [N, 4, S, S].
-        poses: their cameras.
+        poses: their cameras. Where they go is written into `trajectory`, [steps + 1, N, 3].
         regularisation: images [K, V, 4, S, S] and cameras [K, V, 3] of procedural objects.
     """
 
@@ -43,16 +47,19 @@ class TestTimeTraining(lightning.LightningModule):
     ):
         super().__init__()
         self.model, self.poses, self.config = model, poses, config
-        self.register_buffer("images", images)
-        self.register_buffer("prior_images", regularisation[0])
-        self.register_buffer("prior_cameras", regularisation[1])
-        self.generator = torch.Generator().manual_seed(seed)
+        for name, tensor in zip(("images", "prior_images", "prior_cameras"), (images, *regularisation)):
+            self.register_buffer(name, tensor, persistent=False)
+        self.seed, self.generator = seed, torch.Generator()
+        self.register_buffer("trajectory", poses.cameras().expand(config.steps + 1, -1, -1).clone())
+        if config.poses_only:
+            model.requires_grad_(False)
 
     def configure_optimizers(self):
         config = self.config
+        network = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             [
-                {"params": self.model.parameters(), "lr": config.learning_rate},
+                {"params": network, "lr": config.learning_rate},
                 {"params": self.poses.parameters(), "lr": config.pose_learning_rate},
             ],
             weight_decay=0.0,
@@ -65,14 +72,24 @@ class TestTimeTraining(lightning.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, ramp)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def training_step(self, batch, _) -> Tensor:
+    def training_step(self, _, step: int) -> Tensor:
+        # What a step draws hangs on the seed and the step alone, so that a resumed run draws the same.
+        self.generator.manual_seed(self.seed * 1_000_003 + step)
         loss = self._instance_loss()
-        prior = self._prior_loss() if self.config.prior_weight > 0 else loss.new_zeros(())
+        prior = loss.new_zeros(())
+        if self.config.prior_weight > 0 and not self.config.poses_only:
+            prior = self._prior_loss()
         self.log_dict({"loss": loss, "prior_loss": prior}, prog_bar=True)
         return loss + self.config.prior_weight * prior
 
-    def on_train_batch_end(self, *_) -> None:
+    def optimizer_step(self, *arguments, **options) -> None:
+        super().optimizer_step(*arguments, **options)
         self.poses.project()
+        self.trajectory[self.global_step + 1 :] = self.poses.cameras().to(self.trajectory)
+
+    def validation_step(self, *_) -> None:
+        energy = leave_one_out(self.model, self.images, self.poses().detach(), HELD_OUT_TIMESTEPS)[0].mean()
+        self.log("held_out", energy, prog_bar=True)
 
     def _instance_loss(self) -> Tensor:
         """Denoise random inputs, each given a random subset of the others (of itself when it is alone)."""

@@ -1,5 +1,7 @@
 """Test-time training and pretraining on a tiny model."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from omegaconf import OmegaConf
 from camerabooth import main, pretrain, tuning
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from dataset.toy_views import ToyViews, white_composite
+from sap3d import training
 from sap3d.cameras import wrap_angle
 from sap3d.errors import UserError
 from sap3d.poses import PoseTable
@@ -42,7 +45,7 @@ def config(**changes):
 def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
     images, cameras, model = scene
     before, _ = tuning.leave_one_out(model, images, cameras, [850, 999])
-    refined = main.tune(model, images, cameras, config(learning_rate=3e-3), seed=0, folder=tmp_path)
+    refined, trajectory = main.tune(model, images, cameras, config(learning_rate=3e-3), seed=0, folder=tmp_path)
     after, estimates = tuning.leave_one_out(model, images, refined, [850, 999])
     assert after.mean() < 0.8 * before.mean()
     assert refined[0, 1] == 0
@@ -50,6 +53,10 @@ def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
     moved[:, 1] = wrap_angle(refined[:, 1] - cameras[:, 1]).abs()
     assert 0 < moved.max() < 8 * 2 * 1e-3  # no step of Adam is much longer than its learning rate
     assert estimates.shape == images.shape
+    torch.testing.assert_close(wrap_angle(trajectory[0]), wrap_angle(cameras))
+    assert trajectory.shape == (9, 5, 3) and (trajectory[1:] != trajectory[:-1]).any(2).any(1).all()
+    assert {path.suffix for path in (tmp_path / "log/from_step_0").iterdir()} >= {".csv"}
+    assert list((tmp_path / "log/from_step_0").glob("events*")) and not list(tmp_path.glob("*.ckpt"))
 
 
 def test_tuning_repeats_with_its_seed(scene, tmp_path):
@@ -58,8 +65,52 @@ def test_tuning_repeats_with_its_seed(scene, tmp_path):
     results = []
     for _ in range(2):
         model.load_state_dict(state)
-        results.append(main.tune(model, images, cameras, config(steps=3), seed=1, folder=tmp_path))
+        results.append(main.tune(model, images, cameras, config(steps=3), seed=1, folder=tmp_path)[0])
     assert torch.equal(*results)
+
+
+def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch):
+    images, cameras, model = scene
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
+    settings = config(validate_every=4)
+    untouched = copy.deepcopy(model)
+    whole, trajectory = main.tune(model, images, cameras, settings, seed=1, folder=tmp_path / "whole")
+    loss, steps = tuning.TestTimeTraining._instance_loss, []
+
+    def killed(module):
+        steps.append(module.global_step)
+        if steps == [0, 1, 2, 3, 4]:
+            raise KeyboardInterrupt
+        return loss(module)
+
+    monkeypatch.setattr(tuning.TestTimeTraining, "_instance_loss", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main.tune(copy.deepcopy(untouched), images, cameras, settings, seed=1, folder=tmp_path / "killed")
+    resumed = copy.deepcopy(untouched)
+    refined, resumed_trajectory = main.tune(resumed, images, cameras, settings, seed=1, folder=tmp_path / "killed")
+    assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 7]
+    assert torch.equal(refined, whole) and torch.equal(resumed_trajectory, trajectory)
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    steps[:] = [-1]
+    main.tune(untouched, images, cameras, settings, seed=2, folder=tmp_path / "killed")
+    assert steps[1] == 0, "another run starts at the beginning"
+
+
+def test_poses_alone_leave_the_network(scene, tmp_path):
+    images, cameras, model = scene
+    before = copy.deepcopy(model.state_dict())
+    refined, _ = main.tune(model, images, cameras, config(poses_only=True), seed=0, folder=tmp_path)
+    torch.testing.assert_close(model.state_dict(), before)
+    assert not torch.equal(refined, cameras)
+
+
+def test_tuning_stops_when_held_out_noise_levels_gain_nothing(scene, tmp_path):
+    images, cameras, model = scene
+    # A rate at which training destroys what the model knows.
+    settings = config(steps=40, learning_rate=0.3, validate_every=2, patience=1, ema=None)
+    _, trajectory = main.tune(model, images, cameras, settings, seed=0, folder=tmp_path)
+    assert torch.equal(trajectory[30], trajectory[-1])
 
 
 def test_one_view_is_its_own_source(scene):

@@ -1,0 +1,105 @@
+"""Training runs that a kill does not undo: Lightning with checkpoints, resumed when it is the same run again."""
+
+import hashlib
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+CHECKPOINT = "checkpoint"  # name in a run's folder, with .ckpt
+CHECKPOINT_STEPS = 20
+
+
+class Fingerprint(Callback):
+    """Writes into each checkpoint what run it is of."""
+
+    def __init__(self, fingerprint: str):
+        self.fingerprint = fingerprint
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        checkpoint["fingerprint"] = self.fingerprint
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 of tensors, by their bytes, and of other objects by their repr."""
+    digest = hashlib.sha256()
+    for part in parts:
+        value = part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
+        digest.update(value)
+    return digest.hexdigest()
+
+
+def fit(
+    module: pl.LightningModule,
+    steps: int,
+    device: torch.device,
+    folder: Path,
+    run: str,
+    callbacks: tuple[Callback, ...] = (),
+    log_every: int = 5,
+    validate_every: int | None = None,
+) -> None:
+    """Train `module`, whose batches are nothing but the numbers of the steps; its training_step must draw by them.
+
+    A run that was killed goes on from its last checkpoint to the result it would have had. At the end the checkpoint is
+    removed.
+
+    Args:
+        folder: of the checkpoint and the logs (log/from_step_N, CSV and TensorBoard).
+        run: fingerprint; the checkpoint of another run is not resumed.
+        validate_every: steps; the module's validation_step then gets one batch.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for hint in ("pytorch_lightning", "lightning_fabric"):  # about hardware, loaders and existing folders
+        warnings.filterwarnings("ignore", module=hint)
+    path = folder / f"{CHECKPOINT}.ckpt"
+    first = resumed_step(path, run)
+    if first is None:
+        path.unlink(missing_ok=True)
+        shutil.rmtree(folder / "log", ignore_errors=True)
+    else:
+        print(f"goes on from step {first}", flush=True)
+    logs = {"save_dir": folder, "name": "log", "version": f"from_step_{first or 0}"}
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=1,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index] if device.type == "cuda" else 1,
+        logger=[CSVLogger(**logs), TensorBoardLogger(**logs)],
+        log_every_n_steps=log_every,
+        callbacks=[
+            TQDMProgressBar(refresh_rate=5),
+            Fingerprint(run),
+            ModelCheckpoint(
+                folder,
+                filename=CHECKPOINT,
+                every_n_train_steps=CHECKPOINT_STEPS,
+                enable_version_counter=False,
+                save_on_train_epoch_end=False,
+            ),
+            *callbacks,
+        ],
+        val_check_interval=validate_every,
+        check_val_every_n_epoch=None if validate_every else 1,
+        limit_val_batches=1 if validate_every else 0,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    loaders = DataLoader(range(steps)), DataLoader(range(1))
+    trainer.fit(module, *loaders, ckpt_path=path if first else None, weights_only=True)
+    path.unlink(missing_ok=True)
+
+
+def resumed_step(path: Path, run: str) -> int | None:
+    """The step that a checkpoint of this run goes on from, or None."""
+    if not path.exists():
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state["global_step"] if state.get("fingerprint") == run else None
