@@ -8,8 +8,6 @@ field that is there. Any key of the config can be set by key=value. Results: exp
 """
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -63,44 +61,38 @@ def read_config(path: str, overrides: list[str]) -> dict:
 
 
 def train(config: dict) -> None:
-    """Fit field and poses; the results' folder is replaced as a whole at the end."""
-    import pytorch_lightning as pl
-    from pytorch_lightning.callbacks import TQDMProgressBar
-    from pytorch_lightning.loggers import CSVLogger
+    """Fit field and poses; the results' folder is replaced as a whole at the end.
 
+    A run that was killed goes on from its last checkpoint, in a hidden folder beside the results.
+    """
+    from sap3d.training import fingerprint, fit
     from threestudio.config import build
 
     device = choose_device(str(config["device"]))
     steps = config["trainer"]["max_steps"]
-    data = build(config["data"], steps, config["seed"])
-    cameras = read_best_poses(data.scene.diffusion / "poses.json", data.scene.views)
+    data = build(config["data"], config["seed"])
+    scene = data.scene
+    cameras = read_best_poses(scene.diffusion / "poses.json", scene.views)
     system = build(config["system"], data, cameras)
-    quiet_lightning()
-    with atomic_folder(data.scene.reconstruction) as folder:
-        trainer = pl.Trainer(
-            max_steps=steps,
-            max_epochs=1,
-            accelerator=device.type,
-            devices=[device.index] if device.type == "cuda" else 1,
-            logger=CSVLogger(folder, name="", version=""),
-            log_every_n_steps=config["trainer"]["log_every"],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[TQDMProgressBar(refresh_rate=10)],
-        )
-        trainer.fit(system, datamodule=data)
+    tuned = scene.diffusion / "model/model.safetensors"
+    run = fingerprint(config, cameras, system.photos, tuned.read_bytes() if tuned.exists() else None)
+    work = scene.reconstruction.with_name(f".{scene.object}.training")
+    fit(system, steps, device, work, run, log_every=config["trainer"]["log_every"])
+    with atomic_folder(scene.reconstruction) as folder:
+        (work / "log").rename(folder / "log")
+        work.rmdir()
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         save_file({"grid": system.geometry.grid[0].detach().cpu().contiguous()}, folder / "field.safetensors")
         write_poses(folder / "poses.json", system.poses.cameras()[None], [system.final_loss], refined=system.refined)
         export(config, system, data, folder)
-    print(f"reconstruction: {data.scene.reconstruction}")
+    print(f"reconstruction: {scene.reconstruction}")
 
 
 def reexport(config: dict, mesh: bool) -> None:
     """Write the mesh or the pictures from the field and the poses in the results' folder."""
     from threestudio.config import build
 
-    data = build(config["data"], 0, config["seed"])
+    data = build(config["data"], config["seed"])
     folder = data.scene.reconstruction
     cameras = read_best_poses(folder / "poses.json", data.scene.views)
     system = build(config["system"], data, cameras)
@@ -122,12 +114,6 @@ def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures
         interchange.write(folder, photos, cameras, surface)
     if pictures:
         build(config["pictures"], system.renderer).write(folder, data.images(256), system.poses.cameras())
-
-
-def quiet_lightning() -> None:
-    """Leave out Lightning's hints about hardware and data loaders."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 if __name__ == "__main__":

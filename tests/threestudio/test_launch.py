@@ -20,6 +20,7 @@ from sap3d.errors import UserError
 from sap3d.images import to_uint8
 from sap3d.poses import read_best_poses, write_poses
 from sap3d.scene import Scene
+from threestudio.data.views import RayBatches
 from threestudio.models.guidance.sds import MultiViewSDS
 
 CAMERAS = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.9, 1.8], [0.1, -2.2, 1.6]])
@@ -95,7 +96,7 @@ def test_all_files_are_written(trained):
     folder = trained[0].reconstruction
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("config.yaml", "poses.json", "field.safetensors", "metrics.csv", "inputs.png"),
+        *("config.yaml", "poses.json", "field.safetensors", "log", "inputs.png"),
         *("test", "turntable.mp4", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.glb", "interchange"),
     }
     assert [path.name for path in sorted((folder / "test").iterdir())] == [f"{index:03d}.png" for index in range(84)]
@@ -106,7 +107,7 @@ def test_all_files_are_written(trained):
 
 
 def test_losses_go_down(trained):
-    with open(trained[0].reconstruction / "metrics.csv") as file:
+    with open(trained[0].reconstruction / "log/from_step_0/metrics.csv") as file:
         rows = [row for row in csv.DictReader(file)]
     assert float(rows[-1]["color"]) < 0.1 * float(rows[0]["color"])
     assert float(rows[-1]["mask"]) < 0.1 * float(rows[0]["mask"])
@@ -148,6 +149,30 @@ def test_failed_run_leaves_the_earlier_one(trained, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         launch.train(config(3, "trainer.max_steps=1"))
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(trained, monkeypatch):
+    folder = trained[0].reconstruction
+    names = ("poses.json", "field.safetensors", "mesh.obj", "test/007.png")
+    before = [(folder / name).read_bytes() for name in names]
+    draw, steps = RayBatches.draw, []
+
+    def killed(batches, step):
+        steps.append(step)
+        if steps[-1] == 90 and 70 in steps:  # between checkpoints, after the grid has grown
+            raise KeyboardInterrupt
+        return draw(batches, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RayBatches, "draw", killed)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            launch.train(config())
+    assert [(folder / name).read_bytes() for name in names] == before, "the earlier run is as it was"
+    monkeypatch.setattr(RayBatches, "draw", lambda batches, step: (steps.append(step), draw(batches, step))[1])
+    launch.train(config())
+    assert steps[90:] == [90, *range(80, 120)]
+    assert [(folder / name).read_bytes() for name in names] == before
     assert list(folder.parent.iterdir()) == [folder]
 
 

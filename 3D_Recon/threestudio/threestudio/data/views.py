@@ -1,12 +1,10 @@
 """The input photos as batches of random rays, coarse to fine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from sap3d import cameras as cam
 from sap3d import images
@@ -23,24 +21,21 @@ class RayBatch:
     color: Tensor  # on white, [P, 3]
     alpha: Tensor  # [P]
 
+    def to(self, device: torch.device) -> "RayBatch":
+        return RayBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-class RayBatches(IterableDataset):
+
+class RayBatches:
     """A batch for every training step; the seed and the step alone decide what is drawn."""
 
-    def __init__(self, pyramid: dict[int, Tensor], sizes: Milestones, rays: int, steps: int, seed: int):
+    def __init__(self, pyramid: dict[int, Tensor], sizes: Milestones, rays: int, seed: int):
         """Args: pyramid: image size → images [N, 4, S, S] of colour on white and alpha."""
-        self.pyramid, self.sizes, self.rays, self.steps, self.seed = pyramid, sizes, rays, steps, seed
+        self.pyramid, self.sizes, self.rays, self.seed = pyramid, sizes, rays, seed
         # Half of the rays are drawn near the object, where there is something to learn: its mask, widened.
         self.near = {
             size: F.max_pool2d(views[:, 3:], 2 * (size // 32) + 1, 1, size // 32).flatten().gt(0.5).nonzero()[:, 0]
             for size, views in pyramid.items()
         }
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self):
-        return (self.draw(step) for step in range(self.steps))
 
     def draw(self, step: int) -> RayBatch:
         """The batch of a step."""
@@ -55,7 +50,7 @@ class RayBatches(IterableDataset):
         return RayBatch(view, cam.pixel_grid(size)[position], values[:, :3], values[:, 3])
 
 
-class Views(pl.LightningDataModule):
+class Views:
     """The first `views` photos of an object."""
 
     @dataclass
@@ -66,13 +61,12 @@ class Views(pl.LightningDataModule):
         rays: int = 4096  # a step
         image_size: Milestones = field(default_factory=lambda: [[0, 64]])
 
-    def __init__(self, config: Config, steps: int, seed: int):
+    def __init__(self, config: Config, seed: int):
         """
         Raises:
             UserError: see `sap3d.scene.read_images`.
         """
-        super().__init__()
-        self.config, self.steps, self.seed = config, steps, seed
+        self.config, self.seed = config, seed
         self.scene = Scene(config.type, config.object, check_views(config.views))
         self.photos = read_images(self.scene)
 
@@ -80,7 +74,7 @@ class Views(pl.LightningDataModule):
         """Colour on white and alpha, [N, 4, size, size]."""
         return images.to_tensor(self.photos, size)
 
-    def train_dataloader(self) -> DataLoader:
+    def batches(self) -> RayBatches:
+        """What training draws from."""
         pyramid = {size: self.images(size) for _, size in self.config.image_size}
-        batches = RayBatches(pyramid, self.config.image_size, self.config.rays, self.steps, self.seed)
-        return DataLoader(batches, batch_size=None)
+        return RayBatches(pyramid, self.config.image_size, self.config.rays, self.seed)

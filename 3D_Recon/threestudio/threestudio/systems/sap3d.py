@@ -47,6 +47,7 @@ class SAP3D(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config, self.photos, self.scene, self.seed = config, data.images(256), data.scene, data.seed
+        self.batches = data.batches()
         self.geometry = build(config.geometry)
         self.material, self.background = build(config.material), build(config.background)
         self.renderer = build(config.renderer, self.geometry, self.material, self.background)
@@ -62,7 +63,17 @@ class SAP3D(pl.LightningModule):
         if weight if isinstance(weight, (int, float)) else max(weight[1:3]):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
 
-    def training_step(self, batch: RayBatch, step: int) -> None:
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("guidance.")}
+        checkpoint["occupancy"] = self.renderer.occupancy
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        # The grid has grown since the start; the parameter must have its size before the optimizer is made.
+        self.geometry.load(checkpoint["state_dict"]["geometry.values"].permute(3, 0, 1, 2))
+        self.renderer.occupancy = checkpoint["occupancy"]
+
+    def training_step(self, _, step: int) -> None:
         optimizer = self.optimizers()
         self._grow(optimizer.optimizer, step)
         field_group, pose_group = optimizer.param_groups
@@ -70,6 +81,7 @@ class SAP3D(pl.LightningModule):
             scheduled(rate, step) for rate in (self.config.field_rate, self.config.pose_rate)
         )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        batch = self.batches.draw(step).to(self.device)
         losses = self.photo_losses(batch, generator, refine=pose_group["lr"] > 0)
         losses |= self.variation(step)
         if self.guidance is not None and step % self.config.guidance_every == 0:
