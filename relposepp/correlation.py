@@ -62,27 +62,48 @@ def azimuth_labels(delta: Tensor, bins: int, sigma: float) -> Tensor:
 
 
 class PairHead(nn.Module):
-    """Turns the correlations of several feature groups into one energy a bin.
+    """Turns the correlations of several feature groups and other evidence into one energy a bin.
 
-    A small network along Δ, circular too, combines the groups (a silhouette's agreement counts only where the texture
-    has nothing to say). Both orders of a pair are averaged, so that energy(i, j, Δ) = energy(j, i, −Δ).
+    A small network along Δ, circular too, combines them (a silhouette's agreement counts only where the texture has
+    nothing to say), and what the views look like decides how (on a can, colours count for more than on a carton).
+    Both orders of a pair are averaged, so that energy(i, j, Δ) = energy(j, i, −Δ).
     """
 
-    def __init__(self, groups: int, hidden: int = 32):
+    def __init__(self, groups: int, evidence: int, context: int, hidden: int = 48):
         super().__init__()
         self.temperature = nn.Parameter(torch.full((groups,), -1.0))
-        self.conv1 = nn.Conv1d(groups, hidden, 5)
-        self.conv2 = nn.Conv1d(hidden, 1, 5)
-        nn.init.zeros_(self.conv2.weight)
+        self.convolutions = nn.ModuleList(
+            [nn.Conv1d(groups + evidence, hidden, 5), nn.Conv1d(hidden, hidden, 5), nn.Conv1d(hidden, 1, 5)]
+        )
+        self.film = nn.Linear(context, 2 * hidden + groups)
+        for layer in (self.convolutions[-1], self.film):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.film.bias)
 
-    def forward(self, correlations: Tensor) -> Tensor:
-        """Normalised correlations [P, groups, bins] → unnormalised log-probabilities [P, bins]."""
-        scaled = correlations * self.temperature.exp()[:, None]
-        return (self._one_way(scaled) + flip_angles(self._one_way(flip_angles(scaled)))) / 2 + scaled.sum(1)
+    def forward(self, correlations: Tensor, evidence: Tensor, context: Tensor) -> Tensor:
+        """Unnormalised log-probabilities [P, bins].
 
-    def _one_way(self, x: Tensor) -> Tensor:
-        hidden = F.relu(self.conv1(F.pad(x, (2, 2), mode="circular")))
-        return self.conv2(F.pad(hidden, (2, 2), mode="circular"))[:, 0]
+        Args:
+            correlations, evidence: of order 1, reversed in Δ when the pair is taken in the other order;
+                [P, groups, bins] and [P, channels, bins].
+            context: of the pair, the same in both orders, [P, C].
+        """
+        film = self.film(context)[..., None].float()
+        scale, shift, gain = film.split([*[self.convolutions[0].out_channels] * 2, correlations.shape[1]], 1)
+        scaled = correlations * (self.temperature[:, None] + gain).exp()
+        x = torch.cat([scaled, evidence], 1)
+
+        def one_way(x: Tensor) -> Tensor:
+            first, second, last = self.convolutions
+            x = F.relu(first(wrap(x)) * (1 + scale) + shift)
+            return last(wrap(F.relu(second(wrap(x)))))[:, 0]
+
+        return (one_way(x) + flip_angles(one_way(flip_angles(x)))) / 2 + scaled.sum(1)
+
+
+def wrap(x: Tensor) -> Tensor:
+    """Two more bins on either side of a circle, for a kernel of five."""
+    return F.pad(x, (2, 2), mode="circular")
 
 
 def flip_angles(x: Tensor) -> Tensor:

@@ -64,19 +64,21 @@ def uninformed(views: int, bins: int = 72) -> Prediction:
     """What one knows of photos without a network: they are taken from somewhat above, from any side."""
     azimuths = torch.full((views, views, bins), -math.log(bins)) * (1 - torch.eye(views))[..., None]
     elevation, radius = torch.full((views,), math.radians(20)), torch.full((views,), 1.8)
-    return Prediction(elevation, torch.full((views,), math.radians(15)), radius, azimuths)
+    return Prediction(elevation, torch.full((views,), math.radians(15)), radius, azimuths, azimuths)
 
 
 def propose(prediction: Prediction, count: int, generator: torch.Generator) -> Tensor:
     """Configurations for verification, [K, N, 3], K ≤ count.
 
-    First the network's best distinct ones, then quarter turns of single views of the very best: what people photograph
-    often has sides that look alike, where the network sees which way a side faces, not which side.
+    First the network's best distinct ones; then those of the colours alone, which know cans and bottles better; then
+    quarter turns of single views of the network's very best: what people photograph often has sides that look alike,
+    where the network sees which way a side faces, not which side.
     Two and three views are few enough to try azimuths all around besides.
     """
     views = len(prediction.elevation)
-    azimuths, _ = search(prediction.azimuths, count // 2, generator=generator)
-    azimuths = torch.cat([azimuths, quarter_turns(prediction.azimuths, azimuths[:8], 8 * count)])
+    azimuths, _ = search(prediction.azimuths, 2 * count // 5, generator=generator)
+    colors, _ = search(prediction.photometric, count // 5, generator=generator)
+    azimuths = torch.cat([azimuths, colors, quarter_turns(prediction.azimuths, azimuths[:8], 8 * count)])
     if views <= 3:
         grid = torch.cartesian_prod(*[torch.arange(0, 360, 15 * (views - 1)).deg2rad()] * (views - 1))
         azimuths = torch.cat([azimuths, F.pad(grid.view(-1, views - 1), (1, 0))])

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from relposepp import unwrapping
 from relposepp.correlation import PairHead, circular_correlation, spectra
 from relposepp.lifting import CylinderNetwork, ImageEncoder
 from relposepp.search import joint_elevations
@@ -47,10 +48,35 @@ class Prediction:
     radius: Tensor  # [N]
     # Log-probabilities [i, j, k] of azimuth_j − azimuth_i = 2πk / bins, zero on the diagonal, [N, N, bins].
     azimuths: Tensor
+    photometric: Tensor  # the same of the colours alone (`unwrapping.azimuth_log_probabilities`)
+
+
+@dataclass
+class Encoding:
+    """What the image encoder makes of views; indexing takes views."""
+
+    images: Tensor  # white-composited RGB + mask, [V, 4, 64, 64]
+    frustum: Tensor  # features of `lifting`, [V, C, D, 16, 16]
+    summary: Tensor  # [V, 128]
+
+    def __getitem__(self, index: Tensor | slice) -> "Encoding":
+        return Encoding(self.images[index], self.frustum[index], self.summary[index])
+
+
+@dataclass
+class Signature:
+    """What a view is compared by, given its elevation and radius; indexing takes views."""
+
+    learned: Tensor  # spectra of the cylinder's features, complex [V, groups, C, F]
+    photometric: Tensor  # `unwrapping.moments`, complex [V, 9, LEVELS, F']
+    summary: Tensor  # of the image alone, [V, 128]
+
+    def __getitem__(self, index: Tensor | slice) -> "Signature":
+        return Signature(self.learned[index], self.photometric[index], self.summary[index])
 
 
 class RelativePose(nn.Module):
-    """Cylindrical correlation: features on a cylinder about the object, correlated over azimuth.
+    """Cylindrical correlation: features on a cylinder about the object, correlated over azimuth, and so its colours.
 
     The pairwise distributions play the part of RelPose++'s energies (arXiv 2305.04926), for cameras without roll.
     """
@@ -67,22 +93,29 @@ class RelativePose(nn.Module):
         self.radius_head = nn.Linear(128, len(self.radii))
         out = c.groups * c.group_channels
         self.cylinder = CylinderNetwork(c.features, c.rings, c.levels, c.sectors, c.width, c.blocks, out)
-        self.pair_head = PairHead(c.groups)
+        self.pair_head = PairHead(c.groups, unwrapping.CHANNELS, context=128)
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """White-composited RGB + mask [V, 4, 64, 64] → frustums, elevation logits [V, 15], radius logits [V, 14]."""
+    def encode(self, images: Tensor) -> tuple[Encoding, Tensor, Tensor]:
+        """Views [V, 4, 64, 64] → encoding, elevation logits [V, 15], radius logits [V, 14]."""
         frustum, summary = self.encoder(images)
-        return frustum, self.elevation_head(summary).float(), self.radius_head(summary).float()
+        logits = self.elevation_head(summary).float(), self.radius_head(summary).float()
+        return Encoding(images, frustum, summary), *logits
 
-    def signatures(self, frustum: Tensor, elevation: Tensor, radius: Tensor) -> Tensor:
-        """Spectra of each view's cylinder given its elevation (radians, [V]) and radius [V]: [V, groups, C, F]."""
-        cells = self.cylinder(frustum, elevation, radius)
-        return spectra(cells.unflatten(1, (self.config.groups, -1)).flatten(2, 3))
+    def signatures(self, views: Encoding, elevation: Tensor, radius: Tensor) -> Signature:
+        """Of V views, given their elevations (radians, [V]) and radii [V]."""
+        cells = self.cylinder(views.frustum, elevation, radius)
+        learned = spectra(cells.unflatten(1, (self.config.groups, -1)).flatten(2, 3))
+        with torch.no_grad(), torch.autocast(views.images.device.type, enabled=False):
+            unwrapped = unwrapping.unwrap(views.images.float(), elevation, radius, self.config.azimuth_bins)
+            photometric = unwrapping.moments(*unwrapped)
+        return Signature(learned, photometric, views.summary)
 
-    def pair_logits(self, first: Tensor, second: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of azimuth(second) − azimuth(first), [P, bins], from signatures [P, …]."""
-        correlations = circular_correlation(first, second, self.config.sectors, self.config.azimuth_bins)
-        return self.pair_head(correlations)
+    def pair_logits(self, first: Signature, second: Signature) -> Tensor:
+        """Unnormalised log-probabilities of azimuth(second) − azimuth(first), [P, bins], from P signatures each."""
+        bins = self.config.azimuth_bins
+        correlations = circular_correlation(first.learned, second.learned, self.config.sectors, bins)
+        agreement = unwrapping.compare(first.photometric, second.photometric, bins)
+        return self.pair_head(correlations, agreement, (first.summary + second.summary) / 2)
 
     def expected_elevation(self, logits: Tensor) -> Tensor:
         """Mean of the elevation distribution, radians, [V]."""
@@ -99,30 +132,36 @@ class RelativePose(nn.Module):
         With `joint`, the elevations are inferred from the views together (`search.joint_elevations`), else each view's
         head has the only word.
         """
-        frustum, elevation_logits, radius_logits = self.encode(images)
+        views, elevation_logits, radius_logits = self.encode(images)
         radius, heads = self.expected_radius(radius_logits), elevation_logits.log_softmax(-1)
         together = joint and len(images) > 1
-        posterior = joint_elevations(heads, self.elevation_evidence(frustum, radius)) if together else heads.exp()
+        posterior = joint_elevations(heads, self.elevation_evidence(views, radius)) if together else heads.exp()
         elevation = posterior @ self.elevations
         deviation = (posterior * (self.elevations - elevation[:, None]).square()).sum(-1).sqrt()
-        signature = self.signatures(frustum, elevation, radius)
+        signature = self.signatures(views, elevation, radius)
         count, bins = len(images), self.config.azimuth_bins
-        first, second = torch.meshgrid(torch.arange(count), torch.arange(count), indexing="ij")
-        logits = self.pair_logits(signature[first.flatten()], signature[second.flatten()]).view(count, count, bins)
-        azimuths = ((1 - OUTLIERS) * logits.softmax(-1) + OUTLIERS / bins).log()
-        azimuths = azimuths * (first != second).to(images.device)[..., None]
-        return Prediction(*(part.cpu() for part in (elevation, deviation, radius, azimuths)))
+        rows = torch.arange(count, device=images.device)
+        first, second = rows.repeat_interleave(count), rows.repeat(count)
+        probabilities = self.pair_logits(signature[first], signature[second]).softmax(-1)
+        agreement = unwrapping.compare(signature.photometric[first], signature.photometric[second], bins)
+        azimuths = ((1 - OUTLIERS) * probabilities + OUTLIERS / bins).log()
+        photometric = unwrapping.azimuth_log_probabilities(agreement)
+        azimuths, photometric = (
+            (pairs * (first != second)[:, None]).view(count, count, bins) for pairs in (azimuths, photometric)
+        )
+        return Prediction(*(part.cpu() for part in (elevation, deviation, radius, azimuths, photometric)))
 
-    def elevation_evidence(self, frustum: Tensor, radius: Tensor) -> Tensor:
+    def elevation_evidence(self, views: Encoding, radius: Tensor) -> Tensor:
         """Log-evidence of every pair for every two elevations: pair energies summed over azimuths, [N, N, E, E]."""
         count, bins = len(radius), len(self.elevations)
-        signature = self.signatures(
-            frustum.repeat_interleave(bins, 0), self.elevations.repeat(count), radius.repeat_interleave(bins)
-        ).unflatten(0, (count, bins))
+        each = torch.arange(count, device=radius.device).repeat_interleave(bins)
+        signature = self.signatures(views[each], self.elevations.repeat(count), radius[each])
+        rows = torch.arange(bins, device=radius.device)
+        first, second = rows.repeat_interleave(bins), rows.repeat(bins)
         evidence = torch.zeros(count, count, bins, bins, device=radius.device)
         for i, j in torch.combinations(torch.arange(count)).tolist():
-            first, second = signature[i].repeat_interleave(bins, 0), signature[j].repeat(bins, 1, 1, 1)
-            evidence[i, j] = self.pair_logits(first, second).logsumexp(-1).view(bins, bins)
+            logits = self.pair_logits(signature[i * bins + first], signature[j * bins + second])
+            evidence[i, j] = logits.logsumexp(-1).view(bins, bins)
             evidence[j, i] = evidence[i, j].T
         return evidence
 

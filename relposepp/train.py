@@ -95,26 +95,26 @@ def sets_forward(
         cameras: what the lifting is told, up to noise: [O, N, 3]; None takes the network's own estimates.
     """
     count, views = images.shape[:2]
-    frustum, elevation_logits, radius_logits = model.encode(images.flatten(0, 1))
+    encoding, elevation_logits, radius_logits = model.encode(images.flatten(0, 1))
     if cameras is None:
         elevation, radius = model.expected_elevation(elevation_logits), model.expected_radius(radius_logits)
     else:
         noise = torch.randn(2, count * views, generator=generator).to(images.device)
         elevation = cameras[..., 0].flatten() + noise[0] * math.radians(config.elevation_noise)
         radius = cameras[..., 2].flatten() * (1 + noise[1] * config.radius_noise)
-    signature = model.signatures(frustum, elevation, radius)
-    signature = signature.view(count, views, *signature.shape[1:])
-    first, second = torch.triu_indices(views, views, 1)
-    logits = model.pair_logits(signature[:, first].flatten(0, 1), signature[:, second].flatten(0, 1))
-    outputs = Outputs(logits.view(count, len(first), -1), elevation_logits, radius_logits)
+    signature = model.signatures(encoding, elevation, radius)
+    sets = torch.arange(count)[:, None] * views
+    first, second = ((sets + view).flatten() for view in torch.triu_indices(views, views, 1))
+    logits = model.pair_logits(signature[first], signature[second])
+    outputs = Outputs(logits.unflatten(0, (count, -1)), elevation_logits, radius_logits)
     if cameras is not None:
         amount = torch.empty(count).uniform_(*config.astray, generator=generator)
         sign = torch.randint(2, (count,), generator=generator) * 2 - 1
         wrong = cameras[:, 0, 0] + torch.deg2rad(amount * sign).to(images.device)
-        astray = model.signatures(frustum[::views], wrong, radius[::views])
-        astray = astray[:, None].expand(-1, views - 1, *[-1] * (astray.ndim - 1))
-        logits = model.pair_logits(astray.flatten(0, 1), signature[:, 1:].flatten(0, 1))
-        outputs.astray = logits.view(count, views - 1, -1)
+        astray = model.signatures(encoding[::views], wrong, radius[::views])
+        others = (sets + torch.arange(1, views)).flatten()
+        logits = model.pair_logits(astray[others // views], signature[others])
+        outputs.astray = logits.unflatten(0, (count, -1))
     return outputs
 
 

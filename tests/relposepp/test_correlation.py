@@ -31,12 +31,15 @@ def test_finer_bins_interpolate():
 
 def test_turned_view_shifts_the_distribution():
     generator = torch.Generator().manual_seed(2)
-    head = PairHead(4)
-    torch.nn.init.normal_(head.conv2.weight, generator=generator)
+    head = PairHead(4, 2, 3)
+    for layer in (head.convolutions[-1], head.film):
+        torch.nn.init.normal_(layer.weight, generator=generator)
+    context = torch.randn(1, 3, generator=generator)
     first, second = smooth_rings(generator, 2, 4, 6).unbind()
 
     def energy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return head(circular_correlation(spectra(a)[None], spectra(b)[None], 36, 72))[0]
+        correlations = circular_correlation(spectra(a)[None], spectra(b)[None], 36, 72)
+        return head(correlations, correlations[:, :2].square(), context)[0]
 
     # A camera turned by +k sectors sees its surroundings moved by −k sectors.
     turned = energy(first, second.roll(-7, -1))

@@ -31,7 +31,7 @@ TINY = {"features": 4, "depth_bins": 4, "rings": 2, "levels": 4, "sectors": 12, 
 def model() -> RelativePose:
     torch.manual_seed(0)
     model = RelativePose(ModelConfig(**TINY)).eval()
-    torch.nn.init.normal_(model.pair_head.conv2.weight)
+    torch.nn.init.normal_(model.pair_head.convolutions[-1].weight)
     return model.requires_grad_(False)
 
 
@@ -64,11 +64,11 @@ def test_weights_round_trip(model, tmp_path):
 
 def test_elevation_evidence_is_the_pairs_energy_at_those_elevations(model):
     images = torch.rand(3, 4, 64, 64, generator=torch.Generator().manual_seed(1))
-    frustum, _, radius_logits = model.encode(images)
+    views, _, radius_logits = model.encode(images)
     radius = model.expected_radius(radius_logits)
-    evidence = model.elevation_evidence(frustum, radius)
+    evidence = model.elevation_evidence(views, radius)
     bins = torch.tensor([3, 0, 7])
-    signature = model.signatures(frustum, model.elevations[bins], radius)
+    signature = model.signatures(views, model.elevations[bins], radius)
     expected = model.pair_logits(signature[:1], signature[2:]).logsumexp(-1)
     torch.testing.assert_close(evidence[0, 2, 3, 7], expected[0])
     torch.testing.assert_close(evidence, evidence.permute(1, 0, 3, 2))
