@@ -65,28 +65,21 @@ def read_transforms(path: Path) -> Tensor:
     return cameras.float()
 
 
-def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, path: Path | None = None) -> Path:
-    """Novel views of one scene, files to files: the grid's, or those of the cameras in a transforms.json.
-
-    Returns:
-        Where they are.
-    """
+def novel_views(
+    scene: Scene, folder: Path, config: DictConfig, device: torch.device, seed: int, targets: Tensor | None = None
+) -> np.ndarray:
+    """Pictures by the tuned model in `folder`, uint8 [M, S, S, 3], at cameras [M, 3]; by default the grid's 84."""
     seed_everything(seed)
-    cameras = read_best_poses(scene.diffusion / "poses.json", scene.views).to(device)
-    model = load_model(scene.diffusion / "model", device)
+    cameras = read_best_poses(folder / "poses.json", scene.views).to(device)
+    model = load_model(folder / "model", device)
     images = im.to_tensor(read_images(scene), model.image_size).to(device)
     with torch.no_grad():
         sources = model.embed_sources(images, cameras)
-    targets = (read_transforms(path) if path else evaluation_grid(cameras[0])).to(device)
+    targets = evaluation_grid(cameras[0]) if targets is None else targets
     generator = torch.Generator().manual_seed(seed)
     chosen = {name: value for name, value in config.sampling.items() if value is not None}
-    views = sample(model, sources, targets, generator, **model.sampling | chosen)
-    pictures = im.to_uint8(views[:, :3].permute(0, 2, 3, 1))
-    folder = scene.diffusion / "views" if path else scene.diffusion
-    write_views(folder, pictures)
-    if not path:
-        write_page(folder, pictures)
-    return folder / "preds"
+    views = sample(model, sources, targets.to(device), generator, **model.sampling | chosen)
+    return im.to_uint8(views[:, :3].permute(0, 2, 3, 1))
 
 
 def write_views(folder: Path, views: np.ndarray) -> None:
@@ -108,8 +101,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     arguments, config = stage_options(__doc__, CONFIG, add_flags)
-    device = choose_device(arguments.device)
-    print(f"novel views: {run(arguments.scene, config, device, arguments.seed, arguments.cameras)}")
+    device, folder = choose_device(arguments.device), arguments.scene.diffusion
+    targets = read_transforms(arguments.cameras) if arguments.cameras else None
+    views = novel_views(arguments.scene, folder, config, device, arguments.seed, targets)
+    write_views(folder / "views" if arguments.cameras else folder, views)
+    if not arguments.cameras:
+        write_page(folder, views)
+    print(f"{len(views)} novel views: {folder / 'views/preds' if arguments.cameras else folder / 'preds'}")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def tune(
     if config.ema:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
     model.train()
-    fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
+    if config.steps:
+        fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
     model.to(images.device).eval()  # Lightning leaves it on the CPU
     return poses.cameras().to(images.device), module.trajectory.cpu()
 
@@ -98,11 +99,11 @@ def choose(
     return total.index(min(total)), {"stage1": scores, "energy": energies}
 
 
-def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> None:
-    """Stage 2 of one scene, files to files."""
+def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
+    """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
-    folder = model_folder(config)
-    model = load_model(folder, device, **config.published)
+    pretrained = model_folder(config)
+    model = load_model(pretrained, device, **config.published)
     hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
     photos = read_images(scene)
     images = im.to_tensor(photos, model.image_size).to(device)
@@ -111,25 +112,25 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int) -> No
 
     energy = partial(leave_one_out, images=images, timesteps=ENERGY_TIMESTEPS, draws=ENERGY_DRAWS)
     errors_before, before = energy(model, cameras=initial)
-    refined, trajectory = tune(model, images, initial, config.tuning, seed, scene.diffusion)
+    refined, trajectory = tune(model, images, initial, config.tuning, seed, folder)
     _, after = energy(model, cameras=refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
-    judge = load_model(folder, device, **config.published)
+    judge = load_model(pretrained, device, **config.published)
     errors_after, _ = energy(judge, cameras=refined)
     # Near the optimum the energy is flat within a degree or two, where the images' own agreement is sharper.
     both = torch.stack([initial, refined])
     synthesis = joint_fit(im.to_tensor(photos, SYNTHESIS.size), both.cpu(), SYNTHESIS).losses.tolist()
     accepted = clearly_lower(errors_after, than=errors_before) and synthesis[1] < synthesis[0]
-    model.save_pretrained(scene.diffusion / "model")
-    with atomic_file(scene.diffusion / "before_after.png") as path:
+    model.save_pretrained(folder / "model")
+    with atomic_file(folder / "before_after.png") as path:
         imageio.imwrite(path, before_after(images, before, after))
-    with atomic_file(scene.diffusion / "trajectory.npy") as path:
+    with atomic_file(folder / "trajectory.npy") as path:
         np.save(path, trajectory.numpy())
     energies = {"initial": errors_before.mean().item(), "refined": errors_after.mean().item()}
     kept, score = (refined, energies["refined"]) if accepted else (initial, energies["initial"])
     evidence = {"energy": energies, "synthesis": dict(zip(energies, synthesis)), "choice": choice}
-    write_poses(scene.diffusion / "poses.json", kept[None], [score], **evidence)
+    write_poses(folder / "poses.json", kept[None], [score], **evidence)
     print(f"energy of the poses {energies['initial']:.4f} → {energies['refined']:.4f}, "
           f"synthesis loss {synthesis[0]:.2e} → {synthesis[1]:.2e}: "
           f"{'refined' if accepted else 'not clearly better, initial'} poses kept")  # fmt: skip
@@ -163,7 +164,7 @@ def main() -> None:
     arguments, config = stage_options(__doc__, CONFIG, add_flags)
     apply_flags(config, arguments, ("backbone", "checkpoint"))
     start = time.monotonic()
-    run(arguments.scene, config, choose_device(arguments.device), arguments.seed)
+    run(arguments.scene, config, choose_device(arguments.device), arguments.seed, arguments.scene.diffusion)
     print(f"tuned in {time.monotonic() - start:.0f} s: {arguments.scene.diffusion}")
 
 

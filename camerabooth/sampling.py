@@ -1,6 +1,7 @@
 """Novel views by DDIM, conditioned on all sources jointly or on one drawn anew at each step."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,8 +30,8 @@ def sample(
         sources: one object's embedded views.
         generator: CPU generator; it decides the noise and the draw of sources.
         eta: 0 is deterministic, 1 is ancestral.
-        conditioning: "joint" (all sources at once) or "stochastic" (SAP3D, arXiv 2404.03652, §3.3, after 3DiM: one
-            source for each target and step, nearer ones likelier).
+        conditioning: "joint" (all sources at once), "stochastic" (SAP3D, arXiv 2404.03652, §3.3, after 3DiM: one
+            source for each target and step, nearer ones likelier), or "nearest" (each target's nearest source alone).
         temperature: scale of the initial noise; below 1, samples stay nearer to the conditional mean.
 
     Returns:
@@ -43,6 +44,8 @@ def sample(
     else:
         conditions = [model.condition(sources.select(torch.tensor([view])), targets) for view in range(views)]
         probabilities = source_probabilities(sources.cameras[0], targets).cpu()
+        if conditioning == "nearest":
+            probabilities = F.one_hot(probabilities.argmax(1), views).float()
     model.scheduler.set_timesteps(steps)
     shape = (len(targets), 4, model.latent_size, model.latent_size)
     latents = temperature * torch.randn(shape, generator=generator).to(targets.device)

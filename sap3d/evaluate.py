@@ -127,12 +127,17 @@ def evaluate_pictures(scene: Scene, has_test: bool) -> dict:
     for prefix, (folder, stage) in folders.items():
         names = dict.fromkeys(PICTURE_METRICS)
         if has_test:
-            names = _compare_folder(folder, stage, image_paths(scene.test), lpips)
+            names = compare_folder(folder, stage, image_paths(scene.test), lpips)
         results |= {f"{prefix}_{name}_mean": value for name, value in names.items()}
     return results
 
 
-def _compare_folder(folder: Path, stage: str, truths: list[Path], lpips: metrics.Lpips) -> dict:
+def compare_folder(folder: Path, stage: str, truths: list[Path], lpips: metrics.Lpips) -> dict:
+    """Means of the picture metrics of 000.png … in a folder against the true pictures.
+
+    Raises:
+        UserError: a picture is missing; the line names the `stage` that writes it.
+    """
     paths = [_output(folder / f"{index:03d}.png", stage) for index in range(len(truths))]
     with Image.open(truths[0]) as image:
         size = image.height

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from camerabooth import go_nvs, main
+from camerabooth import ablate, go_nvs, main
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
@@ -106,6 +106,29 @@ def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypa
     results = json.loads((scene.results / "results.json").read_text())
     for key in ("Rotation Error", "rotation_error_stage1", "2d_psnr_mean", "3d_psnr_mean", "CD", "IOU", "F1_01"):
         assert np.isfinite(results[key]), key
+
+
+def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    common = ["--type", "toy_demo", "--object", TOY, "--views", "3", "--device", "cpu"]
+    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
+    (tmp_path / "list.txt").write_text(f"toy_demo {TOY}\n")
+    tiny = [f"checkpoint={root / 'diffusion'}", "tuning.steps=2", "tuning.batch=2", "tuning.prior_objects=1"]
+    tuned, tune = [], main.tune
+    monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
+
+    def ablations(*variants: str) -> dict:
+        argv = ["ablate", "--list", str(tmp_path / "list.txt"), "--views", "3", "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", [*argv, *tiny, "--variants", *variants])
+        ablate.run()
+        return json.loads((root / "results/camerabooth/ablations.json").read_text())["3 views, seed 0"]
+
+    table = ablations("full", "nearest source alone")
+    assert len(tuned) == 1, "the sampling differs, the tuning does not"
+    rows = [objects[f"toy_demo/{TOY}"] for objects in table.values()]
+    assert rows[0]["psnr"] != rows[1]["psnr"] and rows[0]["stage2"] == rows[1]["stage2"]
+    assert ablations("full", "without tuning")["full"] == table["full"]
+    assert len(tuned) == 2 and tuned[1][3].steps == 0
 
 
 def test_one_view_is_enough(root, monkeypatch):

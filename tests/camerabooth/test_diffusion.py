@@ -160,6 +160,15 @@ def test_sampling_reaches_what_the_network_predicts(model, monkeypatch, conditio
     torch.testing.assert_close(views, wanted, atol=1e-3, rtol=0)
 
 
+def test_the_nearest_source_alone(model):
+    images, cameras = smooth_images(3), some_cameras(3)
+    nearest, generator = cameras[1] + torch.tensor([0.05, 0.05, 0.0]), torch.Generator()
+    everything, one = model.embed_sources(images, cameras), model.embed_sources(images[1:2], cameras[1:2])
+    views = sample(model, everything, nearest[None], generator.manual_seed(0), steps=2, conditioning="nearest")
+    expected = sample(model, one, nearest[None], generator.manual_seed(0), steps=2)
+    torch.testing.assert_close(views, expected)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_sampling_is_ddim_and_repeats_with_its_seed(model, temperature):
     sources = model.embed_sources(smooth_images(1), some_cameras(1))

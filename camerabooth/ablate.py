@@ -1,0 +1,107 @@
+"""What each part of stage 2 is worth: variants of its config over a list of objects.
+
+    python camerabooth/ablate.py --list dataset/benchmarks/scans8.txt --views 3 5 --device cpu
+
+The variants are in configs/ablations.yaml. Objects must be prepared and have stage 1's poses. Models and novel views
+go to ROOT_DIR/runs/ablations, the table to results/camerabooth/ablations.json; what is there is not done again.
+"""
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+from statistics import mean
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from camerabooth import go_nvs, main
+from sap3d import metrics
+from sap3d.devices import choose_device
+from sap3d.errors import one_line_errors
+from sap3d.evaluate import compare_folder, read_symmetry
+from sap3d.files import root_dir, write_json
+from sap3d.names import read_object_list
+from sap3d.options import merge_overrides
+from sap3d.poses import read_best_poses
+from sap3d.scene import Scene, check_views, image_paths, read_poses
+from sap3d.training import fingerprint
+
+VARIANTS = Path(__file__).parent / "configs/ablations.yaml"
+COLUMNS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "stage1": "stage 1 (°)",
+    "stage2": "stage 2 (°)",
+    "seconds": "tuning (s)",
+}
+
+
+def evaluate(
+    scene: Scene, name: str, config: DictConfig, device: torch.device, seed: int, lpips: metrics.Lpips
+) -> dict[str, float | None]:
+    """One variant on one scene: picture metrics of the 84 novel views, rotation errors up to symmetry, seconds."""
+    runs = root_dir() / "runs/ablations" / scene.type / scene.name
+    tuned = runs / fingerprint(OmegaConf.to_yaml(config.tuning), config.backbone, config.checkpoint, seed)[:12]
+    if not (tuned / "poses.json").exists():
+        start = time.monotonic()
+        main.run(scene, config, device, seed, tuned)
+        write_json(tuned / "seconds.json", time.monotonic() - start)
+    folder = runs / re.sub(r"\W+", "_", name)
+    go_nvs.write_views(folder, go_nvs.novel_views(scene, tuned, config, device, seed))
+    pictures = compare_folder(folder / "preds", "camerabooth/go_nvs.py", image_paths(scene.test), lpips)
+    truth, symmetry = read_poses(scene.train, scene.views), read_symmetry(scene)
+    poses = {"stage1": scene.initial_poses, "stage2": tuned / "poses.json"}
+    errors = {
+        stage: metrics.rotation_error(read_best_poses(path, scene.views), truth, symmetry)
+        for stage, path in poses.items()
+    }
+    return (
+        {key: pictures[key] for key in ("psnr", "ssim", "lpips")}
+        | errors
+        | {"seconds": json.loads((tuned / "seconds.json").read_text())}
+    )
+
+
+def print_table(rows: dict[str, dict[str, dict]], views: int) -> None:
+    """Means over the objects of one number of views."""
+    print(f"\n{f'{views} views':26s}" + "".join(f"{title:>14s}" for title in COLUMNS.values()))
+    for name, objects in rows.items():
+        values = {key: [row[key] for row in objects.values() if row[key] is not None] for key in COLUMNS}
+        print(f"{name:26s}" + "".join(f"{mean(v):14.3f}" if v else f"{'n/a':>14s}" for v in values.values()))
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
+    parser.add_argument("--views", nargs="+", default=["5"])
+    parser.add_argument("--variants", nargs="+", help="names in configs/ablations.yaml; by default all")
+    parser.add_argument("--device", default="0", help="a CUDA index, or cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"of {main.CONFIG.name}, for all variants")
+    arguments = parser.parse_intermixed_args()
+    device, base = choose_device(arguments.device), merge_overrides(OmegaConf.load(main.CONFIG), arguments.overrides)
+    variants, lpips = OmegaConf.load(VARIANTS), metrics.Lpips()
+    path = root_dir() / "results/camerabooth/ablations.json"
+    done = json.loads(path.read_text()) if path.exists() else {}
+    for views in map(check_views, arguments.views):
+        table = done.setdefault(f"{views} views, seed {arguments.seed}", {})
+        for type_name, object_name in read_object_list(arguments.list):
+            scene = Scene(type_name, object_name, views)
+            for name in arguments.variants or variants:
+                rows = table.setdefault(name, {})
+                if f"{type_name}/{object_name}" not in rows:
+                    config = OmegaConf.merge(base, variants[name])
+                    row = evaluate(scene, name, config, device, arguments.seed, lpips)
+                    rows[f"{type_name}/{object_name}"] = row
+                    write_json(path, done)
+                    print(f"{scene.type}/{scene.name}  {name}: {row['psnr']:.2f} dB", flush=True)
+        print_table(table, views)
+    print(f"→ {path}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        run()
