@@ -3,6 +3,7 @@
     python run_pipeline.py --object_type GSO_demo
     python run_pipeline.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --cpu
     python run_pipeline.py --object_type HOPE_demo --objects milk popcorn --gpus 0,2 --min-free-gb 24
+    python run_pipeline.py --object_type DEMO --input_dir photos/     # photos/mug/*.jpg, photos/shoe/*.jpg, …
 
 One process an object and number of views, each with its own log beside its results; a failure is tried once more and
 stops nothing else. A second start skips what is done. Ctrl-C ends all. Exit code 0 when all are done, 1 when something
@@ -58,11 +59,13 @@ class Job:
     type: str
     object: str
     views: int
+    photos: Path | None = None  # folder of own photos
     state: str = "waiting"  # then running, elsewhere (another launcher has it), done or failed
     attempts: int = 0
     seconds: float = 0.0  # of the last attempt
     error: str = ""  # last line of a failed attempt's log
     stage: str = ""
+    read: int = 0  # bytes of the log that are read
     started: float = 0.0
     slot: Slot | None = None
     process: subprocess.Popen | None = None
@@ -106,11 +109,13 @@ class Job:
 
     def start(self, slot: Slot, seed: int) -> None:
         """Start an attempt; the lock is held."""
-        self.state, self.slot, self.stage, self.started = "running", slot, "", time.monotonic()
+        self.state, self.slot, self.stage, self.started = "running", slot, "starting", time.monotonic()
+        self.read = 0
         self.attempts += 1
         environment = os.environ | {"SEED": str(seed), "ROOT_DIR": str(root_dir()), "PYTHONUNBUFFERED": "1"}
         environment["OMP_NUM_THREADS"] = str(len(slot.cores))
         command = ["sh", str(REPOSITORY / "run_pipeline.sh"), self.type, self.object, str(self.views), slot.device]
+        command += ["--input", str(self.photos)] if self.photos else []
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C reaches the launcher alone, which then ends the whole group.
             self.process = subprocess.Popen(
@@ -119,10 +124,14 @@ class Job:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self.process.pid, slot.cores)
 
-    def read_stage(self) -> str:
-        """The stage that the log is at, "2/6 poses"."""
-        found = HEADER.findall(self.log.read_bytes())
-        return "{}/{} {}".format(*(part.decode(errors="replace") for part in found[-1])) if found else "starting"
+    def read_stage(self) -> None:
+        """Note the stage that the log is at, "2/6 poses"; only what is new in it is read."""
+        with self.log.open("rb") as log:
+            log.seek(self.read)
+            lines = log.read().rpartition(b"\n")[0]
+        self.read += len(lines)
+        if found := HEADER.findall(lines):
+            self.stage = "{}/{} {}".format(*(part.decode(errors="replace") for part in found[-1]))
 
     def finish(self, seed: int) -> None:
         """Note how an ended attempt ended."""
@@ -153,6 +162,8 @@ def find_objects(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     """
     if arguments.list:
         return read_object_list(arguments.list)
+    if arguments.input_dir:
+        return [(arguments.object_type, name) for name in photo_folders(arguments.input_dir, arguments.objects)]
     if arguments.objects:
         return [(arguments.object_type, name) for name in arguments.objects]
     scans = json.loads((REPOSITORY / "dataset/benchmarks/assets.json").read_text())["objects"]
@@ -162,6 +173,20 @@ def find_objects(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     if not names:
         raise UserError(f"{folder}: no objects of this type, and it is none of {', '.join(scans)} (docs/DATASET.md)")
     return [(arguments.object_type, name) for name in sorted(names)]
+
+
+def photo_folders(folder: Path, wanted: list[str] | None) -> list[str]:
+    """Names of the folders of photos in a folder, all or the wanted ones.
+
+    Raises:
+        UserError: none there, or not a wanted one.
+    """
+    names = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder}: no folders of photos in it; it should hold one for each object")
+    for name in set(wanted or ()) - set(names):
+        raise UserError(f"{folder / name}: no such folder")
+    return wanted or names
 
 
 def gpu_slots(wanted: list[str] | None, min_free_gb: float) -> list[Slot]:
@@ -255,7 +280,7 @@ def run(jobs: list[Job], slots: list[Slot], seed: int, board: Board) -> None:
                 job.finish(seed)
                 write_summary(jobs, seed)
             elif job.state == "running":
-                job.stage = job.read_stage()
+                job.read_stage()
         # First attempts first: what failed once waits for the others.
         for job in sorted(jobs, key=lambda job: job.attempts):
             if job.state in ("waiting", "elsewhere") and free:
@@ -324,6 +349,7 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--object_type", help="all objects of a type")
     what.add_argument("--list", type=Path, help='file of "TYPE OBJECT" lines')
     parser.add_argument("--objects", nargs="+", help="only these of the type")
+    parser.add_argument("--input_dir", type=Path, help="a folder of folders of own photos, one an object")
     parser.add_argument("--views", type=int, nargs="+", default=[5], help="numbers of input images")
     parser.add_argument("--gpus", type=lambda text: text.split(","), help="CUDA indices, by default all that fit")
     parser.add_argument("--min-free-gb", type=float, default=8.0, help="free memory that a GPU must have")
@@ -333,6 +359,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.objects and arguments.list:
         parser.error("--objects belongs to --object_type")
+    if arguments.input_dir and arguments.list:
+        parser.error("--input_dir belongs to --object_type, under which its objects are kept")
     if min(arguments.views) < 1 or (arguments.slots or 1) < 1:
         parser.error("--views and --slots must be at least 1")
     return arguments
@@ -347,7 +375,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
     objects = dict.fromkeys((check_name(kind), check_name(name)) for kind, name in find_objects(arguments))
     # Objects first, so that neighbours do not prepare the same one at once.
-    jobs = [Job(*names, views) for views in dict.fromkeys(arguments.views) for names in objects]
+    folder = arguments.input_dir and arguments.input_dir.resolve()
+    jobs = [
+        Job(kind, name, views, folder and folder / name)
+        for views in dict.fromkeys(arguments.views)
+        for kind, name in objects
+    ]
     for job in jobs:
         job.state = "done" if job.results(arguments.seed) is not None else "waiting"
     slots = [] if arguments.cpu else gpu_slots(arguments.gpus, arguments.min_free_gb)

@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
-from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, regularisation_views
+from camerabooth.regularisation import nearest_objects, regularisation_views
+from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out
 from sap3d import images as im
 from sap3d.devices import choose_device, seed_everything
 from sap3d.errors import one_line_errors
@@ -50,17 +51,23 @@ SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pos
 
 
 def tune(
-    model: ViewConditionedDiffusion, images: Tensor, cameras: Tensor, config: DictConfig, seed: int, folder: Path
+    model: ViewConditionedDiffusion,
+    images: Tensor,
+    cameras: Tensor,
+    prior: list[int],
+    config: DictConfig,
+    seed: int,
+    folder: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3].
+    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3], beside objects of the pool.
 
     Returns:
         The refined cameras, and the cameras before every step and after the last, [steps + 1, N, 3].
     """
     poses = PoseTable(cameras)
-    prior = regularisation_views(config.prior_objects, model.image_size)
-    run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, *model.state_dict().values())
-    module = TestTimeTraining(model, poses, images, prior, config, seed)
+    run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
+    views = regularisation_views(prior, model.image_size)
+    module = TestTimeTraining(model, poses, images, views, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
     if config.ema:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
@@ -112,7 +119,10 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
 
     energy = partial(leave_one_out, images=images, timesteps=ENERGY_TIMESTEPS, draws=ENERGY_DRAWS)
     errors_before, before = energy(model, cameras=initial)
-    refined, trajectory = tune(model, images, initial, config.tuning, seed, folder)
+    prior = list(range(config.tuning.prior_objects))
+    if config.tuning.prior_nearest:
+        prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
+    refined, trajectory = tune(model, images, initial, prior, config.tuning, seed, folder)
     _, after = energy(model, cameras=refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.

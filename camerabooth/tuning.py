@@ -7,7 +7,6 @@ DreamBooth, arXiv 2208.12242).
 
 from dataclasses import fields
 
-import numpy as np
 import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig
@@ -15,9 +14,6 @@ from torch import Tensor
 
 from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
-from dataset.render import Renderer
-from dataset.toy_views import random_cameras, white_composite
-from dataset.toys import make_toy, toy_seed
 from sap3d.poses import PoseTable
 
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
@@ -119,17 +115,6 @@ class TestTimeTraining(lightning.LightningModule):
         noise = torch.randn(count, 4, self.model.latent_size, self.model.latent_size, generator=self.generator)
         device = targets.device
         return self.model.training_loss(sources, targets, cameras, timesteps.to(device), noise.to(device)).mean()
-
-
-def regularisation_views(objects: int, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Images [K, V, 4, S, S] and cameras [K, V, 3] of procedural objects, always the same ones."""
-    images, cameras = [], []
-    for index in range(objects):
-        seed = toy_seed(f"toy_{500 + index}")
-        rng = np.random.default_rng(seed)
-        cameras.append(torch.from_numpy(random_cameras(rng)))
-        images.append(torch.from_numpy(Renderer(make_toy(seed)).render(cameras[-1], size)))
-    return white_composite(torch.stack(images)), torch.stack(cameras)
 
 
 @torch.no_grad()

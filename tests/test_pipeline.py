@@ -62,7 +62,13 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
     search = ["candidates=4", "hypotheses=2", "effort.rounds=1", "effort.children=2", "effort.beam=2"]
     run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", *search)
-    tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=2"]
+    tuning = [
+        "tuning.steps=2",
+        "tuning.batch=2",
+        "tuning.prior_batch=1",
+        "tuning.prior_objects=2",
+        "tuning.prior_nearest=false",
+    ]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
     run(monkeypatch, go_nvs, *common, "sampling.steps=2")
     data = [
@@ -114,6 +120,7 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
     (tmp_path / "list.txt").write_text(f"toy_demo {TOY}\n")
     tiny = [f"checkpoint={root / 'diffusion'}", "tuning.steps=2", "tuning.batch=2", "tuning.prior_objects=1"]
+    tiny.append("tuning.prior_nearest=false")
     tuned, tune = [], main.tune
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
 
@@ -128,7 +135,7 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     rows = [objects[f"toy_demo/{TOY}"] for objects in table.values()]
     assert rows[0]["psnr"] != rows[1]["psnr"] and rows[0]["stage2"] == rows[1]["stage2"]
     assert ablations("full", "without tuning")["full"] == table["full"]
-    assert len(tuned) == 2 and tuned[1][3].steps == 0
+    assert len(tuned) == 2 and tuned[1][4].steps == 0
 
 
 def test_one_view_is_enough(root, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAND_IN = """
 folder=$ROOT_DIR/results/$1/$2/$3
-echo "start $2 $3" >>"$ROOT_DIR/starts"
+echo "start $2 $3${6:+ $6}" >>"$ROOT_DIR/starts"
 echo "[1/2] first"
 case $2 in
     broken) echo "error: this one never works"; exit 3 ;;
@@ -81,6 +81,35 @@ def test_failures_are_tried_again_and_stop_nothing(repository):
     assert (repository / "starts").read_text().split("\n") == ["start broken 2", "start broken 2", ""]
     assert start(repository, "--objects", "fine", "--views", "2").wait(60) == 0
     assert json.loads((repository / "results/toys/fine/2/results.json").read_text())["seed"] == 0
+
+
+def test_folders_of_photos_are_objects(repository):
+    for name in ("mug", "shoe", ".hidden"):
+        (repository / "my photos" / name).mkdir(parents=True)
+    assert start(repository, "--input_dir", "my photos", "--views", "3", "--slots", "1").wait(60) == 0
+    folder = repository / "my photos"
+    assert (repository / "starts").read_text() == f"start mug 3 {folder / 'mug'}\nstart shoe 3 {folder / 'shoe'}\n"
+    run = start(repository, "--input_dir", "my photos", "--objects", "hat")
+    assert run.communicate(timeout=60)[0] == "error: my photos/hat: no such folder\n" and run.returncode == 2
+    (repository / "empty").mkdir()
+    run = start(repository, "--input_dir", "empty")
+    assert "no folders of photos" in run.communicate(timeout=60)[0] and run.returncode == 2
+
+
+def test_a_log_is_read_once(repository, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    from run_pipeline import Job
+
+    monkeypatch.setenv("ROOT_DIR", str(repository))
+    job = Job("toys", "fine", 2, stage="starting")
+    job.folder.mkdir(parents=True)
+    job.log.write_bytes(b"[1/6] data\n  5 s\n[2/6] po")
+    job.read_stage()
+    assert job.stage == "1/6 data"
+    with job.log.open("ab") as log:
+        log.write(b"ses\n" + b"x" * 1000)
+    job.read_stage()
+    assert job.stage == "2/6 poses" and job.read == job.log.read_bytes().rindex(b"\n")
 
 
 def test_an_interrupt_ends_all_children(repository):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth import main, pretrain, tuning
+from camerabooth import main, pretrain, regularisation, tuning
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from dataset.toy_views import ToyViews, white_composite
 from sap3d import training
@@ -29,7 +29,7 @@ TINY = {
 def scene():
     """Five views of a toy, their cameras with view 0's azimuth 0, and a tiny model."""
     torch.manual_seed(0)
-    images, cameras = tuning.regularisation_views(objects=1)
+    images, cameras = regularisation.regularisation_views([0])
     cameras = cameras[0, :5].clone()
     cameras[:, 1] -= cameras[0, 1].item()
     return images[0, :5], cameras, ViewConditionedDiffusion(DiffusionConfig(**TINY))
@@ -45,7 +45,7 @@ def config(**changes):
 def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
     images, cameras, model = scene
     before, _ = tuning.leave_one_out(model, images, cameras, [850, 999])
-    refined, trajectory = main.tune(model, images, cameras, config(learning_rate=3e-3), seed=0, folder=tmp_path)
+    refined, trajectory = main.tune(model, images, cameras, [0, 1], config(learning_rate=3e-3), seed=0, folder=tmp_path)
     after, estimates = tuning.leave_one_out(model, images, refined, [850, 999])
     assert after.mean() < 0.8 * before.mean()
     assert refined[0, 1] == 0
@@ -65,7 +65,7 @@ def test_tuning_repeats_with_its_seed(scene, tmp_path):
     results = []
     for _ in range(2):
         model.load_state_dict(state)
-        results.append(main.tune(model, images, cameras, config(steps=3), seed=1, folder=tmp_path)[0])
+        results.append(main.tune(model, images, cameras, [0, 1], config(steps=3), seed=1, folder=tmp_path)[0])
     assert torch.equal(*results)
 
 
@@ -74,7 +74,7 @@ def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
     settings = config(validate_every=4)
     untouched = copy.deepcopy(model)
-    whole, trajectory = main.tune(model, images, cameras, settings, seed=1, folder=tmp_path / "whole")
+    whole, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "whole")
     loss, steps = tuning.TestTimeTraining._instance_loss, []
 
     def killed(module):
@@ -85,22 +85,24 @@ def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch
 
     monkeypatch.setattr(tuning.TestTimeTraining, "_instance_loss", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        main.tune(copy.deepcopy(untouched), images, cameras, settings, seed=1, folder=tmp_path / "killed")
+        main.tune(copy.deepcopy(untouched), images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "killed")
     resumed = copy.deepcopy(untouched)
-    refined, resumed_trajectory = main.tune(resumed, images, cameras, settings, seed=1, folder=tmp_path / "killed")
+    refined, resumed_trajectory = main.tune(
+        resumed, images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "killed"
+    )
     assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 7]
     assert torch.equal(refined, whole) and torch.equal(resumed_trajectory, trajectory)
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     steps[:] = [-1]
-    main.tune(untouched, images, cameras, settings, seed=2, folder=tmp_path / "killed")
+    main.tune(untouched, images, cameras, [0, 1], settings, seed=2, folder=tmp_path / "killed")
     assert steps[1] == 0, "another run starts at the beginning"
 
 
 def test_poses_alone_leave_the_network(scene, tmp_path):
     images, cameras, model = scene
     before = copy.deepcopy(model.state_dict())
-    refined, _ = main.tune(model, images, cameras, config(poses_only=True), seed=0, folder=tmp_path)
+    refined, _ = main.tune(model, images, cameras, [0, 1], config(poses_only=True), seed=0, folder=tmp_path)
     torch.testing.assert_close(model.state_dict(), before)
     assert not torch.equal(refined, cameras)
 
@@ -109,13 +111,13 @@ def test_tuning_stops_when_held_out_noise_levels_gain_nothing(scene, tmp_path):
     images, cameras, model = scene
     # A rate at which training destroys what the model knows.
     settings = config(steps=40, learning_rate=0.3, validate_every=2, patience=1, ema=None)
-    _, trajectory = main.tune(model, images, cameras, settings, seed=0, folder=tmp_path)
+    _, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=0, folder=tmp_path)
     assert torch.equal(trajectory[30], trajectory[-1])
 
 
 def test_one_view_is_its_own_source(scene):
     images, cameras, model = scene
-    prior = tuning.regularisation_views(objects=1)
+    prior = regularisation.regularisation_views([0])
     module = tuning.TestTimeTraining(model, PoseTable(cameras[:1]), images[:1], prior, config(), seed=0)
     module._instance_loss().backward()
     assert module.poses.offsets.grad[0, 1] == 0
@@ -189,3 +191,14 @@ def test_pretraining_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert any(not torch.equal(averaged[name], value) for name, value in first.average.items())
     with pytest.raises(UserError, match="no train shards"):
         ToyViews(tmp_path / "nowhere", "train")
+
+
+def test_the_nearest_objects_of_the_pool_are_found_and_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(regularisation, "POOL", 6)
+    torch.manual_seed(0)
+    model = ViewConditionedDiffusion(DiffusionConfig(**TINY))
+    images, _ = regularisation.render_object(regularisation.pool_seed(4), 64, regularisation.DESCRIBED)
+    order = regularisation.nearest_objects(model, tmp_path, images, 3)
+    assert order[0] == 4 and len(set(order)) == 3
+    monkeypatch.setattr(regularisation, "make_toy", None)
+    assert regularisation.nearest_objects(model, tmp_path, images, 3) == order, "the second time nothing is rendered"

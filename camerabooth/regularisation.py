@@ -1,0 +1,73 @@
+"""The super-class of an object: procedural objects that look like it, on which tuning must not forget what it knew.
+
+SAP3D (arXiv 2404.03652, §3.2) takes the class's neighbours from a database of objects by CLIP; here the pool is
+procedural, and the tuned model's own image features tell who is near.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from camerabooth.diffusion import DiffusionModel
+from dataset.render import Renderer
+from dataset.toy_views import random_cameras, white_composite
+from dataset.toys import make_toy, toy_seed
+from sap3d.files import atomic_file
+
+POOL = 256  # objects to choose from
+DESCRIBED = 2  # photo-like views of each, by which they are compared
+FILE = "neighbours.safetensors"
+
+
+def pool_seed(index: int) -> int:
+    """Seed of an object of the pool."""
+    return toy_seed(f"toy_{500 + index}")
+
+
+def render_object(seed: int, size: int, views: int | None = None) -> tuple[Tensor, Tensor]:
+    """Views of a procedural object, always the same: images [V, 4, S, S] and cameras [V, 3]."""
+    cameras = torch.from_numpy(random_cameras(np.random.default_rng(seed)))[:views]
+    return white_composite(torch.from_numpy(Renderer(make_toy(seed)).render(cameras, size))), cameras
+
+
+@torch.no_grad()
+def describe(model: DiffusionModel, images: Tensor) -> Tensor:
+    """Mean image features of one object's views [N, 4, S, S], [C]."""
+    cameras = images.new_zeros(len(images), 3) + images.new_tensor([0.0, 0.0, 1.8])
+    features = model.embed_sources(images, cameras).features[0]
+    return features.flatten(2).mean((0, 2)) if features.dim() > 2 else features.mean(0)
+
+
+def pool_features(model: DiffusionModel, folder: Path) -> Tensor:
+    """`describe` of all objects of the pool, [POOL, C]; kept beside the model's weights in `folder`."""
+    path = folder / FILE
+    if not path.exists():
+        rows = [
+            describe(model, render_object(pool_seed(index), model.image_size, DESCRIBED)[0].to(model.device))
+            for index in tqdm(range(POOL), desc="looking for a place among the toys", mininterval=1)
+        ]
+        with atomic_file(path) as partial:
+            save_file({"features": torch.stack(rows).half().cpu()}, partial)
+    return load_file(path)["features"].float()
+
+
+def nearest_objects(model: DiffusionModel, folder: Path, images: Tensor, count: int) -> list[int]:
+    """Indices in the pool of the objects whose features are nearest to the images' [N, 4, S, S] by cosine.
+
+    Args:
+        folder: the weights that `model` was loaded from.
+    """
+    pool = pool_features(model, folder)
+    mean = pool.mean(0)
+    own = describe(model, images).float().cpu() - mean
+    return torch.cosine_similarity(pool - mean, own[None]).topk(min(count, POOL)).indices.tolist()
+
+
+def regularisation_views(objects: list[int], size: int = 64) -> tuple[Tensor, Tensor]:
+    """Images [K, V, 4, S, S] and cameras [K, V, 3] of objects of the pool."""
+    views = [render_object(pool_seed(index), size) for index in objects]
+    return torch.stack([images for images, _ in views]), torch.stack([cameras for _, cameras in views])
