@@ -74,5 +74,6 @@ stage reconstruction "$python" 3D_Recon/threestudio/launch.py \
 results=$ROOT_DIR/results/$type/$object/$views
 mkdir -p "$results"
 echo "{$seconds}" >"$results/.seconds.json" && mv "$results/.seconds.json" "$results/seconds.json"
-echo "[6/6] evaluation" # its summary, with its own seconds, ends the run
-exec "$python" -m sap3d.evaluate $scene --seed "$seed"
+echo "[6/6] evaluation" # its summary comes with its own seconds
+"$python" -m sap3d.evaluate $scene --seed "$seed"
+exec "$python" -m sap3d.report $scene

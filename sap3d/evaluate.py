@@ -202,7 +202,7 @@ def print_summary(scene: Scene, results: dict) -> None:
     """Print the refined poses, their errors, the metrics, the seconds and where the video and the mesh are."""
 
     def values(names: dict[str, str], digits: int) -> str:
-        return ", ".join(f"{title} {_number(results[key], digits)}" for key, title in names.items())
+        return ", ".join(f"{title} {format_number(results[key], digits)}" for key, title in names.items())
 
     print(f"\n{scene.type}/{scene.object}, {scene.views} view{'s' * (scene.views > 1)}")
     print("  view   elevation°    azimuth°     radius")
@@ -210,7 +210,7 @@ def print_summary(scene: Scene, results: dict) -> None:
     for index, (elevation, azimuth, radius) in enumerate(poses):
         turn = wrap_angle(azimuth).rad2deg()
         print(f"  {index:4d} {elevation.rad2deg():12.1f} {turn:11.1f} {radius:10.3f}")
-    errors = " → ".join(_number(results[f"rotation_error_stage{stage}"], 1) for stage in POSE_STAGES)
+    errors = " → ".join(format_number(results[f"rotation_error_stage{stage}"], 1) for stage in POSE_STAGES)
     lines = {
         "rotation error": f"{errors}° after stages 1 → 2 → 3",
         "mean difference": values({"Elevation": "elevation°", "Azimuth": "azimuth°", "Radius": "radius"}, 2),
@@ -226,7 +226,8 @@ def print_summary(scene: Scene, results: dict) -> None:
         print(f"  {title:16} {line}", flush=True)
 
 
-def _number(value: float | None, digits: int) -> str:
+def format_number(value: float | None, digits: int) -> str:
+    """Fixed digits, or n/a."""
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
