@@ -82,7 +82,8 @@ def train(config: dict) -> None:
         (work / "log").rename(folder / "log")
         work.rmdir()
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        save_file({"grid": system.geometry.grid[0].detach().cpu().contiguous()}, folder / "field.safetensors")
+        state = {name: value.detach().cpu() for name, value in system.geometry.state().items()}
+        save_file(state, folder / "field.safetensors")
         write_poses(folder / "poses.json", system.poses.cameras()[None], [system.final_loss], refined=system.refined)
         export(config, system, data, folder)
     print(f"reconstruction: {scene.reconstruction}")
@@ -97,9 +98,11 @@ def reexport(config: dict, mesh: bool) -> None:
     cameras = read_best_poses(folder / "poses.json", data.scene.views)
     system = build(config["system"], data, cameras)
     try:
-        system.geometry.load(load_file(folder / "field.safetensors")["grid"])
-    except (OSError, KeyError) as error:
-        raise UserError(f"{folder / 'field.safetensors'}: not a field; run --train ({error})") from error
+        system.geometry.load(load_file(folder / "field.safetensors"))
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / 'field.safetensors'}: not a field of this geometry; run --train ({error})"
+        ) from error
     export(config, system, data, folder, mesh=mesh, pictures=not mesh)
 
 

@@ -29,5 +29,5 @@ def ball(resolution: int, radius: float, centre=(0.0, 0.0, 0.0), sharpness: floa
 def renderer(grid: Tensor, **options) -> CulledRenderer:
     """The components around a grid [4, R, R, R]."""
     geometry = DenseGrid(DenseGrid.Config())
-    geometry.load(grid)
+    geometry.load({"grid": grid})
     return CulledRenderer(CulledRenderer.Config(**options), geometry, Diffuse(Diffuse.Config()), Solid(Solid.Config()))

@@ -247,3 +247,21 @@ def test_sds_cameras_cover_the_sphere():
     assert -10.01 < torch.rad2deg(drawn[:, 0]).min() < -8 and 75 < torch.rad2deg(drawn[:, 0]).max() < 80.01
     assert drawn[:, 1].max() - drawn[:, 1].min() > 6.2
     assert 1.6 <= drawn[:, 2].min() and drawn[:, 2].max() <= 1.8
+
+
+def test_a_hash_grid_takes_the_dense_grids_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    scene = make_scene(tmp_path, CAMERAS)
+    geometry = {"target": "threestudio.models.geometry.hash_grid.HashGrid", "resolution": [[0, 12], [60, 24]]}
+    geometry |= {"levels": 4, "base": 8, "finest": 24, "log2_entries": 12, "hidden": 16}
+    options = config(3, "system.field_rate=0.02", "system.density_variation_weight=0", "data.rays=512")
+    options["system"]["geometry"] = geometry
+    launch.train(options)
+    before = (scene.reconstruction / "test/007.png").read_bytes()
+    launch.reexport(options, mesh=False)
+    assert (scene.reconstruction / "test/007.png").read_bytes() == before
+    with open(scene.reconstruction / "log/from_step_0/metrics.csv") as file:
+        losses = [float(row["color"]) for row in csv.DictReader(file)]
+    assert losses[-1] < 0.5 * losses[0]
+    with pytest.raises(UserError, match="not a field of this geometry"):
+        launch.reexport(config(), mesh=True)

@@ -55,7 +55,7 @@ class SAP3D(pl.LightningModule):
         self.guidance = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = [{"params": [self.geometry.values]}, {"params": [self.poses.offsets]}]
+        groups = [{"params": list(self.geometry.parameters())}, {"params": [self.poses.offsets]}]
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
@@ -66,11 +66,11 @@ class SAP3D(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("guidance.")}
-        checkpoint["occupancy"] = self.renderer.occupancy
+        checkpoint["geometry"], checkpoint["occupancy"] = self.geometry.state(), self.renderer.occupancy
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         # The grid has grown since the start; the parameter must have its size before the optimizer is made.
-        self.geometry.load(checkpoint["state_dict"]["geometry.values"].permute(3, 0, 1, 2))
+        self.geometry.load(checkpoint["geometry"])
         self.renderer.occupancy = checkpoint["occupancy"]
 
     def training_step(self, _, step: int) -> None:
@@ -114,9 +114,12 @@ class SAP3D(pl.LightningModule):
         resolution = milestone(self.geometry.config.resolution, step)
         resized = resolution != self.geometry.resolution
         if resized:
-            optimizer.state.pop(self.geometry.values, None)
+            before = optimizer.param_groups[0]["params"]
             self.geometry.resize(resolution)
-            optimizer.param_groups[0]["params"] = [self.geometry.values]
+            optimizer.param_groups[0]["params"] = list(self.geometry.parameters())
+            for parameter in before:
+                if all(parameter is not other for other in self.geometry.parameters()):
+                    optimizer.state.pop(parameter, None)
         if step >= self.config.occupancy_from and (resized or step % self.config.occupancy_every == 0):
             self.renderer.update_occupancy()
 
@@ -138,9 +141,8 @@ class SAP3D(pl.LightningModule):
         """Total variation, taken rarely and weighted up for it: it costs as much as many rays."""
         if step % self.config.variation_every:
             return {}
-        values = self.geometry.values
-        squares = [values.diff(dim=axis).square().mean((0, 1, 2)) for axis in range(3)]
-        density, *color = (sum(squares) * self.config.variation_every * self.geometry.resolution).unbind()
+        scale = self.config.variation_every * self.geometry.resolution
+        density, *color = (self.geometry.variation() * scale).unbind()
         return {"density_variation": density, "color_variation": sum(color)}
 
     def distill(self, step: int, generator: torch.Generator) -> Tensor:

@@ -79,7 +79,7 @@ class MeshExporter:
         """
         samples, geometry = 12, self.renderer.geometry
         reach = torch.linspace(2, -3, samples, dtype=vertices.dtype)[:, None] * geometry.spacing
-        points = (vertices[:, None] + reach * normals[:, None]).float().to(geometry.values.device)
+        points = (vertices[:, None] + reach * normals[:, None]).float().to(geometry.device)
         density, features = geometry(points.view(-1, 3))
         weights, opacity = dense.composite(density.view(-1, samples) * (5 * geometry.spacing / samples))
         color = self.renderer.material(features).view(-1, samples, 3)

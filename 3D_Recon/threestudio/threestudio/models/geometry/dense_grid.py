@@ -37,15 +37,27 @@ class DenseGrid(nn.Module):
         """[1, 4, R, R, R], indexed [·, channel, z, y, x]."""
         return self.values.permute(3, 0, 1, 2)[None]
 
-    def load(self, grid: Tensor) -> None:
-        """Replace the values by a grid [4, R, R, R] of any resolution."""
-        self.values = nn.Parameter(grid.detach().permute(1, 2, 3, 0).contiguous())
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
 
     def resize(self, resolution: int) -> None:
         """Resample to another resolution; the parameter is a new one."""
-        self.load(dense.resize(self.grid.detach(), resolution)[0])
+        self.load({"grid": dense.resize(self.grid.detach(), resolution)[0]})
+
+    def state(self) -> dict[str, Tensor]:
+        """What `load` takes: a grid [4, R, R, R]."""
+        return {"grid": self.grid[0].detach().contiguous()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Replace the values by those of a grid of any resolution."""
+        self.values = nn.Parameter(state["grid"].detach().permute(1, 2, 3, 0).contiguous())
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density per unit of length, [P], and raw colour, [P, 3], at world points [P, 3]."""
         raw = dense.sample(self.grid, points[None])[0]
         return dense.activate_density(raw[:, 0]), raw[:, 1:]
+
+    def variation(self) -> Tensor:
+        """Mean squared differences of neighbouring nodes' raw values, summed over axes, [4]."""
+        return sum(self.values.diff(dim=axis).square().mean((0, 1, 2)) for axis in range(3))
