@@ -146,12 +146,12 @@ def main() -> None:
         return
     if not arguments.type or not arguments.object:
         parser.error("--type and --object are needed (or --list)")
-    with one_line_errors():
-        views = check_views(arguments.views)
-        scene = Scene(arguments.type, arguments.object, views)
-        made = prepare(arguments.type, arguments.object, views, arguments.gso, arguments.force)
-        print(f"{'prepared' if made else 'already there'}: {scene.train}", flush=True)
+    views = check_views(arguments.views)
+    scene = Scene(arguments.type, arguments.object, views)
+    made = prepare(arguments.type, arguments.object, views, arguments.gso, arguments.force)
+    print(f"{'prepared' if made else 'already there'}: {scene.train}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -1,7 +1,11 @@
 """The one exception a user may see: a line that names what is wrong and how to mend it."""
 
+import errno
 import sys
 from contextlib import contextmanager
+
+# What the disk or its owner refuses; everything else that goes wrong is a fault of ours and keeps its traceback.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UserError(Exception):
@@ -10,11 +14,24 @@ class UserError(Exception):
 
 @contextmanager
 def one_line_errors():
-    """Wrap a program's main: print a UserError as one line on stderr and exit with status 2."""
+    """Wrap a program's main: print a UserError, or a refusal by the disk, as one line on stderr and exit with status 2.
+
+    The flag --debug, which every program takes, shows the traceback.
+    """
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if debug or error.errno not in REFUSALS:
+            raise
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -238,12 +238,12 @@ def main() -> None:
     parser.add_argument("--views", required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with one_line_errors():
-        scene = Scene(arguments.type, arguments.object, check_views(arguments.views))
-        results = evaluate(scene, arguments.seed)
-        write_json(scene.results / "results.json", results)
-        print_summary(scene, results)
+    scene = Scene(arguments.type, arguments.object, check_views(arguments.views))
+    results = evaluate(scene, arguments.seed)
+    write_json(scene.results / "results.json", results)
+    print_summary(scene, results)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

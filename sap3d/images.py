@@ -11,6 +11,9 @@ from sap3d.errors import UserError
 
 # Side of a recentred crop over the longer side of the foreground's bounding box: the median of the training views.
 MARGIN = 1.68
+# What PIL raises for files that are no pictures.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+MAX_PIXELS = 100_000_000  # of a picture that is read
 
 
 def read_rgba(path: Path, mask_path: Path | None = None) -> np.ndarray:
@@ -51,11 +54,26 @@ def read_on_white(path: Path, size: int) -> np.ndarray:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
-        return image
-    except (OSError, SyntaxError, ValueError) as error:
+        with Image.open(path) as opened:
+            check_picture(path, opened)
+            opened.load()
+            return opened.copy()
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a readable image ({error})") from error
+
+
+def check_picture(path: Path, opened: Image.Image) -> None:
+    """Refuse what only its header has been read of.
+
+    Raises:
+        UserError: too many pixels, or an animation.
+    """
+    if opened.width * opened.height > MAX_PIXELS:
+        raise UserError(
+            f"{path}: {opened.width}×{opened.height} pixels, at most {MAX_PIXELS // 10**6} million are read"
+        )
+    if getattr(opened, "n_frames", 1) > 1 and opened.format in ("PNG", "WEBP", "GIF"):
+        raise UserError(f"{path}: an animation, not a picture")
 
 
 def recentre(rgba: np.ndarray, margin: float = MARGIN) -> np.ndarray:

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,6 @@ from sap3d.files import atomic_file, atomic_folder, write_json
 from sap3d.scene import IMAGE_SUFFIXES, Scene, check_views
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif")
-MAX_PIXELS = 100_000_000
 MAX_PHOTOS = 100
 WORKING_SIZE = 1024  # longer side of a photo as it is worked on
 SIZE = 512  # side of what is written
@@ -94,15 +94,12 @@ def read_photo(path: Path) -> Photo:
     register_heif_opener()
     try:
         with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UserError(f"{path}: {opened.width}×{opened.height} pixels, at most {MAX_PIXELS // 10**6} million")
-            if getattr(opened, "n_frames", 1) > 1 and opened.format in ("PNG", "WEBP"):
-                raise UserError(f"{path}: an animation, not a photo")
+            im.check_picture(path, opened)
             opened.draft("RGB", (WORKING_SIZE, WORKING_SIZE))  # a large JPEG need not be decoded in full
             fov = field_of_view(opened)
             image = ImageOps.exif_transpose(opened)
             image.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except im.UNREADABLE as error:
         raise UserError(f"{path}: not a readable picture ({str(error).splitlines()[0]})") from error
     if image.mode.startswith("I"):  # 16 bits
         image = Image.fromarray((np.asarray(image, np.float32) / 256).clip(0, 255).astype(np.uint8))
@@ -209,12 +206,17 @@ def import_photos(scene: Scene, folder: Path) -> None:
     if len(paths) < scene.views:
         raise UserError(f"{folder}: {len(paths)} photos, but VIEWS is {scene.views}")
     sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    same = Counter(sources.values()).most_common(1)[0]
+    if same[1] > 1:
+        names = ", ".join(name for name, digest in sources.items() if digest == same[0])
+        raise UserError(f"{folder}: {names} are the same picture; keep one of them")
     record = scene.train / "photos.json"
     if (scene.train / "images").exists():
         if record.exists() and json.loads(record.read_text())["sources"] == sources:
             return
         raise UserError(f"{scene.train}: exists and was not made of these photos; take another name or remove it")
-    photos = [read_photo(path) for path in tqdm(paths, desc="photos")]
+    with tqdm(paths, desc="photos") as bar:  # so that an error ends its line
+        photos = [read_photo(path) for path in bar]
     refused = [f"{photo.path.name}: {problem}" for photo in photos if (problem := photo.problem())]
     if refused:
         raise UserError(f"{folder}: {'; '.join(refused)}")

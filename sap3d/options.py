@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sap3d.errors import UserError
 from sap3d.scene import Scene, check_views
@@ -59,6 +60,24 @@ def merge_overrides(config: DictConfig, overrides: list[str]) -> DictConfig:
         if "=" not in override:
             raise UserError(f"'{override}': overrides are written key=value")
     try:
-        return OmegaConf.merge(config, OmegaConf.from_dotlist(overrides))
-    except (OmegaConfBaseException, ValueError) as error:
+        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides))
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
         raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+    check_types(config, merged, overrides)
+    return merged
+
+
+def check_types(config: DictConfig, merged: DictConfig, overrides: list[str]) -> None:
+    """Refuse values of another kind than the default's; a number may become a list (a schedule), and the reverse.
+
+    Raises:
+        UserError: such a value.
+    """
+    numbers = (bool, int, float, ListConfig)
+    for override in reversed(overrides):
+        key = override.partition("=")[0]
+        old, new = (OmegaConf.select(part, key) for part in (config, merged))
+        same = isinstance(new, type(old)) or (isinstance(old, numbers) and isinstance(new, numbers))
+        # A name may look like a number.
+        if not (same or old is None or new is None or (isinstance(old, str) and isinstance(new, numbers))):
+            raise UserError(f"{override}: the default is {old}, a value of another kind")

@@ -49,6 +49,8 @@ def read_pose_hypotheses(path: Path, views: int) -> tuple[Tensor, list[float]]:
         raise UserError(f"{path}: not a pose file (no cameras)")
     if configurations.shape[1] != views:
         raise UserError(f"{path}: poses of {configurations.shape[1]} views, not {views}")
+    if not configurations.isfinite().all() or (configurations[..., 2] <= 0).any():
+        raise UserError(f"{path}: a camera is not finite, or its radius not above 0")
     return configurations * torch.tensor([math.pi / 180, math.pi / 180, 1.0]), scores
 
 

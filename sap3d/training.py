@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -101,5 +102,8 @@ def resumed_step(path: Path, run: str) -> int | None:
     """The step that a checkpoint of this run goes on from, or None."""
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        return None  # not whole, or not ours: the run starts anew
     return state["global_step"] if state.get("fingerprint") == run else None

@@ -10,13 +10,15 @@ field that is there. Any key of the config can be set by key=value. Results: exp
 import argparse
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file, save_file
+from yaml import YAMLError
 
 from sap3d.devices import choose_device, seed_everything
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder
+from sap3d.options import check_types
 from sap3d.poses import read_best_poses, write_poses
 
 HERE = Path(__file__).resolve().parent
@@ -31,13 +33,12 @@ def main() -> None:
     action.add_argument("--validate", action="store_true", help="render the field that is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
-    with one_line_errors():
-        config = read_config(arguments.config, arguments.overrides)
-        seed_everything(config["seed"])
-        if arguments.train:
-            train(config)
-        else:
-            reexport(config, mesh=arguments.export)
+    config = read_config(arguments.config, arguments.overrides)
+    seed_everything(config["seed"])
+    if arguments.train:
+        train(config)
+    else:
+        reexport(config, mesh=arguments.export)
 
 
 def read_config(path: str, overrides: list[str]) -> dict:
@@ -51,13 +52,17 @@ def read_config(path: str, overrides: list[str]) -> dict:
         raise UserError(f"{path}: no such config")
     try:
         config = OmegaConf.load(file)
+        if not isinstance(config, DictConfig):
+            raise UserError(f"{file}: not a config")
         blocks = set(config)
+        defaults = config.copy()
         config.merge_with_dotlist(overrides)
         if set(config) - blocks:
             raise UserError(f"config: no '{min(set(config) - blocks)}' (there are {', '.join(sorted(blocks))})")
+        check_types(defaults, config, overrides)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"config: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
 
 
 def train(config: dict) -> None:
@@ -120,4 +125,5 @@ def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -25,9 +25,9 @@ def build(config: dict, *args):
     module, _, name = target.rpartition(".")
     try:
         component = getattr(importlib.import_module(module), name)
+        known = [field.name for field in fields(component.Config)]
     except (ImportError, AttributeError, ValueError):
         raise UserError(f"config: no component '{target}'") from None
-    known = [field.name for field in fields(component.Config)]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"config: {name} has no '{unknown[0]}' (it has {', '.join(known)})")
