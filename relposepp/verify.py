@@ -33,10 +33,11 @@ class Effort:
     # From new voxels, that have not learned the images in the wrong places yet.
     anneal: Level = field(default_factory=lambda: Level(16, 32, steps=150, pixels=128, samples=16, pose_rate=0.04))
     fine: Level = field(default_factory=lambda: Level(32, 64, steps=60, pixels=320, samples=32, pose_rate=0.03))
+    last: Level = field(default_factory=lambda: Level(32, 64, steps=240, pixels=320, samples=32, pose_rate=0.03))
     beam: int = 16  # fits that survive the middle level
     rounds: int = 4  # at most, of search beyond the proposals: single views placed anew, and evolution
     children: int = 96  # by `mutate`, in each round
-    finalists: int = 6  # fits that enter the fine level; half of them go through it twice
+    finalists: int = 6  # fits that enter the fine level; half of them enter the last one
 
 
 def fit_all(images: Tensor, hypotheses: Tensor, level: Level, progress: tqdm, **options: Tensor | None) -> Fit:
@@ -174,7 +175,7 @@ def verify(
         halved = -(-effort.finalists // 2)
         annealed = fit_all(images, fit.cameras[: effort.finalists], effort.anneal, progress, estimates=estimates)
         finalists = best(refit(annealed, effort.fine), keep)
-        last = best(refit(finalists[:halved], effort.fine), keep)
+        last = best(refit(finalists[:halved], effort.last), keep)
     # Losses of different resolutions do not compare: who went farther ranks first.
     cameras, losses = last.cameras, last.losses
     for others in (finalists[halved:], fit[effort.finalists :]):

@@ -78,7 +78,7 @@ def test_verify_turns_a_wrong_view_back(scene):
     wrong[2, 1] -= math.pi / 2
     coarse = Level(resolution=8, size=16, steps=20, pixels=64, samples=12)
     middle, fine = replace(LEVEL, steps=30), replace(LEVEL, steps=40)
-    effort = Effort(replace(coarse, steps=8), coarse, middle, middle, fine, beam=2, rounds=1, children=2)
+    effort = Effort(replace(coarse, steps=8), coarse, middle, middle, fine, fine, beam=2, rounds=1, children=2)
     fit = verify(images, wrong[None], truth, effort)
     assert mean_error(wrong, truth) > 40 and mean_error(fit.cameras[0], truth) < 15
     assert (fit.losses.diff() >= 0).all()
