@@ -44,7 +44,7 @@ from sap3d.synthesis import Fit
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
 # A configuration's log-weight: per unit of the network's log-probability (see `weigh`), and per share by which its
 # synthesis loss is above the lowest; fitted to held-out toys, so that `Poses.confidence` is calibrated.
-NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.15, 1.0
+NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.3, 2.0
 
 
 @dataclass
