@@ -19,6 +19,8 @@ from sap3d.poses import PoseTable
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
 # what it can.
 HELD_OUT_TIMESTEPS = [650, 900]
+# Lightning's, with an average: of the average, and of what is trained.
+CHECKPOINT_STATES = ("state_dict", "current_model_state")
 
 
 class TestTimeTraining(lightning.LightningModule):
@@ -77,6 +79,17 @@ class TestTimeTraining(lightning.LightningModule):
             prior = self._prior_loss()
         self.log_dict({"loss": loss, "prior_loss": prior}, prog_bar=True)
         return loss + self.config.prior_weight * prior
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Leave out what is held: it is on disk already, and of a large model it is nearly everything."""
+        held = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        for key in CHECKPOINT_STATES:
+            state = checkpoint.get(key, {})
+            checkpoint[key] = {name: value for name, value in state.items() if name not in held}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        for key in CHECKPOINT_STATES:
+            checkpoint[key] = self.state_dict() | checkpoint[key]
 
     def optimizer_step(self, *arguments, **options) -> None:
         super().optimizer_step(*arguments, **options)

@@ -69,10 +69,11 @@ def test_tuning_repeats_with_its_seed(scene, tmp_path):
     assert torch.equal(*results)
 
 
-def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"poses_only": True}, {"ema": None}])
+def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch, changes):
     images, cameras, model = scene
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
-    settings = config(validate_every=4)
+    settings = config(validate_every=4, **changes)
     untouched = copy.deepcopy(model)
     whole, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "whole")
     loss, steps = tuning.TestTimeTraining._instance_loss, []
@@ -86,6 +87,8 @@ def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch
     monkeypatch.setattr(tuning.TestTimeTraining, "_instance_loss", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main.tune(copy.deepcopy(untouched), images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "killed")
+    state = torch.load(tmp_path / "killed/checkpoint.ckpt", weights_only=True)["state_dict"]
+    assert any(name.startswith("model.") for name in state) != settings.poses_only, "what is held is not saved again"
     resumed = copy.deepcopy(untouched)
     refined, resumed_trajectory = main.tune(
         resumed, images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "killed"
