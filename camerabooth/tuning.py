@@ -116,7 +116,7 @@ class TestTimeTraining(lightning.LightningModule):
         objects, views = self.prior_cameras.shape[:2]
         rows = torch.randint(objects, (self.config.prior_batch,), generator=self.generator)
         order = torch.randperm(views, generator=self.generator)
-        sources = 1 + int(torch.randint(3, (1,), generator=self.generator))
+        sources = 1 + int(torch.randint(min(3, views - 1), (1,), generator=self.generator))
         images, cameras = self.prior_images[rows][:, order], self.prior_cameras[rows][:, order]
         embedded = self.model.embed_sources(images[:, :sources], cameras[:, :sources])
         return self._denoising_loss(embedded, images[:, sources : sources + 1], cameras[:, sources : sources + 1])
