@@ -59,11 +59,13 @@ def tune(
     seed: int,
     folder: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3], beside objects of the pool.
+    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3], beside the `prior` objects of the pool.
 
     Returns:
         The refined cameras, and the cameras before every step and after the last, [steps + 1, N, 3].
     """
+    if not config.steps:
+        return cameras, cameras[None].cpu()
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
@@ -72,8 +74,7 @@ def tune(
     if config.ema:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
     model.train()
-    if config.steps:
-        fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
+    fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
     model.to(images.device).eval()  # Lightning leaves it on the CPU
     return poses.cameras().to(images.device), module.trajectory.cpu()
 

@@ -29,11 +29,13 @@ class Fingerprint(Callback):
 
 
 def fingerprint(*parts: object) -> str:
-    """SHA-256 of tensors, by their bytes, and of other objects by their repr."""
+    """SHA-256 of tensors, by their bytes, of files, by their content, and of other objects, by their repr."""
     digest = hashlib.sha256()
     for part in parts:
-        value = part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
-        digest.update(value)
+        if isinstance(part, Tensor):  # as bytes: numpy has no bfloat16
+            digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        else:
+            digest.update(part.read_bytes() if isinstance(part, Path) else repr(part).encode())
     return digest.hexdigest()
 
 
@@ -94,7 +96,7 @@ def fit(
         enable_model_summary=False,
     )
     loaders = DataLoader(range(steps)), DataLoader(range(1))
-    trainer.fit(module, *loaders, ckpt_path=path if first else None, weights_only=True)
+    trainer.fit(module, *loaders, ckpt_path=None if first is None else path, weights_only=True)
     path.unlink(missing_ok=True)
 
 

@@ -79,8 +79,8 @@ def train(config: dict) -> None:
     scene = data.scene
     cameras = read_best_poses(scene.diffusion / "poses.json", scene.views)
     system = build(config["system"], data, cameras)
-    tuned = scene.diffusion / "model/model.safetensors"
-    run = fingerprint(config, cameras, system.photos, tuned.read_bytes() if tuned.exists() else None)
+    tuned = sorted((scene.diffusion / "model").rglob("*.safetensors"))
+    run = fingerprint(config, cameras, system.photos, *tuned)
     work = scene.reconstruction.with_name(f".{scene.object}.training")
     fit(system, steps, device, work, run, log_every=config["trainer"]["log_every"])
     with atomic_folder(scene.reconstruction) as folder:

@@ -83,7 +83,7 @@ class SAP3D(pl.LightningModule):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         batch = self.batches.draw(step).to(self.device)
         losses = self.photo_losses(batch, generator, refine=pose_group["lr"] > 0)
-        losses |= self.variation(step)
+        losses |= self.variation(step, generator)
         if self.guidance is not None and step % self.config.guidance_every == 0:
             losses["guidance"] = self.distill(step, generator)
         weights = {name: scheduled(getattr(self.config, f"{name}_weight"), step) for name in losses}
@@ -137,12 +137,12 @@ class SAP3D(pl.LightningModule):
         }
         return losses | ({"pose_prior": self.poses.prior()} if refine else {})
 
-    def variation(self, step: int) -> dict[str, Tensor]:
+    def variation(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total variation, taken rarely and weighted up for it: it costs as much as many rays."""
         if step % self.config.variation_every:
             return {}
         scale = self.config.variation_every * self.geometry.resolution
-        density, *color = (self.geometry.variation() * scale).unbind()
+        density, *color = (self.geometry.variation(generator) * scale).unbind()
         return {"density_variation": density, "color_variation": sum(color)}
 
     def distill(self, step: int, generator: torch.Generator) -> Tensor:

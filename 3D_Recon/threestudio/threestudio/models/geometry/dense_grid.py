@@ -58,6 +58,6 @@ class DenseGrid(nn.Module):
         raw = dense.sample(self.grid, points[None])[0]
         return dense.activate_density(raw[:, 0]), raw[:, 1:]
 
-    def variation(self) -> Tensor:
+    def variation(self, _: torch.Generator) -> Tensor:
         """Mean squared differences of neighbouring nodes' raw values, summed over axes, [4]."""
         return sum(self.values.diff(dim=axis).square().mean((0, 1, 2)) for axis in range(3))
