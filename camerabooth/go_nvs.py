@@ -34,8 +34,6 @@ from sap3d.scene import Scene, read_images
 
 AZIMUTHS = 12  # columns of the evaluation grid
 VIDEO_SIZE = 256
-
-
 OFF_CENTRE = 0.05  # a listed camera may look past the origin by so much of its distance
 
 

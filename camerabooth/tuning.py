@@ -14,6 +14,7 @@ from torch import Tensor
 
 from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
+from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
 
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
@@ -47,7 +48,7 @@ class TestTimeTraining(lightning.LightningModule):
         self.model, self.poses, self.config = model, poses, config
         for name, tensor in zip(("images", "prior_images", "prior_cameras"), (images, *regularisation)):
             self.register_buffer(name, tensor, persistent=False)
-        self.seed, self.generator = seed, torch.Generator()
+        self.seed, self.generator = seed, step_generator(seed, 0)
         self.register_buffer("trajectory", poses.cameras().expand(config.steps + 1, -1, -1).clone())
         if config.poses_only:
             model.requires_grad_(False)
@@ -71,8 +72,7 @@ class TestTimeTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, _, step: int) -> Tensor:
-        # What a step draws hangs on the seed and the step alone, so that a resumed run draws the same.
-        self.generator.manual_seed(self.seed * 1_000_003 + step)
+        self.generator = step_generator(self.seed, step)
         loss = self._instance_loss()
         prior = loss.new_zeros(())
         if self.config.prior_weight > 0 and not self.config.poses_only:

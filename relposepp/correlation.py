@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relposepp.lifting import wrap_columns
+
 
 def spectra(features: Tensor) -> Tensor:
     """Fourier coefficients over azimuth of features without mean and with norm 1.
@@ -95,15 +97,10 @@ class PairHead(nn.Module):
 
         def one_way(x: Tensor) -> Tensor:
             first, second, last = self.convolutions
-            x = F.relu(first(wrap(x)) * (1 + scale) + shift)
-            return last(wrap(F.relu(second(wrap(x)))))[:, 0]
+            x = F.relu(first(wrap_columns(x, 2)) * (1 + scale) + shift)
+            return last(wrap_columns(F.relu(second(wrap_columns(x, 2))), 2))[:, 0]
 
         return (one_way(x) + flip_angles(one_way(flip_angles(x)))) / 2 + scaled.sum(1)
-
-
-def wrap(x: Tensor) -> Tensor:
-    """Two more bins on either side of a circle, for a kernel of five."""
-    return F.pad(x, (2, 2), mode="circular")
 
 
 def flip_angles(x: Tensor) -> Tensor:

@@ -65,9 +65,9 @@ class Residual(nn.Module):
         return x + self.conv2(wrap(F.relu(y)))
 
 
-def wrap_columns(x: Tensor) -> Tensor:
-    """Pad the last axis by one on both sides, circularly."""
-    return torch.cat([x[..., -1:], x, x[..., :1]], -1)
+def wrap_columns(x: Tensor, width: int = 1) -> Tensor:
+    """Pad the last axis on both sides, circularly."""
+    return torch.cat([x[..., -width:], x, x[..., :width]], -1)
 
 
 class ImageEncoder(nn.Module):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from relposepp.lifting import wrap_columns
 from sap3d import cameras as cam
 from sap3d.cameras import SCENE_BOUND
 
@@ -44,7 +45,7 @@ def unwrap(images: Tensor, elevation: Tensor, radius: Tensor, sectors: int) -> t
     normal = torch.stack([azimuth.cos(), azimuth.sin(), torch.zeros_like(azimuth)], -1)
     z = height[:, None].expand(len(images), -1, sectors)
     points = torch.stack([profile * normal[:, 0], profile * normal[:, 1], z], -1)
-    seen = sample(images, cameras, points)
+    seen = cam.sample_images(images, cameras, points)
     sight = F.normalize(cam.camera_positions(cameras)[:, None, None] - points, dim=-1)
     inside = ((seen[:, 3] - 0.7) / 0.3).clamp(0, 1)
     return seen[:, :3], ((sight * normal).sum(-1) - GRAZING).clamp(min=0) * inside
@@ -54,15 +55,8 @@ def half_widths(masks: Tensor, cameras: Tensor, height: Tensor) -> Tensor:
     """Half the silhouette's width at points of the vertical axis, in world units: [V, LEVELS]."""
     across = torch.linspace(-SCENE_BOUND, SCENE_BOUND, WIDTH_SAMPLES, device=masks.device)
     z, y = torch.meshgrid(height, across, indexing="ij")
-    points = torch.stack([torch.zeros_like(y), y, z], -1).expand(len(masks), -1, -1, -1)
-    return sample(masks, cameras, points)[:, 0].mean(-1) * SCENE_BOUND
-
-
-def sample(images: Tensor, cameras: Tensor, points: Tensor) -> Tensor:
-    """Pixels [V, C, A, B] that world points [V, A, B, 3] project to; zero outside."""
-    pixels, _ = cam.project(cameras, points.flatten(1, 2))
-    pixels = (pixels * pixels.new_tensor([1.0, -1.0])).view(*points.shape[:3], 2)
-    return F.grid_sample(images, pixels, align_corners=False)
+    points = torch.stack([torch.zeros_like(y), y, z], -1)[None]
+    return cam.sample_images(masks, cameras, points)[:, 0].mean(-1) * SCENE_BOUND
 
 
 def moments(color: Tensor, weight: Tensor) -> Tensor:
@@ -82,8 +76,7 @@ def moments(color: Tensor, weight: Tensor) -> Tensor:
 def blur(cells: Tensor) -> Tensor:
     """Mean over BLUR × BLUR cells, circular in azimuth."""
     half = BLUR // 2
-    wrapped = torch.cat([cells[..., -half:], cells, cells[..., :half]], -1)
-    return F.avg_pool2d(F.pad(wrapped, (0, 0, half, half)), BLUR, 1)
+    return F.avg_pool2d(F.pad(wrap_columns(cells, half), (0, 0, half, half)), BLUR, 1)
 
 
 def compare(first: Tensor, second: Tensor, sectors: int) -> Tensor:
@@ -100,13 +93,10 @@ def compare(first: Tensor, second: Tensor, sectors: int) -> Tensor:
     def correlate(a: Tensor, b: Tensor) -> Tensor:
         return torch.fft.irfft((a * b.conj()).sum(-2), n=sectors)
 
-    def powers(moment: Tensor, fields: slice) -> Tensor:
-        return correlate(moment[:, :1], moment[:, fields])[..., 0]
-
-    seen = correlate(first[:, 0], second[:, 0])
-    most = (powers(first, slice(0, 1)) * powers(second, slice(0, 1))).sqrt().clamp(min=1e-6)
-    overlap = (seen[:, None] / most[..., None]).clamp(min=LEAST_OVERLAP)
-    count = overlap[:, 0] * most
+    squared = [correlate(moment[:, 0], moment[:, 0])[:, :1] for moment in (first, second)]
+    most = (squared[0] * squared[1]).sqrt().clamp(min=1e-6)
+    overlap = (correlate(first[:, 0], second[:, 0]) / most).clamp(min=LEAST_OVERLAP)
+    count = overlap * most
     sum_first = correlate(first[:, 1:4], second[:, :1]) / count[:, None]
     sum_second = correlate(first[:, :1], second[:, 1:4]) / count[:, None]
     product = correlate(first[:, 1:4], second[:, 1:4]).sum(1) / count
@@ -120,9 +110,9 @@ def compare(first: Tensor, second: Tensor, sectors: int) -> Tensor:
     fine_first = correlate(first[:, 8], second[:, 0]) / count
     fine_second = correlate(first[:, 0], second[:, 8]) / count
     fine = fine_product / deviation(fine_first, fine_second)
-    root = overlap[:, 0].sqrt()
+    root = overlap.sqrt()
     difference = (power_first + power_second - 2 * product).clamp(min=0)
-    return torch.stack([colors, fine, colors * root, fine * root, -difference, overlap[:, 0]], 1)
+    return torch.stack([colors, fine, colors * root, fine * root, -difference, overlap], 1)
 
 
 def deviation(first: Tensor, second: Tensor) -> Tensor:

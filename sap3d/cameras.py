@@ -9,6 +9,7 @@ are differentiable, and broadcast over leading dimensions.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FIELD_OF_VIEW = math.radians(49.1)  # vertical; Zero-1-to-3's renders (arXiv 2303.11328)
@@ -120,6 +121,23 @@ def project(cameras: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     local = points @ camera_axes(cameras)
     depth = cameras[..., 2:] - local[..., 2]
     return local[..., :2] / (depth[..., None].clamp(min=1e-3) * TAN_HALF_FOV), depth
+
+
+def sample_images(images: Tensor, cameras: Tensor, points: Tensor) -> Tensor:
+    """What images show where world points project to; zero outside.
+
+    Args:
+        images: [V, C, S, S], rows from the top.
+        cameras: of the images, [V, 3].
+        points: [V, ..., 3], or [1, ..., 3] for all.
+
+    Returns:
+        [V, C, ...].
+    """
+    pixels, _ = project(cameras, points.reshape(len(points), -1, 3))
+    coordinates = torch.stack([pixels[..., 0], -pixels[..., 1]], -1)[:, None]
+    samples = F.grid_sample(images, coordinates, align_corners=False)
+    return samples.view(*images.shape[:2], *points.shape[1:-1])
 
 
 def rotation_angle(rotation: Tensor) -> Tensor:

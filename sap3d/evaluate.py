@@ -32,6 +32,7 @@ from sap3d.scene import Scene, check_views, image_paths, read_poses
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PICTURE_METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "flip": "ꟻLIP"}
+MESH_METRICS = {"CD": "Chamfer", "IOU": "IoU", "F1_01": "F@0.04", "F1_02": "F@0.05", "F1_03": "F@0.06"}
 MESH_SUFFIXES = (".obj", ".glb", ".ply")
 POSE_STAGES = {
     1: "relposepp/infer.py",
@@ -148,7 +149,7 @@ def compare_folder(folder: Path, stage: str, truths: list[Path], lpips: metrics.
 def evaluate_mesh(scene: Scene, truth_path: Path | None, truth: Tensor | None, seed: int) -> dict:
     """Mesh metrics, with the true mesh turned into the pipeline's world."""
     if truth_path is None:
-        return dict.fromkeys(["CD", "IOU", "F1_01", "F1_02", "F1_03"])
+        return dict.fromkeys(MESH_METRICS)
     mesh = _load_mesh(_output(scene.reconstruction / "mesh.obj", POSE_STAGES[3]))
     true_mesh = _load_mesh(truth_path)
     true_mesh.apply_transform(trimesh.transformations.rotation_matrix(-truth[0, 1].item(), [0, 0, 1]))
@@ -216,7 +217,7 @@ def print_summary(scene: Scene, results: dict) -> None:
         "mean difference": values({"Elevation": "elevation°", "Azimuth": "azimuth°", "Radius": "radius"}, 2),
         "novel views": values({f"2d_{key}_mean": title for key, title in PICTURE_METRICS.items()}, 3),
         "field": values({f"3d_{key}_mean": title for key, title in PICTURE_METRICS.items()}, 3),
-        "mesh": values({"CD": "Chamfer", "IOU": "IoU", "F1_01": "F@0.04", "F1_02": "F@0.05", "F1_03": "F@0.06"}, 3),
+        "mesh": values(MESH_METRICS, 3),
         "seconds": ", ".join(f"{stage} {seconds:g}" for stage, seconds in results["seconds"].items()),
         "results": scene.results / "results.json",
         "video": scene.reconstruction / "turntable.mp4",

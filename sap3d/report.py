@@ -15,13 +15,12 @@ from trimesh.viewer.notebook import scene_to_html
 
 from sap3d.cameras import wrap_angle
 from sap3d.errors import UserError, one_line_errors
-from sap3d.evaluate import PICTURE_METRICS, POSE_STAGES, format_number
+from sap3d.evaluate import MESH_METRICS, PICTURE_METRICS, POSE_STAGES, format_number
 from sap3d.files import atomic_file
 from sap3d.poses import read_best_poses
 from sap3d.scene import Scene, check_views
 
-TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
-MESH_METRICS = {"CD": "Chamfer distance", "IOU": "IoU", "F1_01": "F 0.04", "F1_02": "F 0.05", "F1_03": "F 0.06"}
+TYPES = {".png": "image/png", ".mp4": "video/mp4"}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1e23; --paper: #fff; --faint: #6a7078; --line: #dfe2e6; --panel: #f5f6f8; }
 @media (prefers-color-scheme: dark) {
@@ -96,7 +95,9 @@ def tables(scene: Scene, results: dict) -> str:
         key = f"rotation_error_stage{stage}"
         errors.append([str(stage), *(format_number(results[name], 1) for name in (key, f"{key}_symmetric"))])
     poses = [["view", "elevation°", "azimuth°", "radius"]]
-    for view, (elevation, azimuth, radius) in enumerate(read_best_poses(poses_path(scene), scene.views)):
+    for view, (elevation, azimuth, radius) in enumerate(
+        read_best_poses(scene.reconstruction / "poses.json", scene.views)
+    ):
         angles = (f"{angle.rad2deg().item():.1f}" for angle in (elevation, wrap_angle(azimuth)))
         poses.append([str(view), *angles, f"{radius.item():.3f}"])
     seconds = [["", "s"], *([stage.replace("_", " "), f"{value:g}"] for stage, value in results["seconds"].items())]
@@ -111,10 +112,6 @@ def tables(scene: Scene, results: dict) -> str:
     return f'<div class="tables">{"".join(table(rows, title) for title, rows in parts.items())}</div>'
 
 
-def poses_path(scene: Scene) -> Path:
-    return scene.reconstruction / "poses.json"
-
-
 def write_report(scene: Scene) -> Path:
     """Write report.html beside results.json; returns its path.
 
@@ -126,17 +123,18 @@ def write_report(scene: Scene) -> Path:
         results = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: run python -m sap3d.evaluate first ({error})") from error
-    fields, settings = scene.reconstruction, scene.reconstruction / "config.yaml"
+    field = scene.reconstruction
+    settings = field / "config.yaml"
     cpu = f"{results['machine']['cores']} × {results['machine']['cpu']}"
     machine = results["machine"]["gpu"] or cpu
     body = [
         f"<h1>{html.escape(scene.type)} / {html.escape(scene.object)}</h1>",
         f"<p>{scene.views} view{'s' * (scene.views > 1)}, seed {results['seed']}, "
         f"{html.escape(machine)}, commit {html.escape(str(results['commit'])[:12])}</p>",
-        figure(fields / "turntable.mp4", "Turntable of the field: colour, normals, depth"),
-        viewer(fields / "mesh.glb"),
+        figure(field / "turntable.mp4", "Turntable of the field: colour, normals, depth"),
+        viewer(field / "mesh.glb"),
         "<h2>Photos and poses</h2>",
-        figure(fields / "inputs.png", "The photos, and the field seen from where they were taken"),
+        figure(field / "inputs.png", "The photos, and the field seen from where they were taken"),
         figure(scene.initial_poses.with_suffix(".png"), "Stage 1: cameras, pairwise azimuths, silhouettes of the fit"),
         "<h2>Novel views</h2>",
         figure(scene.diffusion / "page.png", "Stage 2: before and after tuning, novel views, where the cameras went"),

@@ -63,9 +63,7 @@ def carve(images: Tensor, cameras: Tensor, resolution: int, view_weights: Tensor
     soft = F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
     mask, color = 1.0, 0.0
     for view, image in enumerate(soft):
-        pixels, _ = cam.project(cameras[:, view], points)
-        coordinates = torch.stack([pixels[..., 0], -pixels[..., 1]], -1)[:, None]
-        seen = F.grid_sample(image.expand(len(cameras), -1, -1, -1), coordinates, align_corners=False)[:, :, 0]
+        seen = cam.sample_images(image.expand(len(cameras), -1, -1, -1), cameras[:, view], points)
         weight = view_weights[:, view, None, None]
         mask = (seen[:, 3:] * weight + 1 - weight).minimum(torch.as_tensor(mask))
         color = color + seen[:, :3] * weight / view_weights.sum(1)[:, None, None]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sap3d import cameras as cam
 from sap3d import images
+from sap3d.devices import step_generator
 from sap3d.scene import Scene, check_views, read_images
 from threestudio.config import Milestones, milestone
 
@@ -39,7 +40,7 @@ class RayBatches:
 
     def draw(self, step: int) -> RayBatch:
         """The batch of a step."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = step_generator(self.seed, step)
         size = milestone(self.sizes, step)
         views, near = self.pyramid[size], self.near[size]
         anywhere = torch.randint(len(views) * size * size, (self.rays // 2,), generator=generator)

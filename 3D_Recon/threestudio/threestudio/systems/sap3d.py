@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sap3d import cameras as cam
+from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
 from threestudio.config import Schedule, build, milestone, scheduled
 from threestudio.data.views import RayBatch, Views
@@ -80,7 +81,7 @@ class SAP3D(pl.LightningModule):
         field_group["lr"], pose_group["lr"] = (
             scheduled(rate, step) for rate in (self.config.field_rate, self.config.pose_rate)
         )
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = step_generator(self.seed, step)
         batch = self.batches.draw(step).to(self.device)
         losses = self.photo_losses(batch, generator, refine=pose_group["lr"] > 0)
         losses |= self.variation(step, generator)

@@ -103,9 +103,8 @@ def photo_colors(
         seen = np.flatnonzero(facing > 0.1)
         origins = points[seen] + LIFT * normals[seen]
         seen = seen[~mesh.ray.intersects_any(origins, sight[seen])]
-        pixels, _ = cam.project(camera, torch.from_numpy(points[seen]).float())
-        grid = torch.stack([pixels[:, 0], -pixels[:, 1]], -1)[None, None]
-        values = F.grid_sample(image[None], grid, align_corners=False)[0, :, 0].T.numpy()
+        visible = torch.from_numpy(points[seen]).float()
+        values = cam.sample_images(image[None], camera[None], visible[None])[0].T.numpy()
         photo_weight = facing[seen] ** sharpness / distance[seen] ** 2 * (values[:, 3] > 0.9)
         total[seen] += photo_weight[:, None] * values[:, :3]
         weight[seen] += photo_weight
