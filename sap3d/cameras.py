@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The z-up world → glTF's y-up, homogeneous.
+Y_UP = ((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, -1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 FIELD_OF_VIEW = math.radians(49.1)  # vertical; Zero-1-to-3's renders (arXiv 2303.11328)
 TAN_HALF_FOV = math.tan(FIELD_OF_VIEW / 2)
 # Objects lie inside the unit cube and a sphere of radius 0.6; the margin leaves room for errors of the radii.

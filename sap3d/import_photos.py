@@ -36,6 +36,8 @@ WORKING_SIZE = 1024  # longer side of a photo as it is worked on
 SIZE = 512  # side of what is written
 FILM_DIAGONAL = 43.27  # of 35 mm film, in mm: EXIF's equivalent focal length refers to it
 GRABCUT_SIZE, GRABCUT_ITERATIONS = 384, 6
+# About a point that a person has marked: colours that differ by so much, of 255, within so much of the longer side.
+HINT_COLOURS, HINT_RADIUS = 24, 0.2
 BORDER, SMALL_HOLE = 0.03, 0.001  # shares of the frame: what is background for sure, and which holes are closed
 BORDER_COLOURS = 8
 # What is no clear object: shares of the frame that are too small or too large, of the outline that lies on the frame's
@@ -146,14 +148,65 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     cv2.setRNGSeed(0)
     labels = np.where(unlike(small, border) & (np.hypot(x, y) < 1.2), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[border] = cv2.GC_BGD
-    if (labels == cv2.GC_PR_FGD).any():
-        cv2.grabCut(small[..., ::-1].copy(), labels, None, np.zeros((1, 65)), np.zeros((1, 65)),
-                    GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)  # fmt: skip
-    found = ndimage.binary_opening(labels == cv2.GC_PR_FGD)
+    found = ndimage.binary_opening(cut(small, labels))
     parts, count = ndimage.label(found)
     if count:
         middle = np.exp(-4 * (x**2 + y**2))
         found = parts == 1 + np.argmax(ndimage.sum(middle, parts, range(1, count + 1)))
+    return soften(found, width, height)
+
+
+def correct_mask(rgb: np.ndarray, mask: np.ndarray, keep: np.ndarray, remove: np.ndarray) -> np.ndarray:
+    """GrabCut once more, from a mask and points of which a person says that they are object or background.
+
+    Args:
+        rgb, mask: uint8 [H, W, 3] and [H, W].
+        keep, remove: (x, y) in shares of width and height, [K, 2] and [R, 2].
+
+    Returns:
+        uint8 [H, W]; parts that touch nothing of what was foreground, or was marked as such, are left out.
+    """
+    height, width = rgb.shape[:2]
+    scale = GRABCUT_SIZE / max(height, width)
+    small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    before = cv2.resize(mask, small.shape[1::-1], interpolation=cv2.INTER_AREA) > 127
+    labels = np.where(before, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    for points, label in ((keep, cv2.GC_FGD), (remove, cv2.GC_BGD)):
+        for point in points:
+            labels[meant(small, point)] = label
+    cv2.setRNGSeed(0)
+    found = cut(small, labels)
+    parts, _ = ndimage.label(found)
+    known = np.unique(parts[before & found | (labels == cv2.GC_FGD)])
+    return soften(np.isin(parts, known[known > 0]), width, height)
+
+
+def meant(rgb: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """What a person means by a point: what lies about it in one piece and looks like it, bool [H, W].
+
+    Args:
+        point: (x, y) in shares of width and height.
+    """
+    height, width = rgb.shape[:2]
+    x, y = (min(int(share * side), side - 1) for share, side in zip(point, (width, height)))
+    piece = np.zeros((height + 2, width + 2), np.uint8)
+    how = 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | 1 << 8
+    cv2.floodFill(np.ascontiguousarray(rgb), piece, (x, y), 0, (HINT_COLOURS,) * 3, (HINT_COLOURS,) * 3, how)
+    rows, columns = np.mgrid[:height, :width]
+    return (piece[1:-1, 1:-1] > 0) & (np.hypot(rows - y, columns - x) < HINT_RADIUS * max(height, width))
+
+
+def cut(rgb: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What GrabCut takes for the foreground, bool [H, W], of uint8 [H, W, 3] and OpenCV's labels [H, W]."""
+    if np.isin(labels, (cv2.GC_PR_FGD, cv2.GC_FGD)).any() and np.isin(labels, (cv2.GC_PR_BGD, cv2.GC_BGD)).any():
+        labels = labels.copy()
+        cv2.grabCut(rgb[..., ::-1].copy(), labels, None, np.zeros((1, 65)), np.zeros((1, 65)),
+                    GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)  # fmt: skip
+    return np.isin(labels, (cv2.GC_PR_FGD, cv2.GC_FGD))
+
+
+def soften(found: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A bool mask without small holes, at the photo's size and with a soft edge, uint8 [height, width]."""
     found = remove_small_holes(found, max_size=int(SMALL_HOLE * found.size))
     mask = cv2.GaussianBlur(found.astype(np.float32), (0, 0), 0.7)
     return im.to_uint8(cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR))
@@ -183,14 +236,18 @@ def framed(rgba: np.ndarray) -> np.ndarray:
     return im.straight_alpha(im.resize(im.recentre(rgba), SIZE))
 
 
+def outlined(rgba: np.ndarray) -> np.ndarray:
+    """The photo with its foreground's outline in red, uint8 [H, W, 3]."""
+    rgb, mask = rgba[..., :3].copy(), rgba[..., 3] > 127
+    rgb[mask ^ ndimage.binary_dilation(mask, iterations=max(rgb.shape) // 200 + 1)] = (255, 0, 0)
+    return rgb
+
+
 def contact_sheet(photos: list[Photo], framed_photos: list[np.ndarray]) -> np.ndarray:
     """Above the photos with their foreground's outline in red, below what the stages see, uint8 [H, W, 3]."""
     side, above = 192, []
     for photo in photos:
-        outlined = photo.rgba[..., :3].copy()
-        mask = photo.rgba[..., 3] > 127
-        outlined[mask ^ ndimage.binary_dilation(mask, iterations=max(outlined.shape) // 200 + 1)] = (255, 0, 0)
-        above.append(np.array(ImageOps.pad(Image.fromarray(outlined), (side, side), color="white")))
+        above.append(np.array(ImageOps.pad(Image.fromarray(outlined(photo.rgba)), (side, side), color="white")))
     below = [im.to_uint8(im.resize(image, side))[..., :3] for image in framed_photos]
     return im.sheet(np.stack(above + below), columns=len(photos))
 

@@ -65,13 +65,17 @@ def figure(path: Path, caption: str) -> str:
     return f"<figure>{medium}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
+def viewer_frame(path: Path) -> str:
+    """trimesh's three.js viewer of a mesh or a scene, which needs no network."""
+    return f'<iframe title="3-D viewer" srcdoc="{html.escape(scene_to_html(trimesh.load_scene(path)))}"></iframe>'
+
+
 def viewer(path: Path) -> str:
-    """The mesh in trimesh's three.js viewer; nothing if there is no mesh."""
+    """The mesh to turn; nothing if there is no mesh."""
     if not path.exists():
         return ""
-    page = html.escape(scene_to_html(trimesh.load_scene(path)))
     return (
-        f'<h2>Mesh</h2><iframe title="mesh viewer" srcdoc="{page}"></iframe>'
+        f"<h2>Mesh</h2>{viewer_frame(path)}"
         "<p>Drag to turn, scroll to come nearer. The file is mesh.glb in the results of stage 3.</p>"
     )
 

@@ -1,6 +1,6 @@
 """The scene folder: what an object's photos are called, and where every stage's files lie (docs/DATASET.md)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Scene:
-    """Paths of one object at one number of views, all below ROOT_DIR.
+    """Paths of one object at one number of views, all below `root`: the environment's ROOT_DIR if nothing else is said.
 
     Raises:
         UserError: a type or an object that is not a plain name.
@@ -26,6 +26,7 @@ class Scene:
     type: str
     object: str
     views: int
+    root: Path = field(default_factory=root_dir)
 
     def __post_init__(self) -> None:
         for name in (self.type, self.object):
@@ -34,17 +35,17 @@ class Scene:
     @property
     def train(self) -> Path:
         """images/, optional masks/, and ground-truth poses/ that only evaluation reads."""
-        return root_dir() / "dataset/data/train" / self.type / self.object
+        return self.root / "dataset/data/train" / self.type / self.object
 
     @property
     def test(self) -> Path:
         """The 84 held-out views: images/ and poses/."""
-        return root_dir() / "dataset/data/test" / self.type / self.object
+        return self.root / "dataset/data/test" / self.type / self.object
 
     @property
     def mesh_folder(self) -> Path:
         """The ground-truth mesh, when there is one."""
-        return root_dir() / "dataset/3d_models" / self.type / self.object
+        return self.root / "dataset/3d_models" / self.type / self.object
 
     @property
     def name(self) -> str:
@@ -53,22 +54,22 @@ class Scene:
     @property
     def initial_poses(self) -> Path:
         """Stage 1's output (JSON)."""
-        return root_dir() / "relposepp/experiments" / self.type / self.name / "poses.json"
+        return self.root / "relposepp/experiments" / self.type / self.name / "poses.json"
 
     @property
     def diffusion(self) -> Path:
         """Stage 2's folder: tuned model, refined poses.json, novel views in preds/."""
-        return root_dir() / "camerabooth/experiments_nvs" / self.type / self.name
+        return self.root / "camerabooth/experiments_nvs" / self.type / self.name
 
     @property
     def reconstruction(self) -> Path:
         """Stage 3's folder: field, poses.json, turntable, mesh."""
         folder = f"experiments_{self.type}_view_{self.views}_nerf"
-        return root_dir() / "3D_Recon/threestudio" / folder / self.object
+        return self.root / "3D_Recon/threestudio" / folder / self.object
 
     @property
     def results(self) -> Path:
-        return root_dir() / "results" / self.type / self.object / str(self.views)
+        return self.root / "results" / self.type / self.object / str(self.views)
 
 
 def image_paths(folder: Path) -> list[Path]:

@@ -4,7 +4,8 @@
         data.type=GSO_demo data.object=chefmate_8_frypan data.views=5 device=0
 
 --train fits the field and writes everything; --export and --validate write the mesh and the pictures again from a
-field that is there. Any key of the config can be set by key=value. Results: experiments_TYPE_view_N_nerf/OBJECT/.
+field that is there. A second --config changes the first, and key=value any key of it. Results:
+experiments_TYPE_view_N_nerf/OBJECT/.
 """
 
 import argparse
@@ -22,18 +23,20 @@ from sap3d.options import check_types
 from sap3d.poses import read_best_poses, write_poses
 
 HERE = Path(__file__).resolve().parent
+DEFAULT = ["configs/sap3d.yaml"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/sap3d.yaml", help="absolute, or below the working or this folder")
+    config_help = "absolute, or below the working or this folder; by default configs/sap3d.yaml"
+    parser.add_argument("--config", action="append", metavar="PATH", help=config_help)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--train", action="store_true", help="fit the field, then export and validate")
     action.add_argument("--export", action="store_true", help="write the mesh of the field that is there")
     action.add_argument("--validate", action="store_true", help="render the field that is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
-    config = read_config(arguments.config, arguments.overrides)
+    config = read_config(arguments.config or DEFAULT, arguments.overrides)
     seed_everything(config["seed"])
     if arguments.train:
         train(config)
@@ -41,19 +44,25 @@ def main() -> None:
         reexport(config, mesh=arguments.export)
 
 
-def read_config(path: str, overrides: list[str]) -> dict:
-    """The YAML file with overrides, resolved.
+def read_config(paths: list[str], overrides: list[str]) -> dict:
+    """The YAML files, each changing those before it, with overrides, resolved.
 
     Raises:
         UserError: no such file, an unknown block, or a key left open. Keys within a block are `build`'s to check.
     """
-    file = next((f for f in (Path(path), HERE / path) if f.is_file()), None)
-    if file is None:
-        raise UserError(f"{path}: no such config")
+    config = OmegaConf.create()
+    for path in paths:
+        file = next((f for f in (Path(path), HERE / path) if f.is_file()), None)
+        if file is None:
+            raise UserError(f"{path}: no such config")
+        try:
+            changes = OmegaConf.load(file)
+            if not isinstance(changes, DictConfig):
+                raise UserError(f"{file}: not a config")
+            config.merge_with(changes)
+        except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+            raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
     try:
-        config = OmegaConf.load(file)
-        if not isinstance(config, DictConfig):
-            raise UserError(f"{file}: not a config")
         blocks = set(config)
         defaults = config.copy()
         config.merge_with_dotlist(overrides)
@@ -61,7 +70,7 @@ def read_config(path: str, overrides: list[str]) -> dict:
             raise UserError(f"config: no '{min(set(config) - blocks)}' (there are {', '.join(sorted(blocks))})")
         check_types(defaults, config, overrides)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
 
 
@@ -72,6 +81,7 @@ def train(config: dict) -> None:
     """
     from sap3d.training import fingerprint, fit
     from threestudio.config import build
+    from threestudio.models.exporters.pictures import PREVIEW, Preview
 
     device = choose_device(str(config["device"]))
     steps = config["trainer"]["max_steps"]
@@ -82,7 +92,9 @@ def train(config: dict) -> None:
     tuned = sorted((scene.diffusion / "model").rglob("*.safetensors"))
     run = fingerprint(config, cameras, system.photos, *tuned)
     work = scene.reconstruction.with_name(f".{scene.object}.training")
-    fit(system, steps, device, work, run, log_every=config["trainer"]["log_every"])
+    preview = Preview(work / PREVIEW)
+    fit(system, steps, device, work, run, callbacks=(preview,), log_every=config["trainer"]["log_every"])
+    (work / PREVIEW).unlink(missing_ok=True)
     with atomic_folder(scene.reconstruction) as folder:
         (work / "log").rename(folder / "log")
         work.rmdir()

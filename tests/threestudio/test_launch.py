@@ -69,7 +69,7 @@ def make_scene(root: Path, cameras: torch.Tensor, views: int = 3) -> Scene:
 
 def config(views: int = 3, *overrides: str) -> dict:
     names = ["data.type=toys", "data.object=balls", f"data.views={views}"]
-    return launch.read_config("configs/sap3d.yaml", [*names, *TINY, *overrides])
+    return launch.read_config(["configs/sap3d.yaml"], [*names, *TINY, *overrides])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -205,7 +205,7 @@ def test_guidance_decides_what_no_photo_shows(tmp_path, monkeypatch):
     scene = make_scene(tmp_path, CAMERAS, views=1)
     guidance = ["system.guidance.target=tests.threestudio.test_launch.BlueGuidance", "system.guidance_weight=10"]
     options = launch.read_config(
-        "configs/sap3d.yaml", ["data.type=toys", "data.object=balls", "data.views=1", *TINY, *guidance]
+        ["configs/sap3d.yaml"], ["data.type=toys", "data.object=balls", "data.views=1", *TINY, *guidance]
     )
     options["system"]["guidance"] = {"target": options["system"]["guidance"]["target"]}
     launch.train(options)
@@ -213,6 +213,18 @@ def test_guidance_decides_what_no_photo_shows(tmp_path, monkeypatch):
     back = dense.render_images(grid, CAMERAS[:1] + torch.tensor([0, math.pi, 0]), 32, 48)
     red, green, blue = back.color[back.opacity > 0.9].mean(0)
     assert blue > 0.7 and red < 0.4 and green < 0.4
+
+
+@pytest.mark.parametrize("preset", ["fast", "best"])
+def test_presets_change_the_first_config(preset):
+    """All of a preset's keys exist, its schedules end with the training, and the rest stays."""
+    names = ["data.type=toys", "data.object=balls"]
+    standard = launch.read_config(["configs/sap3d.yaml"], names)
+    changed = launch.read_config(["configs/sap3d.yaml", f"configs/{preset}.yaml"], names)
+    assert changed["system"].keys() == standard["system"].keys() and changed["interchange"] == standard["interchange"]
+    steps = changed["trainer"]["max_steps"]
+    assert (steps < 460) == (preset == "fast") and changed["system"]["field_rate"][3] == steps
+    assert changed["data"]["image_size"][-1][0] < steps and changed["system"]["geometry"]["resolution"][-1][0] < steps
 
 
 def test_missing_poses_are_one_line(tmp_path):

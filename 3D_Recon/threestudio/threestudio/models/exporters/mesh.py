@@ -13,12 +13,10 @@ from torch import Tensor
 from trimesh.exchange.obj import export_obj
 
 from sap3d import grid as dense
-from sap3d.cameras import SCENE_BOUND
+from sap3d.cameras import SCENE_BOUND, Y_UP
 from sap3d.files import atomic_file
 from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer
-
-Y_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])  # z-up world → glTF's y-up
 
 
 class MeshExporter:
@@ -50,7 +48,7 @@ class MeshExporter:
             with atomic_file(folder / name) as partial:
                 partial.write_bytes(content)
         with atomic_file(folder / "mesh.glb") as partial:
-            mesh.copy().apply_transform(Y_UP).export(partial)
+            mesh.copy().apply_transform(np.array(Y_UP)).export(partial)
         return mesh
 
     def extract(self) -> trimesh.Trimesh:

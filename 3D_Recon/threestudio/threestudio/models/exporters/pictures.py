@@ -10,6 +10,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import matplotlib
 import numpy as np
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +22,26 @@ from sap3d.devices import available_cores
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.images import sheet, to_uint8
 from threestudio.models.renderers.culled import CulledRenderer, Rendering
+
+PREVIEW = "preview.png"  # in the folder of a training run
+PREVIEW_SIZE, PREVIEW_EVERY = 128, 40  # pixels, steps
+
+
+class Preview(pl.Callback):
+    """Shows the field as it evolves: seen from the first photo, and from a quarter, a half and three quarters on."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer, system, outputs, batch, step: int) -> None:
+        if (step + 1) % PREVIEW_EVERY:
+            return
+        cameras = system.poses.cameras()[:1].repeat(4, 1)
+        cameras[:, 1] += torch.arange(4) * math.pi / 2
+        images = [system.renderer.image(camera.to(system.device), PREVIEW_SIZE).color.cpu() for camera in cameras]
+        with atomic_file(self.path) as partial:
+            imageio.imwrite(partial, sheet(to_uint8(torch.stack(images)), 4))
 
 
 class PictureExporter:

@@ -1,0 +1,298 @@
+"""Jobs of the demo: a folder each, and workers that run what is queued, one pipeline at a time each.
+
+    jobs/ID/job.json     state and choices
+           /photos/      as they were sent: 000.jpg …
+           /cut/         000.png …: the foreground as alpha; what the pipeline reads
+           /root/        ROOT_DIR of its pipeline
+           /run.log
+           /results/     what the page shows and offers (bundle.py)
+
+All that is known is in these files, so a server that was killed goes on with its queue when it starts again.
+"""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import bundle
+import imageio.v3 as imageio
+import numpy as np
+from uploads import Limits, receive
+
+from sap3d.errors import UserError
+from sap3d.files import write_json
+from sap3d.import_photos import Photo, correct_mask, read_photo
+from sap3d.scene import Scene
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TYPE, OBJECT = "DEMO", "object"
+STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation")
+# Seconds of the stages for four photos on two cores, until jobs of this machine tell better.
+SECONDS = {
+    "fast": (2, 45, 60, 10, 40, 4),
+    "standard": (2, 60, 110, 10, 80, 4),
+    "best": (2, 120, 300, 10, 300, 4),
+}
+POLL, GRACE = 0.5, 10.0  # seconds: between looks, and that a cancelled pipeline has to end by itself
+KEEP = 7 * 24 * 3600.0  # seconds after which a job that nobody runs is removed
+HEADER = re.compile(r"^\[\d/\d\] (\w+)$")
+ELAPSED = re.compile(r"^ +(\d+) s$")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One visitor's object. States: draft, queued, running, then done, failed or cancelled."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def known(self) -> dict:
+        """state, preset, photos (name, method, problem, keep, remove of each), error and the like."""
+        return json.loads((self.folder / "job.json").read_text())
+
+    def note(self, **changes: object) -> None:
+        write_json(self.folder / "job.json", self.known | changes)
+
+    @property
+    def scene(self) -> Scene:
+        return Scene(TYPE, OBJECT, len(self.known["photos"]), self.folder / "root")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "run.log"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def cut(self, index: int) -> Path:
+        """The photo with its foreground as alpha."""
+        return self.folder / "cut" / f"{index:03d}.png"
+
+
+def find_job(jobs: Path, identifier: str | None) -> Job | None:
+    """The job of an identifier that came from a browser, if there is one."""
+    if not re.fullmatch("[0-9a-f]{32}", identifier or "") or not (jobs / identifier / "job.json").exists():
+        return None
+    return Job(jobs / identifier)
+
+
+def create_job(jobs: Path, sent: list[Path], limits: Limits) -> tuple[Job, list[str]]:
+    """A draft from what a visitor sent, with the photos' foregrounds, and a sentence on each file that was refused.
+
+    Raises:
+        UserError: nothing usable was sent (see `uploads.receive`); no job is left behind.
+    """
+    job = Job(jobs / secrets.token_hex(16))
+    for name in ("photos", "cut"):
+        (job.folder / name).mkdir(parents=True)
+    try:
+        names, refused = receive(sent, job.folder / "photos", limits)
+        if not names:
+            raise UserError(" ".join(refused) or "no photos in it")
+        photos = []
+        for index, (name, path) in enumerate(zip(names, sorted((job.folder / "photos").iterdir()))):
+            photo = read_photo(path)
+            imageio.imwrite(job.cut(index), photo.rgba)
+            photos.append({"name": name, "method": photo.method, "problem": photo.problem(), "keep": [], "remove": []})
+    except BaseException:
+        shutil.rmtree(job.folder)
+        raise
+    write_json(job.folder / "job.json", {"state": "draft", "created": time.time(), "photos": photos})
+    return job, refused
+
+
+def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> None:
+    """Cut a photo's foreground anew with one more point to keep or to remove; without a point, as it was at first.
+
+    Args:
+        kind: "keep" or "remove".
+        point: (x, y) in shares of width and height.
+
+    Raises:
+        UserError: the job waits or runs.
+    """
+    if job.known["state"] in ("queued", "running"):
+        raise UserError("this job runs: cancel it before you change its photos")
+    shutil.rmtree(job.folder / "root", ignore_errors=True)  # made of other photos from now on
+    photos = job.known["photos"]
+    photo = photos[index]
+    first = read_photo(sorted((job.folder / "photos").iterdir())[index])
+    photo[kind] = [*photo[kind], point] if point else []
+    if point is None:
+        photo["keep"], photo["remove"] = [], []
+    rgba = first.rgba
+    if photo["keep"] or photo["remove"]:
+        keep, remove = (np.array(photo[name]).reshape(-1, 2) for name in ("keep", "remove"))
+        rgba[..., 3] = correct_mask(rgba[..., :3], rgba[..., 3], keep, remove)
+    imageio.imwrite(job.cut(index), rgba)
+    # A person has looked at it: whether colours look alike is no longer asked.
+    method = "marked" if photo["keep"] or photo["remove"] else first.method
+    photo |= {"method": method, "problem": Photo(first.path, rgba, method, None).problem()}
+    job.note(photos=photos)
+
+
+def submit(job: Job, preset: str) -> None:
+    """Queue a job, whatever became of it before.
+
+    Raises:
+        UserError: a photo without a clear object, or the job waits or runs already.
+    """
+    known = job.known
+    if known["state"] in ("queued", "running"):
+        raise UserError("this job runs already")
+    bad = [f"{photo['name']}: {photo['problem']}" for photo in known["photos"] if photo["problem"]]
+    if bad:
+        raise UserError(f"{'; '.join(bad)}. Click a photo to mend its outline, or send others")
+    if preset not in SECONDS:
+        raise UserError(f"no preset '{preset}'")
+    (job.folder / "cancel").unlink(missing_ok=True)
+    expected = expected_seconds(job.folder.parent, preset, len(known["photos"]))
+    job.note(state="queued", preset=preset, queued=time.time(), expected=expected, error="")
+
+
+def cancel(job: Job) -> None:
+    """Ask the worker to end a job; it notes when it has."""
+    if job.known["state"] in ("queued", "running"):
+        (job.folder / "cancel").touch()
+
+
+def all_jobs(jobs: Path) -> list[Job]:
+    return [Job(path.parent) for path in jobs.glob("*/job.json")]
+
+
+def queue(jobs: Path) -> list[Job]:
+    """Jobs that wait, the first to run first."""
+    waiting = [(known["queued"], job) for job in all_jobs(jobs) if (known := job.known)["state"] == "queued"]
+    return [job for _, job in sorted(waiting, key=lambda pair: pair[0])]
+
+
+def expected_seconds(jobs: Path, preset: str, views: int) -> list[float]:
+    """Of each stage: as the last job of this kind took on this machine, or else `SECONDS`."""
+    done = []
+    for job in all_jobs(jobs):
+        known = job.known
+        if known["state"] == "done" and known["preset"] == preset and len(known["photos"]) == views:
+            done.append((known["queued"], job))
+    if not done:
+        return list(SECONDS[preset])
+    seconds = [stage[1] for stage in stages(max(done, key=lambda pair: pair[0])[1])]
+    return seconds
+
+
+def stages(job: Job) -> list[tuple[str, float, bool]]:
+    """Stages that the log tells of so far: name, seconds, and whether it is over; the last may still run."""
+    if not job.log.exists():
+        return []
+    found, known = [], job.known
+    for line in job.log.read_text(errors="replace").splitlines():
+        if header := HEADER.match(line):
+            found.append([header[1], 0.0, False])
+        elif found and (elapsed := ELAPSED.match(line)):
+            found[-1][1:] = [float(elapsed[1]), True]
+    if found and not found[-1][2]:
+        spent = (known.get("ended") or time.time()) - known["started"] - sum(seconds for _, seconds, _ in found)
+        found[-1][1:] = [max(spent, 0.0), known["state"] == "done"]
+    return [tuple(stage) for stage in found]
+
+
+def newest_picture(job: Job) -> Path | None:
+    """Of what the stages have drawn, the last."""
+    scene = job.scene
+    drawn = [
+        scene.reconstruction / "inputs.png",
+        scene.reconstruction.with_name(f".{OBJECT}.training") / "preview.png",
+        scene.diffusion / "page.png",
+        scene.diffusion / "before_after.png",
+        scene.initial_poses.with_suffix(".png"),
+        scene.train / "contact_sheet.png",
+    ]
+    return next((path for path in drawn if path.exists()), None)
+
+
+class Worker(threading.Thread):
+    """Runs queued jobs, one after the other."""
+
+    def __init__(self, jobs: Path, device: str):
+        super().__init__(daemon=True)
+        self.jobs, self.device = jobs, device
+        self.ends = threading.Event()
+
+    def run(self) -> None:
+        while not self.ends.wait(POLL):
+            for job in self.candidates():
+                with (job.folder / ".lock").open("w") as lock:
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except OSError:
+                        continue  # another worker's, or a pipeline that outlived its server
+                    self.process(job, lock.fileno())
+                break
+
+    def candidates(self) -> list[Job]:
+        """Jobs that a killed server left running, then those that wait."""
+        return [job for job in all_jobs(self.jobs) if job.known["state"] == "running"] + queue(self.jobs)
+
+    def process(self, job: Job, lock: int) -> None:
+        """Run one job to its end and note it. The pipeline inherits the lock."""
+        if (job.folder / "cancel").exists():
+            job.note(state="cancelled", ended=time.time())
+            return
+        if job.known["state"] not in ("queued", "running"):
+            return  # another worker was faster
+        known, environment = job.known, os.environ | {"ROOT_DIR": str(job.folder / "root"), "PYTHONUNBUFFERED": "1"}
+        command = ["sh", str(REPOSITORY / "run_pipeline.sh"), TYPE, OBJECT, str(len(known["photos"])), self.device]
+        command += ["--input", str(job.folder / "cut"), "--preset", known["preset"]]
+        job.note(state="running", started=time.time(), ended=None)
+        with job.log.open("wb") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock]
+            )
+        while process.poll() is None and not self.ends.is_set() and not (job.folder / "cancel").exists():
+            time.sleep(POLL)
+        if process.poll() is None:
+            end_group(process)
+        if self.ends.is_set() and process.returncode:
+            return  # it goes on when the server starts again
+        if (job.folder / "cancel").exists():
+            job.note(state="cancelled", ended=time.time())
+        elif process.returncode == 0:
+            try:
+                bundle.collect(job.scene, job.results)
+                job.note(state="done", ended=time.time())
+            except Exception as error:  # the worker must go on with other jobs
+                job.note(state="failed", ended=time.time(), error=f"results: {error}")
+        else:
+            lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
+            job.note(state="failed", ended=time.time(), error=lines[-1] if lines else "no output")
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End a process and all that it started: politely, then not."""
+    for how, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(seconds)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
+
+
+def remove_old(jobs: Path) -> None:
+    """Remove jobs that are older than `KEEP` and neither wait nor run."""
+    for job in all_jobs(jobs):
+        known = job.known
+        if known["state"] not in ("queued", "running") and time.time() - known["created"] > KEEP:
+            shutil.rmtree(job.folder)

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Takes run_pipeline.sh's place in the tests of the demo: its headers, a moment of work, and the files that are shown.
+# What the first photo's bytes say goes into the results, so that mixed jobs are noticed.
+set -eu
+type=$1 object=$2 views=$3
+shift 4
+while [ $# -gt 0 ]; do
+    case $1 in
+        --input) input=$2 ;;
+        --preset) preset=$2 ;;
+    esac
+    shift 2
+done
+step=0
+for stage in data poses tuning novel_views reconstruction; do
+    step=$((step + 1))
+    echo "[$step/6] $stage"
+    sleep "${STAND_IN_SECONDS:-0.1}"
+    [ ! -e "$input/../fail" ] || { echo "error: $stage fails as it was told"; exit 2; }
+    echo "      $step s"
+done
+field=$ROOT_DIR/3D_Recon/threestudio/experiments_${type}_view_${views}_nerf/$object
+novel=$ROOT_DIR/camerabooth/experiments_nvs/$type/${object}_view_$views
+results=$ROOT_DIR/results/$type/$object/$views
+mkdir -p "$field/interchange" "$novel" "$results"
+cp "$STAND_IN_FILES/mesh.glb" "$STAND_IN_FILES/turntable.mp4" "$field"
+cp "$STAND_IN_FILES/poses_$views.json" "$field/poses.json"
+cp "$STAND_IN_FILES/sheet.png" "$novel"
+cp "$STAND_IN_FILES/turntable.mp4" "$novel/video.mp4"
+cp "$STAND_IN_FILES/results.json" "$results"
+cksum <"$input/000.png" >"$field/interchange/points.ply"
+echo "$preset" >"$results/report.html"
+cp "$field/mesh.glb" "$field/mesh.obj"
+echo "[6/6] evaluation"

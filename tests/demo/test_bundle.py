@@ -1,0 +1,38 @@
+"""The results' folder: cameras where they are, tiles where they belong."""
+
+import bundle
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+
+from sap3d import cameras as cam
+from sap3d.images import sheet
+
+
+def test_frusta_start_at_the_cameras_and_open_towards_the_origin(tmp_path):
+    trimesh.creation.box().export(tmp_path / "mesh.glb")
+    cameras = torch.tensor([[0.3, 0.5, 1.8], [0.6, -2.0, 2.1]])
+    shown = bundle.camera_scene(tmp_path / "mesh.glb", cameras)
+    assert len(shown.geometry) == 3
+    frusta = list(shown.geometry.values())[1:]
+    for camera, frustum in zip(cameras, frusta):
+        x, y, z = cam.camera_positions(camera).numpy()
+        position = np.array([x, z, -y])  # y up
+        distance = np.linalg.norm(frustum.vertices - position, axis=1)
+        assert distance.min() < 2 * bundle.LINE
+        # The four far corners lie towards the origin by the frustum's length.
+        depth = (position - frustum.vertices) @ (position / np.linalg.norm(position))
+        np.testing.assert_allclose(depth.max(), bundle.FRUSTUM, atol=2 * bundle.LINE)
+    assert not np.array_equal(frusta[0].visual.vertex_colors[0], frusta[1].visual.vertex_colors[0])
+
+
+def test_novel_view_cuts_the_tile_of_its_azimuth_and_elevation(tmp_path):
+    grid = cam.evaluation_grid(torch.tensor([0.2, 0.0, 1.8]))
+    tiles = np.zeros((len(grid), 16, 16, 3), np.uint8)
+    tiles[:, :, :] = np.arange(len(grid))[:, None, None, None]
+    Image.fromarray(sheet(tiles, bundle.AZIMUTHS)).save(tmp_path / "sheet.png")
+    for azimuth, elevation in ((0, 0), (30, -45), (330, 45), (180, 15), (360, -15)):
+        wanted = torch.tensor([0.2 + np.radians(elevation), np.radians(azimuth % 360), 1.8])
+        index = (grid - wanted).abs().sum(1).argmin().item()
+        assert np.asarray(bundle.novel_view(tmp_path / "sheet.png", azimuth, elevation)).mean() == index

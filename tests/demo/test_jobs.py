@@ -1,0 +1,229 @@
+"""Jobs: drafts, masks, the queue, and what is left when things are killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import imageio.v3 as imageio
+import jobs as jb
+import numpy as np
+import pytest
+from uploads import Limits
+
+from sap3d.errors import UserError
+from tests.demo.photos import picture, write_photos
+
+PATIENCE = 30.0  # seconds
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "jobs"
+
+
+@pytest.fixture
+def start(folder, stand_in):
+    """Starts workers, and ends them after the test."""
+    workers = []
+
+    def start_worker() -> jb.Worker:
+        workers.append(jb.Worker(folder, "cpu"))
+        workers[-1].start()
+        return workers[-1]
+
+    yield start_worker
+    for worker in workers:
+        worker.ends.set()
+    for worker in workers:
+        worker.join(PATIENCE)
+        assert not worker.is_alive()
+
+
+def draft(folder, tmp_path, count: int = 4, name: str = "sent", back=(70, 90, 160)) -> jb.Job:
+    return jb.create_job(folder, write_photos(tmp_path / name, count, back), Limits())[0]
+
+
+def test_a_draft_has_its_photos_cut_out(folder, tmp_path):
+    (tmp_path / "page.png").write_text("<html>")
+    job, refused = jb.create_job(folder, [*write_photos(tmp_path / "sent", 2), tmp_path / "page.png"], Limits())
+    assert [photo["name"] for photo in job.known["photos"]] == ["0.jpg", "1.jpg"]
+    assert len(refused) == 1 and job.known["state"] == "draft"
+    alpha = imageio.imread(job.cut(1))[..., 3] > 127
+    truth = (picture(4) != (70, 90, 160)).any(-1)
+    assert (alpha & truth).sum() / (alpha | truth).sum() > 0.95
+    assert jb.find_job(folder, job.id) == job
+
+
+@pytest.mark.parametrize("identifier", ["", None, "..", "../../etc", "0" * 32, "A" * 32, "0" * 31 + "/"])
+def test_only_identifiers_of_jobs_are_jobs(folder, identifier):
+    folder.mkdir()
+    assert jb.find_job(folder, identifier) is None
+
+
+def test_nothing_is_left_of_a_draft_without_photos(folder, tmp_path):
+    (tmp_path / "page.png").write_text("<html>")
+    with pytest.raises(UserError, match="page.png: not a JPEG"):
+        jb.create_job(folder, [tmp_path / "page.png"], Limits())
+    assert not any(folder.iterdir())
+
+
+def test_marked_points_are_kept_and_removed_and_forgotten(folder, tmp_path):
+    """A green disc beside the object is neither: only a person can say whether it belongs to it."""
+    y, x = np.mgrid[:200, :200]
+    disc = (y - 40) ** 2 + (x - 165) ** 2 < 18**2
+    rgb = np.where(disc[..., None], (40, 170, 60), picture()).astype(np.uint8)
+    imageio.imwrite(tmp_path / "a.png", rgb)
+    job, _ = jb.create_job(folder, [tmp_path / "a.png"], Limits())
+    (job.folder / "root").mkdir()
+
+    def share(part) -> float:
+        return (imageio.imread(job.cut(0))[..., 3] > 127)[part].mean()
+
+    before = share(disc)
+    assert before < 0.1 and share((y - 100) ** 2 + (x - 100) ** 2 < 20**2) == 1
+    jb.mark(job, 0, "keep", (165 / 200, 40 / 200))
+    assert share(disc) > 0.9 and job.known["photos"][0]["method"] == "marked"
+    assert not (job.folder / "root").exists()  # what was made of the other mask
+    jb.mark(job, 0, "remove", (165 / 200, 30 / 200))
+    jb.mark(job, 0, "keep", None)
+    assert share(disc) == before and job.known["photos"][0]["keep"] == []
+
+
+def test_a_job_with_an_unclear_photo_is_not_queued(folder, tmp_path):
+    imageio.imwrite(tmp_path / "plain.png", np.full((200, 200, 3), 120, np.uint8))
+    job, _ = jb.create_job(folder, [tmp_path / "plain.png"], Limits())
+    with pytest.raises(UserError, match="plain.png: no clear object"):
+        jb.submit(job, "fast")
+    assert job.known["state"] == "draft"
+
+
+def test_jobs_run_in_order_each_with_its_own_files(folder, tmp_path, start):
+    colours = ((70, 90, 160), (60, 150, 80), (120, 70, 140))
+    drafts = [draft(folder, tmp_path, 4, str(index), back) for index, back in enumerate(colours)]
+    for job in drafts:
+        jb.submit(job, "fast")
+    assert jb.queue(folder) == drafts
+    with pytest.raises(UserError, match="runs already"):
+        jb.submit(drafts[0], "fast")
+    start()
+    wait_for(lambda: all(job.known["state"] == "done" for job in drafts))
+    for job in drafts:
+        expected = subprocess.run(["cksum"], stdin=job.cut(0).open(), capture_output=True, text=True).stdout
+        assert (job.results / "points.ply").read_text() == expected
+        assert (job.results / "report.html").read_text() == "fast\n"
+        assert {"mesh.glb", "cameras.glb", "mesh.zip", "turntable.mp4"} <= {p.name for p in job.results.iterdir()}
+    ended = [job.known["ended"] for job in drafts]
+    assert ended == sorted(ended)
+    assert [name for name, _, _ in jb.stages(drafts[0])] == list(jb.STAGES)
+    # The next job of this kind is expected to take as long as the last.
+    assert jb.expected_seconds(folder, "fast", 4)[:5] == [1, 2, 3, 4, 5]
+    assert jb.expected_seconds(folder, "best", 4) == list(jb.SECONDS["best"])
+
+
+def test_two_workers_never_take_the_same_job(folder, tmp_path, start, monkeypatch):
+    monkeypatch.setenv("STAND_IN_SECONDS", "0.02")
+    jobs = [draft(folder, tmp_path, 1) for _ in range(4)]
+    for job in jobs:
+        jb.submit(job, "standard")
+    began = []
+    first = jb.subprocess.Popen
+    monkeypatch.setattr(
+        jb.subprocess, "Popen", lambda *a, env, **k: began.append(env["ROOT_DIR"]) or first(*a, env=env, **k)
+    )
+    start()
+    start()
+    wait_for(lambda: all(job.known["state"] == "done" for job in jobs))
+    assert sorted(began) == sorted(str(job.folder / "root") for job in jobs)
+
+
+def test_a_cancelled_pipeline_ends_with_its_children(folder, tmp_path, start, monkeypatch):
+    monkeypatch.setenv("STAND_IN_SECONDS", "61.25")
+    job, waiting = draft(folder, tmp_path), draft(folder, tmp_path)
+    jb.submit(job, "fast")
+    jb.submit(waiting, "fast")
+    start()
+    wait_for(lambda: job.known["state"] == "running" and jb.stages(job))
+    with pytest.raises(UserError, match="cancel it"):
+        jb.mark(job, 0, "keep", (0.5, 0.5))
+    for each in (waiting, job):
+        jb.cancel(each)
+    wait_for(lambda: {job.known["state"], waiting.known["state"]} == {"cancelled"})
+    assert "sleep\x0061.25" not in "".join(
+        open(f"/proc/{pid}/cmdline").read() for pid in os.listdir("/proc") if pid.isdigit() and readable(pid)
+    )
+    jb.submit(job, "fast")  # and it can be run again
+    assert job.known["state"] == "queued" and not (job.folder / "cancel").exists()
+    jb.cancel(job)
+
+
+def readable(pid: str) -> bool:
+    try:
+        return bool(open(f"/proc/{pid}/cmdline").read())
+    except OSError:
+        return False
+
+
+def test_a_failed_pipeline_says_why(folder, tmp_path, start):
+    job = draft(folder, tmp_path)
+    (job.folder / "fail").touch()
+    jb.submit(job, "fast")
+    start()
+    wait_for(lambda: job.known["state"] == "failed")
+    assert job.known["error"] == "error: data fails as it was told"
+
+
+def test_what_a_killed_server_left_goes_on(folder, tmp_path, start):
+    """The state says running, and nobody holds the lock."""
+    job = draft(folder, tmp_path)
+    jb.submit(job, "fast")
+    job.note(state="running", started=time.time())
+    start()
+    wait_for(lambda: job.known["state"] == "done")
+
+
+def test_a_server_that_ends_ends_its_pipelines_and_they_run_again(folder, tmp_path, start, monkeypatch):
+    monkeypatch.setenv("STAND_IN_SECONDS", "61.5")
+    job = draft(folder, tmp_path)
+    jb.submit(job, "fast")
+    worker = start()
+    wait_for(lambda: jb.stages(job))
+    worker.ends.set()
+    worker.join(PATIENCE)
+    assert job.known["state"] == "running"
+    monkeypatch.setenv("STAND_IN_SECONDS", "0.01")
+    start()
+    wait_for(lambda: job.known["state"] == "done")
+
+
+def test_what_outlives_its_server_is_waited_for(folder, tmp_path, start):
+    """The pipeline of a server that was killed holds the job's lock until it ends."""
+    job = draft(folder, tmp_path)
+    jb.submit(job, "fast")
+    job.note(state="running", started=time.time())
+    holder = subprocess.Popen(["flock", str(job.folder / ".lock"), "sleep", "60"], start_new_session=True)
+    wait_for(lambda: subprocess.run(["flock", "-n", str(job.folder / ".lock"), "true"]).returncode)
+    start()
+    time.sleep(4 * jb.POLL)
+    assert job.known["state"] == "running" and not job.log.exists()
+    os.killpg(holder.pid, signal.SIGKILL)
+    holder.wait()
+    wait_for(lambda: job.known["state"] == "done")
+
+
+def test_old_jobs_are_removed_but_not_those_that_wait(folder, tmp_path):
+    old, waiting, new = (draft(folder, tmp_path) for _ in range(3))
+    jb.submit(waiting, "fast")
+    for job in (old, waiting):
+        job.note(created=time.time() - 2 * jb.KEEP)
+    jb.remove_old(folder)
+    assert {job.id for job in jb.all_jobs(folder)} == {waiting.id, new.id}
+    shutil.rmtree(folder)
