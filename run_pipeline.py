@@ -30,6 +30,7 @@ from sap3d.files import root_dir, write_json
 from sap3d.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all
 from sap3d.names import check_name, read_object_list
 
+SUMMARY_PAUSE = 20  # times what it takes to write the summary, until it is written again
 METRICS = {"rotation_error_stage3_symmetric": "rotation°", "2d_psnr_mean": "2D PSNR", "3d_psnr_mean": "3D PSNR",
            "CD": "Chamfer", "F1_02": "F 0.05"}  # fmt: skip
 
@@ -202,9 +203,14 @@ def make_runner(arguments: argparse.Namespace):
 
 def run(jobs: list[Job], runner, seed: int, board: Board, summary: bool) -> None:
     """Run all jobs that are not done; they note themselves how they ended."""
+    stale, due = False, 0.0
     while any(job.state in ("waiting", "queued", "running", "elsewhere") for job in jobs):
-        if runner.update(seed) and summary:
+        stale |= runner.update(seed)
+        if stale and summary and time.monotonic() >= due:
+            begun = time.monotonic()
             write_summary(jobs, seed)
+            # It reads all results: of many jobs, it must not take more than a share of the time.
+            stale, due = False, time.monotonic() + SUMMARY_PAUSE * (time.monotonic() - begun)
         # First attempts first: what failed once waits for the others.
         for job in sorted(jobs, key=lambda job: job.attempts):
             if job.state in ("waiting", "elsewhere") and runner.has_room():
