@@ -6,6 +6,7 @@ then it says so ("elsewhere"), and run_pipeline.py submits the job anew when the
 """
 
 import os
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from sap3d.errors import UserError
 from sap3d.files import root_dir
 from sap3d.jobs import GRACE, JOB_GB, POLL, Job, Slot, end_all
 
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else warnings reach the terminal
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
 except ImportError as error:
@@ -107,12 +110,18 @@ class RayTasks:
 def join_cluster(address: str, cpu: bool, cores: int, limit: int | None) -> RayTasks:
     """Connect to a running cluster.
 
+    Args:
+        address: HOST:PORT, or auto.
+
     Raises:
         UserError: none there, or no machine of it can hold a job.
     """
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit() and "/" not in host:  # Ray itself tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise UserError(f"--address {address}: {str(error).strip().splitlines()[0]}") from error
     return RayTasks(cpu, cores, limit)
 
@@ -125,7 +134,6 @@ def start_cluster(gpus: list[str], jobs: int, cores: int) -> RayTasks:
         jobs: CPU jobs at a time.
         cores: of a job.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         jobs = len(gpus)

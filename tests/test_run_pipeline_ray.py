@@ -44,13 +44,14 @@ def start(repository):
     """Starts the launcher on a Ray cluster of its own; what the test leaves of it is ended."""
     runs = []
 
-    def run(*objects: str) -> subprocess.Popen:
-        command = [sys.executable, "run_pipeline.py", "--object_type", "toys", "--cpu", "--ray", "--slots", "2"]
+    def run(*objects: str, where: tuple[str, ...] = ("--ray", "--slots", "2")) -> subprocess.Popen:
+        command = [sys.executable, "run_pipeline.py", "--object_type", "toys", "--cpu", *where]
         runs.append(
             subprocess.Popen(
                 [*command, "--objects", *objects],
                 cwd=repository,
-                env={"PATH": os.environ["PATH"], "ROOT_DIR": str(repository)},
+                # Ray keeps a token in HOME.
+                env={"PATH": os.environ["PATH"], "HOME": str(repository), "ROOT_DIR": str(repository)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -122,6 +123,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_done_twice(repository, start
     assert sorted(name for name, _ in lines(repository / "starts")) == expected
     assert sorted(name for name, _ in lines(repository / "ends")) == ["ant", "bee", "cat"]
     assert states(repository) == dict.fromkeys(("ant", "bee", "cat"), "done")
+    # A worker's death is no failure of the job.
+    assert (repository / "results/summary.json").read_text().count('"attempts": 1') == 3
     for name in ("ant", "bee", "cat"):
         folder = repository / "results/toys" / name / "5"
         assert json.loads((folder / "results.json").read_text()) == {"seed": 0}
@@ -139,3 +142,9 @@ def test_an_interrupt_cancels_tasks_and_ends_their_processes(repository, start):
     assert sorted(name for name, _ in lines(repository / "starts")) == ["broken", "broken", "waits"]
     assert states(repository) == {"broken": "failed", "waits": "waiting"}
     assert "error: this one never works" in (repository / "results/summary.json").read_text()
+
+
+def test_an_address_without_a_cluster_is_one_line(repository, start):
+    run = start("ant", where=("--address", "127.0.0.1:1"))
+    output = run.communicate(timeout=60)[0]
+    assert run.returncode == 2 and output.startswith("error: --address 127.0.0.1:1: ") and output.count("\n") == 1
