@@ -36,7 +36,11 @@ def repository(tmp_path):
     for name in ("starts", "ends"):
         (tmp_path / name).touch()
     yield tmp_path
-    wait_until(lambda: not processes(tmp_path), f"processes are left: {processes(tmp_path)}")
+    try:
+        wait_until(lambda: not processes(tmp_path), "processes are left")
+    finally:
+        for pid in processes(tmp_path):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
