@@ -4,154 +4,35 @@
     python run_pipeline.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --cpu
     python run_pipeline.py --object_type HOPE_demo --objects milk popcorn --gpus 0,2 --min-free-gb 24
     python run_pipeline.py --object_type DEMO --input_dir photos/     # photos/mug/*.jpg, photos/shoe/*.jpg, …
+    .venv/bin/python run_pipeline.py --list objects.txt --ray     # or --address HOST:PORT, a Ray cluster
+    python run_pipeline.py --list objects.txt --slurm submit      # as a Slurm job array
 
 One process an object and number of views, each with its own log beside its results; a failure is tried once more and
 stops nothing else. A second start skips what is done. Ctrl-C ends all. Exit code 0 when all are done, 1 when something
 failed, 130 when interrupted; results/summary.json says which. Any Python from 3.10 on will do: run_pipeline.sh brings
-its own environment.
+its own environment. With --ray or --address it must be one that has Ray, as .venv/bin/python does. Ray and Slurm want
+this repository and ROOT_DIR at the same paths on all machines.
 """
 
 import argparse
-import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import IO
 
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
+from sap3d.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all
 from sap3d.names import check_name, read_object_list
 
-REPOSITORY = Path(__file__).resolve().parent
-ATTEMPTS = 2
-POLL = 0.5  # seconds
-GRACE = 10.0  # seconds that an interrupted process has to end by itself
-JOB_GB = 3.0  # of memory that a CPU slot should have; a job has been seen to take 1.9
-HEADER = re.compile(rb"^\[(\d+)/(\d+)\] (.+)$", re.MULTILINE)  # of a stage, by run_pipeline.sh
+SUMMARY_PAUSE = 20  # times what it takes to write the summary, until it is written again
 METRICS = {"rotation_error_stage3_symmetric": "rotation°", "2d_psnr_mean": "2D PSNR", "3d_psnr_mean": "3D PSNR",
            "CD": "Chamfer", "F1_02": "F 0.05"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for one job: a GPU, or some CPU cores."""
-
-    device: str  # run_pipeline.sh's fourth argument
-    cores: frozenset[int]
-
-    @property
-    def name(self) -> str:
-        return f"GPU {self.device}" if self.device != "cpu" else f"core {', '.join(map(str, sorted(self.cores)))}"
-
-
-@dataclass
-class Job:
-    """One object at one number of views."""
-
-    type: str
-    object: str
-    views: int
-    photos: Path | None = None  # folder of own photos
-    state: str = "waiting"  # then running, elsewhere (another launcher has it), done or failed
-    attempts: int = 0
-    seconds: float = 0.0  # of the last attempt
-    error: str = ""  # last line of a failed attempt's log
-    stage: str = ""
-    read: int = 0  # bytes of the log that are read
-    started: float = 0.0
-    slot: Slot | None = None
-    process: subprocess.Popen | None = None
-    lock: IO | None = field(default=None, repr=False)
-
-    @property
-    def name(self) -> str:
-        return f"{self.type}/{self.object}, {self.views} view{'s' * (self.views > 1)}"
-
-    @property
-    def folder(self) -> Path:
-        return root_dir() / "results" / self.type / self.object / str(self.views)
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "run.log"
-
-    def results(self, seed: int) -> dict | None:
-        """The job's results.json, if it is there and of this seed."""
-        try:
-            results = json.loads((self.folder / "results.json").read_text())
-        except (OSError, ValueError):
-            return None
-        return results if results.get("seed") == seed else None
-
-    def try_lock(self) -> bool:
-        """Take the job's lock; its processes inherit it, so it stays taken while any of them lives."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.unlock()
-            return False
-        return True
-
-    def unlock(self) -> None:
-        if self.lock is not None:
-            self.lock.close()
-        self.lock = None
-
-    def start(self, slot: Slot, seed: int) -> None:
-        """Start an attempt; the lock is held."""
-        self.state, self.slot, self.stage, self.started = "running", slot, "starting", time.monotonic()
-        self.read = 0
-        self.attempts += 1
-        environment = os.environ | {"SEED": str(seed), "ROOT_DIR": str(root_dir()), "PYTHONUNBUFFERED": "1"}
-        environment["OMP_NUM_THREADS"] = str(len(slot.cores))
-        command = ["sh", str(REPOSITORY / "run_pipeline.sh"), self.type, self.object, str(self.views), slot.device]
-        command += ["--input", str(self.photos)] if self.photos else []
-        with self.log.open("wb") as log:
-            # A session of its own: Ctrl-C reaches the launcher alone, which then ends the whole group.
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, start_new_session=True, pass_fds=[self.lock.fileno()]
-            )
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(self.process.pid, slot.cores)
-
-    def read_stage(self) -> None:
-        """Note the stage that the log is at, "2/6 poses"; only what is new in it is read."""
-        with self.log.open("rb") as log:
-            log.seek(self.read)
-            lines = log.read().rpartition(b"\n")[0]
-        self.read += len(lines)
-        if found := HEADER.findall(lines):
-            self.stage = "{}/{} {}".format(*(part.decode(errors="replace") for part in found[-1]))
-
-    def finish(self, seed: int) -> None:
-        """Note how an ended attempt ended."""
-        self.seconds = time.monotonic() - self.started
-        self.kill()  # a stage may outlive a launcher script that was killed
-        if self.process.returncode == 0 and self.results(seed) is not None:
-            self.state = "done"
-        else:
-            lines = self.log.read_text(errors="replace").replace("\r", "\n").split("\n")
-            self.error = next((line for line in reversed(lines) if line.strip()), f"exit {self.process.returncode}")
-            self.state = "waiting" if self.attempts < ATTEMPTS else "failed"
-        self.process = self.slot = None
-        self.unlock()
-
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Signal the job's whole process group."""
-        try:
-            os.killpg(self.process.pid, how)
-        except ProcessLookupError:
-            pass
 
 
 def find_objects(arguments: argparse.Namespace) -> list[tuple[str, str]]:
@@ -204,7 +85,7 @@ def gpu_slots(wanted: list[str] | None, min_free_gb: float) -> list[Slot]:
             there = f"{free[index]:.1f} GB free, --min-free-gb {min_free_gb:g}" if index in free else "no such GPU"
             raise UserError(f"--gpus {index}: {there}")
     chosen = [index for index in fit if wanted is None or index in wanted]
-    return [Slot(index, frozenset(available_cores())) for index in chosen]
+    return [Slot(f"GPU {index}", index, len(available_cores())) for index in chosen]
 
 
 def cpu_slots(count: int | None) -> list[Slot]:
@@ -214,7 +95,8 @@ def cpu_slots(count: int | None) -> list[Slot]:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3
         count = max(1, min(len(cores), int(memory / JOB_GB)))
     # More slots than cores share them.
-    return [Slot("cpu", frozenset(cores[index::count] or cores[index % len(cores) :][:1])) for index in range(count)]
+    shares = [cores[index::count] or cores[index % len(cores) :][:1] for index in range(count)]
+    return [Slot(f"core {', '.join(map(str, share))}", "cpu", len(share), frozenset(share)) for share in shares]
 
 
 def available_cores() -> set[int]:
@@ -225,8 +107,8 @@ def available_cores() -> set[int]:
 class Board:
     """The live table on a terminal; elsewhere, a line for every change."""
 
-    def __init__(self, jobs: list[Job], slots: int):
-        self.jobs, self.slots, self.height = jobs, slots, 0
+    def __init__(self, jobs: list[Job], runner):
+        self.jobs, self.runner, self.height = jobs, runner, 0
         self.live, self.seen = sys.stdout.isatty(), {id(job): job.state for job in jobs}
 
     def show(self) -> None:
@@ -240,7 +122,7 @@ class Board:
             return
         for job in self.jobs:
             now = f"{job.state} {job.stage if job.state == 'running' else job.attempts}"
-            if self.seen[id(job)] != now and (job.state != "waiting" or job.attempts):
+            if self.seen[id(job)] != now and job.state != "queued" and (job.state != "waiting" or job.attempts):
                 print(self.line(job), flush=True)
             self.seen[id(job)] = now
 
@@ -248,18 +130,19 @@ class Board:
         """One job."""
         seconds = time.monotonic() - job.started if job.state == "running" else job.seconds
         what = {"running": job.stage, "waiting": "failed, will be tried again"}.get(job.state, job.state)
-        where = job.slot.name if job.slot else f"log {job.log}" if job.error and job.state != "done" else ""
+        where = job.place or (f"log {job.log}" if job.error and job.state != "done" else "")
         return f"{job.name:48s} {what:24s} {duration(seconds):>9s}  {where}"
 
     def totals(self) -> str:
         """Counts and the time left."""
         counts = {state: sum(job.state == state for job in self.jobs) for state in
-                  ("done", "running", "elsewhere", "waiting", "failed")}  # fmt: skip
+                  ("done", "running", "queued", "elsewhere", "waiting", "failed")}  # fmt: skip
         known = [job.seconds for job in self.jobs if job.state == "done" and job.seconds]
         left = ""
         if known:
             rest = [mean(known) - (time.monotonic() - job.started) for job in self.jobs if job.state == "running"]
-            left = (sum(max(r, 0.0) for r in rest) + counts["waiting"] * mean(known)) / self.slots
+            left = sum(max(r, 0.0) for r in rest) + (counts["queued"] + counts["waiting"]) * mean(known)
+            left /= max(self.runner.at_once, 1)
             left = f"; about {duration(left)} left"
         return ", ".join(f"{count} {state}" for state, count in counts.items() if count) + left
 
@@ -270,26 +153,73 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{seconds:02d} min"
 
 
-def run(jobs: list[Job], slots: list[Slot], seed: int, board: Board) -> None:
+class Local:
+    """This machine's GPUs or cores, a job each at a time. launch_ray.RayTasks is the same for a cluster."""
+
+    def __init__(self, slots: list[Slot]):
+        self.slots, self.running = slots, []
+        self.at_once, self.description = len(slots), f"slots: {', '.join(slot.name for slot in slots)}"
+
+    def has_room(self) -> bool:
+        return len(self.running) < len(self.slots)
+
+    def start(self, job: Job, seed: int) -> None:
+        """Start a job whose lock is held."""
+        slot = next(slot for slot in self.slots if all(slot is not taken for _, taken in self.running))
+        job.start(slot, seed)
+        self.running.append((job, slot))
+
+    def update(self, seed: int) -> bool:
+        """Note what has become of the jobs; true if any has ended."""
+        ended = [job for job, _ in self.running if job.process.poll() is not None]
+        self.running = [(job, slot) for job, slot in self.running if job.process.returncode is None]
+        for job in ended:
+            job.finish(seed)
+        for job, _ in self.running:
+            job.read_stage()
+        return bool(ended)
+
+    def close(self) -> None:
+        """End what runs."""
+        end_all([job for job, _ in self.running])
+
+
+def make_runner(arguments: argparse.Namespace):
+    """What runs the jobs: this machine, or a Ray cluster.
+
+    Raises:
+        UserError: a GPU is not to be had, or Ray is not.
+    """
+    gpus = [] if arguments.cpu or arguments.address else gpu_slots(arguments.gpus, arguments.min_free_gb)
+    if not (arguments.ray or arguments.address):
+        return Local(gpus or cpu_slots(arguments.slots))
+    from sap3d.launch_ray import join_cluster, start_cluster  # Ray is needed here alone
+
+    if arguments.address:
+        return join_cluster(arguments.address, arguments.cpu, arguments.cores, arguments.slots)
+    jobs = arguments.slots or max(1, len(cpu_slots(None)) // arguments.cores)
+    return start_cluster([slot.device for slot in gpus], jobs, arguments.cores)
+
+
+def run(jobs: list[Job], runner, seed: int, board: Board, summary: bool) -> None:
     """Run all jobs that are not done; they note themselves how they ended."""
-    free = list(slots)
-    while any(job.state in ("waiting", "running", "elsewhere") for job in jobs):
-        for job in jobs:
-            if job.state == "running" and job.process.poll() is not None:
-                free.append(job.slot)
-                job.finish(seed)
-                write_summary(jobs, seed)
-            elif job.state == "running":
-                job.read_stage()
+    stale, due = False, 0.0
+    while any(job.state in ("waiting", "queued", "running", "elsewhere") for job in jobs):
+        stale |= runner.update(seed)
+        if stale and summary and time.monotonic() >= due:
+            begun = time.monotonic()
+            write_summary(jobs, seed)
+            # It reads all results: of many jobs, it must not take more than a share of the time.
+            stale, due = False, time.monotonic() + SUMMARY_PAUSE * (time.monotonic() - begun)
         # First attempts first: what failed once waits for the others.
         for job in sorted(jobs, key=lambda job: job.attempts):
-            if job.state in ("waiting", "elsewhere") and free:
-                advance(job, free, seed)
+            if job.state in ("waiting", "elsewhere") and runner.has_room():
+                advance(job, runner, seed)
         board.show()
         time.sleep(POLL)
 
 
-def advance(job: Job, free: list[Slot], seed: int) -> None:
+def advance(job: Job, runner, seed: int) -> None:
     """Start a job unless another launcher's processes have it, or have done it meanwhile."""
     if not job.try_lock():
         job.state = "elsewhere"
@@ -297,24 +227,7 @@ def advance(job: Job, free: list[Slot], seed: int) -> None:
         job.state = "done"
         job.unlock()
     else:
-        job.start(free.pop(0), seed)
-
-
-def end_all(jobs: list[Job]) -> None:
-    """End the running jobs: politely, then not."""
-    running = [job for job in jobs if job.state == "running"]
-    for job in running:
-        job.kill(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
-    for job in running:
-        try:
-            job.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
-        job.kill()
-        job.process.wait()
-        job.state, job.error = "waiting", "interrupted"
-        job.unlock()
+        runner.start(job, seed)
 
 
 def write_summary(jobs: list[Job], seed: int) -> None:
@@ -340,7 +253,6 @@ def print_summary(jobs: list[Job], seed: int) -> None:
     for job in jobs:
         if job.state == "failed":
             print(f"failed twice: {job.name}: {job.error} ({job.log})")
-    print(f"→ {root_dir() / 'results/summary.json'}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -354,15 +266,26 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=lambda text: text.split(","), help="CUDA indices, by default all that fit")
     parser.add_argument("--min-free-gb", type=float, default=8.0, help="free memory that a GPU must have")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
-    parser.add_argument("--slots", type=int, help="CPU jobs at a time, by default one a core")
+    parser.add_argument("--slots", type=int, help="CPU jobs at a time, by default one a core; of a cluster, any jobs")
     parser.add_argument("--seed", type=int, default=0)
+    cluster = parser.add_mutually_exclusive_group()
+    cluster.add_argument("--ray", action="store_true", help="start a Ray cluster on this machine and run on it")
+    cluster.add_argument("--address", help="run on this Ray cluster: HOST:PORT, or auto for the one this machine is of")
+    cluster.add_argument(
+        "--slurm", nargs="?", const="print", choices=["print", "submit"],
+        help="print a job array script for sbatch (for GPUs, unless --cpu), or submit it; SBATCH_PARTITION etc. count",
+    )  # fmt: skip
+    parser.add_argument("--cores", type=int, default=1, help="cores of a job with --ray, --address or --slurm")
+    parser.add_argument("--no-summary", action="store_true", help="leave results/summary.json alone, as array tasks do")
     arguments = parser.parse_args()
     if arguments.objects and arguments.list:
         parser.error("--objects belongs to --object_type")
     if arguments.input_dir and arguments.list:
         parser.error("--input_dir belongs to --object_type, under which its objects are kept")
-    if min(arguments.views) < 1 or (arguments.slots or 1) < 1:
-        parser.error("--views and --slots must be at least 1")
+    if min(arguments.views) < 1 or (arguments.slots or 1) < 1 or arguments.cores < 1:
+        parser.error("--views, --slots and --cores must be at least 1")
+    if arguments.gpus and (arguments.address or arguments.slurm):
+        parser.error("--gpus chooses among this machine's: with --address and --slurm the cluster does")
     return arguments
 
 
@@ -383,19 +306,28 @@ def main() -> int:
     ]
     for job in jobs:
         job.state = "done" if job.results(arguments.seed) is not None else "waiting"
-    slots = [] if arguments.cpu else gpu_slots(arguments.gpus, arguments.min_free_gb)
-    slots = slots or cpu_slots(arguments.slots)
+    if arguments.slurm:
+        from sap3d.launch_slurm import array_script, submit
+
+        script = array_script([job for job in jobs if job.state != "done"], arguments)
+        print(submit(script) if arguments.slurm == "submit" else script, end="")
+        return 0
+    runner = make_runner(arguments)
+    signal.signal(signal.SIGTERM, interrupt)  # again: Ray sets a handler of its own
     done = sum(job.state == "done" for job in jobs)
-    print(f"{len(jobs)} jobs, {done} done already; slots: {', '.join(slot.name for slot in slots)}", flush=True)
+    print(f"{len(jobs)} jobs, {done} done already; {runner.description}", flush=True)
     try:
-        run(jobs, slots, arguments.seed, Board(jobs, len(slots)))
+        run(jobs, runner, arguments.seed, Board(jobs, runner), not arguments.no_summary)
     except KeyboardInterrupt:
         print("interrupted: ending what runs", flush=True)
-        end_all(jobs)
         return 130
     finally:
-        write_summary(jobs, arguments.seed)
+        runner.close()
+        if not arguments.no_summary:
+            write_summary(jobs, arguments.seed)
     print_summary(jobs, arguments.seed)
+    if not arguments.no_summary:
+        print(f"→ {root_dir() / 'results/summary.json'}")
     return int(any(job.state == "failed" for job in jobs))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ mv "$folder/part" "$folder/results.json"
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    for name in ("run_pipeline.py", "sap3d/__init__.py", "sap3d/errors.py", "sap3d/files.py", "sap3d/names.py"):
+    modules = ("__init__", "errors", "files", "jobs", "launch_ray", "launch_slurm", "names")
+    for name in ("run_pipeline.py", *(f"sap3d/{module}.py" for module in modules)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     (tmp_path / "run_pipeline.sh").write_text(STAND_IN)
@@ -142,6 +144,84 @@ def test_a_killed_child_is_replaced(repository):
     os.kill(child, signal.SIGKILL)
     assert run.wait(60) == 0
     assert (repository / "starts").read_text().count("slow") == 2
+
+
+def test_without_ray_a_line_says_what_to_install(repository):
+    for arguments in (["--ray"], ["--address", "auto"]):
+        run = start(repository, "--objects", "fine", *arguments)
+        output = run.communicate(timeout=60)[0]
+        assert run.returncode == 2 and output.startswith("error: --ray needs Ray: pip install ray==2.60.0")
+        assert output.count("\n") == 1 and not (repository / "results").exists()
+    # The version that the message names is the one that is tested.
+    assert "ray==2.60.0\n" in (REPOSITORY / "requirements.txt").read_text()
+
+
+@pytest.fixture
+def array(repository, monkeypatch):
+    """Asks for the script of a job array; ROOT_DIR and the photos' folder would break a shell line that does not quote.
+
+    The function takes arguments and returns the process and the script's path.
+    """
+    root = repository / "a 'root' $(touch injected); of \"mine\""
+    (root / "photos;/mug").mkdir(parents=True)
+    (root / "photos;/shoe").mkdir()
+
+    def run(*arguments: str, path: str = os.environ["PATH"]):
+        command = [sys.executable, "-S", "run_pipeline.py", "--object_type", "toys", "--cpu", *arguments]
+        environment = {"PATH": path, "ROOT_DIR": str(root)}
+        process = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+        (repository / "array.sh").write_text(process.stdout)
+        return process, root
+
+    return run
+
+
+def run_task(repository: Path, index: int) -> int:
+    """What Slurm does with an array task, in an environment without ROOT_DIR."""
+    environment = {"PATH": os.environ["PATH"], "SLURM_ARRAY_TASK_ID": str(index)}
+    return subprocess.run(["sh", "array.sh"], cwd=repository, env=environment, timeout=60).returncode
+
+
+def test_an_array_task_runs_one_job(repository, array):
+    script, root = array("--objects", "fine", "broken", "--views", "2", "3", "--slurm", "--seed", "4", "--slots", "8")
+    assert script.returncode == 0 and "#SBATCH --array=0-3%8\n" in script.stdout and not (root / "starts").exists()
+    assert "#SBATCH --mem=3072M\n" in script.stdout and "--gres" not in script.stdout
+    assert run_task(repository, 2) == 0
+    assert (root / "starts").read_text() == "start fine 3\n"
+    assert json.loads((root / "results/toys/fine/3/results.json").read_text())["seed"] == 4
+    assert not (root / "results/summary.json").exists()  # of a single job
+    assert run_task(repository, 2) == 0  # done: skipped
+    assert run_task(repository, 1) == 1
+    assert (root / "starts").read_text() == "start fine 3\nstart broken 2\nstart broken 2\n"
+    assert "failed twice: toys/broken, 2 views" in (root / "results/toys/broken/2/slurm.log").read_text()
+    assert run_task(repository, 0) == 0
+    script, _ = array("--objects", "fine", "--views", "2", "3", "--slurm", "--seed", "4")
+    assert script.returncode == 2 and script.stderr == "error: all jobs are done: nothing for --slurm\n"
+    assert not list(repository.rglob("injected"))
+
+
+def test_an_array_of_own_photos(repository, array):
+    _, root = array("--input_dir", str(repository / "a 'root' $(touch injected); of \"mine\"" / "photos;"), "--slurm")
+    assert run_task(repository, 1) == 0
+    assert (root / "starts").read_text() == f"start shoe 5 {root / 'photos;/shoe'}\n"
+    assert not list(repository.rglob("injected"))
+
+
+def test_an_array_is_submitted_where_there_is_sbatch(repository, array):
+    run, _ = array("--objects", "fine", "--slurm", "submit", path="/nowhere")
+    assert run.returncode == 2 and run.stderr.startswith("error: --slurm submit: no sbatch on PATH")
+    sbatch = repository / "bin/sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f"#!/bin/sh\ncat >{shlex.quote(str(repository / 'submitted'))}\necho Submitted batch job 7\n")
+    sbatch.chmod(0o755)
+    path = f"{sbatch.parent}:{os.environ['PATH']}"
+    run, _ = array("--objects", "fine", "--slurm", "submit", path=path)
+    assert run.returncode == 0 and run.stdout == "Submitted batch job 7\n"
+    run, _ = array("--objects", "fine", "--slurm", path=path)
+    assert run.stdout == (repository / "submitted").read_text()
+    sbatch.write_text("#!/bin/sh\ncat >/dev/null\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    run, _ = array("--objects", "fine", "--slurm", "submit", path=path)
+    assert run.returncode == 2 and run.stderr == "error: sbatch: error: invalid partition\n"
 
 
 def status(pid: int, column: int = 0) -> str:
