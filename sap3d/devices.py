@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: not an index nor "cpu", or no such CUDA device.
     """
-    if name != "cpu" and not str(name).isdigit():
+    if name != "cpu" and not re.fullmatch("[0-9]{1,9}", str(name)):
         raise UserError(f"GPU_INDEX must be a number or 'cpu', not '{name}'")
     if name == "cpu":
         return torch.device("cpu")

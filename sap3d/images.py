@@ -11,6 +11,7 @@ from sap3d.errors import UserError
 
 # Side of a recentred crop over the longer side of the foreground's bounding box: the median of the training views.
 MARGIN = 1.68
+FORMATS = ("PNG", "JPEG", "WEBP")  # PIL's other readers are not asked: damaged files break them in more ways
 # What PIL raises for files that are no pictures.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 MAX_PIXELS = 100_000_000  # of a picture that is read
@@ -29,15 +30,15 @@ def read_rgba(path: Path, mask_path: Path | None = None) -> np.ndarray:
             another size.
     """
     image = _open(path)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = np.array(image.convert("RGBA"))
+    if image.mode == "RGBA":
+        rgba = np.array(image)
     elif mask_path is None or not mask_path.exists():
         raise UserError(f"{path}: no alpha channel and no mask{f' at {mask_path}' if mask_path else ''}")
     else:
         mask = _open(mask_path).convert("L")
         if mask.size != image.size:
             raise UserError(f"{mask_path}: {mask.size} pixels, but {path.name} has {image.size}")
-        rgba = np.dstack([np.array(image.convert("RGB")), np.array(mask)])
+        rgba = np.dstack([np.array(image), np.array(mask)])
     if (rgba[..., 3] > 127).sum() < 16:
         raise UserError(f"{path}: no foreground (alpha or mask is empty)")
     return rgba
@@ -53,13 +54,21 @@ def read_on_white(path: Path, size: int) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
+    """The picture in mode RGBA where it has transparency, else RGB."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             check_picture(path, opened)
-            opened.load()
-            return opened.copy()
+            transparent = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
+            return eight_bits(opened).convert("RGBA" if transparent else "RGB")
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable image ({error})") from error
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits a pixel with 8, which PIL's own conversion would clip; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image, np.float32) / 256).clip(0, 255).astype(np.uint8))
 
 
 def check_picture(path: Path, opened: Image.Image) -> None:
@@ -72,7 +81,7 @@ def check_picture(path: Path, opened: Image.Image) -> None:
         raise UserError(
             f"{path}: {opened.width}×{opened.height} pixels, at most {MAX_PIXELS // 10**6} million are read"
         )
-    if getattr(opened, "n_frames", 1) > 1 and opened.format in ("PNG", "WEBP", "GIF"):
+    if getattr(opened, "n_frames", 1) > 1 and opened.format in ("PNG", "WEBP"):
         raise UserError(f"{path}: an animation, not a picture")
 
 

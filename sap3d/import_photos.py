@@ -95,7 +95,7 @@ def read_photo(path: Path) -> Photo:
     """
     register_heif_opener()
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=(*im.FORMATS, "HEIF")) as opened:
             im.check_picture(path, opened)
             opened.draft("RGB", (WORKING_SIZE, WORKING_SIZE))  # a large JPEG need not be decoded in full
             fov = field_of_view(opened)
@@ -103,9 +103,7 @@ def read_photo(path: Path) -> Photo:
             image.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.LANCZOS)
     except im.UNREADABLE as error:
         raise UserError(f"{path}: not a readable picture ({str(error).splitlines()[0]})") from error
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((np.asarray(image, np.float32) / 256).clip(0, 255).astype(np.uint8))
-    rgba = np.array(image.convert("RGBA"))
+    rgba = np.array(im.eight_bits(image).convert("RGBA"))
     method = "alpha"
     if rgba[..., 3].min() > 127:
         rgba[..., 3], method = find_foreground(rgba[..., :3])

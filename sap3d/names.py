@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sap3d.errors import UserError
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a folder that cannot lie elsewhere
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of a folder that cannot lie elsewhere
 
 
 def check_name(name: str) -> str:
@@ -15,7 +15,7 @@ def check_name(name: str) -> str:
         UserError: not a plain name.
     """
     if not PLAIN_NAME.fullmatch(name):
-        raise UserError(f"'{name}' cannot be a type or an object: use letters, digits, _, - and .")
+        raise UserError(f"'{name}' cannot be a type or an object: use letters, digits, _, - and ., at most 100")
     return name
 
 

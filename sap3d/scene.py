@@ -1,5 +1,6 @@
 """The scene folder: what an object's photos are called, and where every stage's files lie (docs/DATASET.md)."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def check_views(views: str | int) -> int:
     Raises:
         UserError: not a number, or below 1.
     """
-    if not str(views).isdigit() or int(views) < 1:
+    if not re.fullmatch("[0-9]{1,9}", str(views)) or int(views) < 1:
         raise UserError(f"VIEWS must be a whole number of at least 1, not '{views}'")
     return int(views)
 
@@ -116,11 +117,25 @@ def read_poses(folder: Path, views: int | None = None) -> Tensor:
     paths = sorted((folder / "poses").glob("*.npy"))[:views]
     if not paths or (views is not None and len(paths) < views):
         raise UserError(f"{folder / 'poses'}: {len(paths)} poses")
-    matrices = [np.load(path, allow_pickle=False) for path in paths]
-    for path, matrix in zip(paths, matrices):
-        if matrix.shape != (3, 4) or not np.isfinite(matrix).all():
-            raise UserError(f"{path}: not a finite 3×4 matrix")
-    return cameras.w2c_to_spherical(torch.from_numpy(np.stack(matrices)).float())
+    return torch.stack([_read_pose(path) for path in paths])
+
+
+def _read_pose(path: Path) -> Tensor:
+    """The camera (elevation, azimuth, radius) of a 3×4 world-to-camera matrix, [3].
+
+    Raises:
+        UserError: no such matrix.
+    """
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy's reader fails on damaged headers in many ways
+        raise UserError(f"{path}: not a readable matrix ({error})") from error
+    if isinstance(matrix, np.ndarray) and matrix.shape == (3, 4) and matrix.dtype.kind in "fiu":
+        with np.errstate(over="ignore"):
+            camera = cameras.w2c_to_spherical(torch.from_numpy(matrix.astype(np.float32)))
+        if camera.isfinite().all():  # of an infinite or undefined entry the radius is so, too
+            return camera
+    raise UserError(f"{path}: not a finite 3×4 matrix")
 
 
 def write_view(folder: Path, index: int, rgba: np.ndarray, camera: Tensor) -> None:

@@ -27,6 +27,13 @@ def test_rgb_with_a_mask_is_the_rgba_image(tmp_path):
     assert (images.read_rgba(save(tmp_path / "b.png", rgba)) == rgba).all()
 
 
+def test_sixteen_bits_become_eight(tmp_path):
+    grey, alpha = blob()[..., 0].astype(np.uint16), blob()[..., 3].astype(np.uint16)
+    image, mask = save(tmp_path / "a.png", grey * 257), save(tmp_path / "m.png", alpha * 200)
+    found = images.read_rgba(image, mask)
+    assert (found[..., :3] == blob()[..., :1]).all() and found[..., 3].max() == 255 * 200 // 256
+
+
 def test_bad_images_are_user_errors(tmp_path):
     garbage, empty = tmp_path / "garbage.png", tmp_path / "empty.png"
     garbage.write_bytes(b"not an image")
