@@ -25,8 +25,9 @@ from sap3d.files import root_dir, write_json
 from sap3d.names import read_object_list
 from sap3d.options import merge_overrides
 from sap3d.poses import read_best_poses
-from sap3d.scene import Scene, check_views, image_paths, read_poses
+from sap3d.scene import Scene, check_views, image_paths
 from sap3d.training import fingerprint
+from sap3d.views import read_poses
 
 VARIANTS = Path(__file__).parent / "configs/ablations.yaml"
 COLUMNS = {

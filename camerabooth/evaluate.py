@@ -27,7 +27,8 @@ from sap3d.devices import choose_device, seed_everything
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, root_dir, write_json
 from sap3d.names import read_object_list
-from sap3d.scene import Scene, image_paths, read_images, read_poses
+from sap3d.scene import Scene, image_paths
+from sap3d.views import read_images, read_poses
 
 SCANS8 = Path(__file__).parents[1] / "dataset/benchmarks/scans8.txt"
 SOURCES = (1, 2, 3, 5)

@@ -30,7 +30,8 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.options import stage_options
 from sap3d.poses import read_best_poses
-from sap3d.scene import Scene, read_images
+from sap3d.scene import Scene
+from sap3d.views import read_images
 
 AZIMUTHS = 12  # columns of the evaluation grid
 VIDEO_SIZE = 256

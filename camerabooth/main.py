@@ -30,9 +30,10 @@ from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
 from sap3d.options import apply_flags, stage_options
 from sap3d.poses import PoseTable, read_pose_hypotheses, write_poses
-from sap3d.scene import Scene, read_images
+from sap3d.scene import Scene
 from sap3d.synthesis import Level, joint_fit
 from sap3d.training import fingerprint, fit
+from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
 WEIGHTS = {

@@ -24,7 +24,8 @@ from dataset.toys import make_toy, toy_seed
 from sap3d import cameras as cam
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder
-from sap3d.scene import Scene, check_views, image_paths, write_view
+from sap3d.scene import Scene, check_views, image_paths
+from sap3d.views import write_view
 
 IMAGE_SIZE = 256
 SUPERSAMPLE = 3

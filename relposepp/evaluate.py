@@ -35,7 +35,8 @@ from sap3d.evaluate import read_symmetry
 from sap3d.files import root_dir, write_json
 from sap3d.metrics import rotation_error
 from sap3d.options import merge_overrides
-from sap3d.scene import Scene, check_views, image_paths, read_images, read_poses
+from sap3d.scene import Scene, check_views, image_paths
+from sap3d.views import read_images, read_poses
 
 METHODS = ("network", "answer", "best hypothesis")
 FAILURE = 15.0  # degrees

@@ -38,8 +38,8 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
 from sap3d.options import apply_flags, stage_options
 from sap3d.poses import write_poses
-from sap3d.scene import read_images
 from sap3d.synthesis import Fit
+from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
 # A configuration's log-weight: per unit of the network's log-probability (see `weigh`), and per share by which its

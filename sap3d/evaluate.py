@@ -28,7 +28,8 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.files import write_json
 from sap3d.images import read_on_white
 from sap3d.poses import read_best_poses
-from sap3d.scene import Scene, check_views, image_paths, read_poses
+from sap3d.scene import Scene, check_views, image_paths
+from sap3d.views import read_poses
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PICTURE_METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "flip": "ꟻLIP"}

@@ -20,7 +20,8 @@ from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d import cameras as cam
 from sap3d import evaluate
 from sap3d.errors import UserError
-from sap3d.scene import Scene, write_view
+from sap3d.scene import Scene
+from sap3d.views import write_view
 
 TOY = "toy_004"
 TRAIN_CAMERAS = torch.tensor([[0.3, 0.5, 1.7], [0.5, 2.0, 1.9], [0.2, -1.5, 1.8]])

@@ -13,7 +13,8 @@ from PIL import Image
 from sap3d import images as im
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file
-from sap3d.scene import Scene, check_views, read_images
+from sap3d.scene import Scene, check_views
+from sap3d.views import read_images
 
 SIZE = 192
 COLUMNS = 6

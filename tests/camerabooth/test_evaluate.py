@@ -11,7 +11,8 @@ from camerabooth import evaluate
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from sap3d.cameras import camera_axes, evaluation_grid
 from sap3d.errors import UserError
-from sap3d.scene import Scene, write_view
+from sap3d.scene import Scene
+from sap3d.views import write_view
 
 AZIMUTHS = (0.0, 40.0, 80.0, 180.0, 250.0)  # degrees; only the first three have neighbours within 60°
 

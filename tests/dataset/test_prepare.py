@@ -15,7 +15,8 @@ from PIL import Image
 from dataset import prepare, scans
 from sap3d import cameras as cam
 from sap3d.errors import UserError
-from sap3d.scene import Scene, image_paths, read_images, read_poses
+from sap3d.scene import Scene, image_paths
+from sap3d.views import read_images, read_poses
 
 OBJ = """mtllib model.mtl
 v -1 -1 0\nv 1 -1 0\nv 1 1 0\nv -1 1 0\nv 0 0 3

@@ -29,7 +29,8 @@ from sap3d import cameras as cam
 from sap3d import evaluate, import_photos, report
 from sap3d.errors import one_line_errors
 from sap3d.poses import write_poses
-from sap3d.scene import Scene, write_view
+from sap3d.scene import Scene
+from sap3d.views import write_view
 
 VIEWS, SIZE = 3, 32
 CAMERAS = torch.tensor([[0.3, 0.0, 1.8], [0.1, 1.0, 1.7], [0.5, -2.0, 1.9]])

@@ -21,7 +21,8 @@ from PIL import Image
 from sap3d import cameras as cam
 from sap3d.errors import UserError
 from sap3d.names import check_name
-from sap3d.scene import Scene, check_views, read_images, read_poses
+from sap3d.scene import Scene, check_views
+from sap3d.views import read_images, read_poses
 
 repeatable = settings(derandomize=True, deadline=None, database=None)
 few, many = settings(repeatable, max_examples=200), settings(repeatable, max_examples=500)

@@ -12,7 +12,8 @@ from relposepp import evaluate
 from relposepp.infer import CONFIG
 from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d.errors import UserError
-from sap3d.scene import Scene, write_view
+from sap3d.scene import Scene
+from sap3d.views import write_view
 
 
 def row(confident: bool, right: bool, generator: np.random.Generator) -> dict:

@@ -13,7 +13,8 @@ from sap3d import evaluate
 from sap3d.cameras import evaluation_grid
 from sap3d.errors import UserError
 from sap3d.poses import write_poses
-from sap3d.scene import Scene, write_view
+from sap3d.scene import Scene
+from sap3d.views import write_view
 
 AZIMUTH = 0.9  # of view 0 in the true world
 

@@ -13,7 +13,8 @@ from pillow_heif import register_heif_opener
 
 from sap3d import import_photos
 from sap3d.errors import UserError
-from sap3d.scene import Scene, read_images
+from sap3d.scene import Scene
+from sap3d.views import read_images
 
 HEIGHT, WIDTH = 240, 320
 EXIF, ORIENTATION, FOCAL_LENGTH = 0x8769, 0x0112, 0xA405

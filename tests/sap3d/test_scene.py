@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sap3d import scene
+from sap3d import scene, views
 from sap3d.errors import UserError
 
 
@@ -22,10 +22,10 @@ def view(value: int, side: int = 16) -> np.ndarray:
 def test_views_and_poses_are_read_as_written(folder):
     cameras = torch.tensor([[0.2, 1.0, 1.8], [0.6, -2.0, 1.6], [0.0, 3.0, 2.0]])
     for index, camera in enumerate(cameras):
-        scene.write_view(folder.train, index, view(index), camera)
-    assert [image[0, 0, 0] for image in scene.read_images(folder)] == [0, 1]
-    assert torch.allclose(scene.read_poses(folder.train), cameras, atol=1e-5)
-    assert len(scene.read_poses(folder.train, 2)) == 2
+        views.write_view(folder.train, index, view(index), camera)
+    assert [image[0, 0, 0] for image in views.read_images(folder)] == [0, 1]
+    assert torch.allclose(views.read_poses(folder.train), cameras, atol=1e-5)
+    assert len(views.read_poses(folder.train, 2)) == 2
 
 
 def test_photos_with_masks_are_framed(folder):
@@ -36,26 +36,26 @@ def test_photos_with_masks_are_framed(folder):
     for name in ("000", "001"):
         Image.fromarray(np.full((40, 80, 3), 90, np.uint8)).save(folder.train / "images" / f"{name}.jpg")
         Image.fromarray(mask).save(folder.train / "masks" / f"{name}.png")
-    first = scene.read_images(folder)[0]
+    first = views.read_images(folder)[0]
     assert first.shape[0] == first.shape[1] < 40
     assert (first[..., 3] == 255).sum() == 400
 
 
 def test_too_few_images(folder):
     with pytest.raises(UserError, match="no images in"):
-        scene.read_images(folder)
-    scene.write_view(folder.train, 0, view(0), torch.tensor([0.0, 0.0, 1.8]))
+        views.read_images(folder)
+    views.write_view(folder.train, 0, view(0), torch.tensor([0.0, 0.0, 1.8]))
     with pytest.raises(UserError, match="1 images, but VIEWS is 2"):
-        scene.read_images(folder)
+        views.read_images(folder)
 
 
 def test_bad_poses(folder):
     with pytest.raises(UserError, match="0 poses"):
-        scene.read_poses(folder.train)
+        views.read_poses(folder.train)
     (folder.train / "poses").mkdir(parents=True)
     np.save(folder.train / "poses/000.npy", np.full((3, 4), np.nan))
     with pytest.raises(UserError, match="not a finite 3×4 matrix"):
-        scene.read_poses(folder.train)
+        views.read_poses(folder.train)
 
 
 @pytest.mark.parametrize("bad", ["0", "-1", "x", "1.5", "", 0])

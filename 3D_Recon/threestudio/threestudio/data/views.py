@@ -9,7 +9,8 @@ from torch import Tensor
 from sap3d import cameras as cam
 from sap3d import images
 from sap3d.devices import step_generator
-from sap3d.scene import Scene, check_views, read_images
+from sap3d.scene import Scene, check_views
+from sap3d.views import read_images
 from threestudio.config import Milestones, milestone
 
 
@@ -65,7 +66,7 @@ class Views:
     def __init__(self, config: Config, seed: int):
         """
         Raises:
-            UserError: see `sap3d.scene.read_images`.
+            UserError: see `sap3d.views.read_images`.
         """
         self.config, self.seed = config, seed
         self.scene = Scene(config.type, config.object, check_views(config.views))
