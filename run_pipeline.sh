@@ -3,27 +3,39 @@
 # Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
 #
+# What is up to date is not run again (sap3d/stages.py): --force runs all, --from STAGE that stage (poses, tuning,
+# novel_views, reconstruction) and those after it, --dry-run says what would run and why.
+#
 # Environment: ROOT_DIR, where data and outputs live (default: this folder); SEED (default 0).
 set -eu
 
 usage() {
     echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER]" \
-        "[--preset fast|standard|best]" >&2
+        "[--preset fast|standard|best] [--force] [--from STAGE] [--dry-run]" >&2
     exit 2
 }
 
 [ $# -ge 4 ] || usage ""
 type=$1 object=$2 views=$3 gpu=$4 input= preset=standard seed=${SEED:-0}
 shift 4
-while [ $# -ge 2 ]; do
+from= force= dry_run=
+while [ $# -gt 0 ]; do
     case $1 in
-        --input) input=$2 ;;
-        --preset) preset=$2 ;;
+        --force) force=--force ;;
+        --dry-run) dry_run=--dry-run ;;
+        --input | --preset | --from)
+            [ $# -ge 2 ] || usage "$1 lacks its value"
+            case $1 in
+                --input) input=$2 ;;
+                --preset) preset=$2 ;;
+                --from) from=$2 ;;
+            esac
+            shift
+            ;;
         *) usage "no option '$1'" ;;
     esac
-    shift 2
+    shift
 done
-[ $# -eq 0 ] || usage "'$1' lacks its value"
 for name in "$type" "$object"; do
     case $name in
         '' | [.-]* | *[!A-Za-z0-9_.-]*) usage "'$name' is not a name of letters, digits, _, - and ." ;;
@@ -38,6 +50,13 @@ case $gpu in
 esac
 case $seed in
     '' | *[!0-9]*) usage "SEED must be a whole number, not '$seed'" ;;
+esac
+case $from in
+    '' | data | poses | tuning | novel_views | reconstruction) ;;
+    stage1) from=poses ;;
+    stage2) from=tuning ;;
+    stage3) from=reconstruction ;;
+    *) usage "no stage '$from'" ;;
 esac
 poses_effort= tuning_effort= field_config=
 case $preset in
@@ -70,21 +89,32 @@ export ROOT_DIR PYTHONUNBUFFERED=1
 . "$repo/sap3d/environment.sh"
 cd "$repo"
 
-step=0
-seconds=
-stage() { # stage NAME COMMAND...: run it under a header and note its seconds
+scene="--type $type --object $object --views $views" # plain names: safe to split
+if [ ! "$dry_run" ]; then
+    # One run a scene and number of views: the lock lasts as long as this shell and what it has started.
+    results=$ROOT_DIR/results/$type/$object/$views
+    { mkdir -p "$results" && : >>"$results/.run"; } 2>/dev/null || fail "cannot write $results"
+    exec 9>>"$results/.run"
+    "$python" -m sap3d.stages lock $scene
+fi
+
+step=0 after=
+stage() { # stage NAME COMMAND...: run it under a header unless it is up to date, and say its seconds
     name=$1
     shift
     step=$((step + 1))
     echo "[$step/6] $name"
-    start=$(date +%s)
-    "$@" || exit $?
-    elapsed=$(($(date +%s) - start))
-    echo "      $elapsed s"
-    seconds="$seconds${seconds:+, }\"$name\": $elapsed"
+    [ "$name" != "$from" ] || force=--force
+    start=$(date +%s) status=0
+    "$python" -m sap3d.stages run "$name" $scene $force $dry_run $after -- "$@" || status=$?
+    if [ "$dry_run" ] && [ $status -eq 3 ]; then
+        after="--after $name"
+    elif [ $status -ne 0 ]; then
+        exit $status
+    fi
+    [ "$dry_run" ] || echo "      $(($(date +%s) - start)) s"
 }
 
-scene="--type $type --object $object --views $views" # plain names: safe to split
 common="$scene --device $gpu --seed $seed"
 if [ "$input" ]; then
     stage data "$python" -m sap3d.import_photos $scene --input "$input"
@@ -98,9 +128,7 @@ stage reconstruction "$python" 3D_Recon/threestudio/launch.py \
     --config 3D_Recon/threestudio/configs/sap3d.yaml $field_config --train \
     data.type="$type" data.object="$object" data.views="$views" device="$gpu" seed="$seed"
 
-results=$ROOT_DIR/results/$type/$object/$views
-mkdir -p "$results"
-echo "{$seconds}" >"$results/.seconds.json" && mv "$results/.seconds.json" "$results/seconds.json"
+[ ! "$dry_run" ] || exit 0
 echo "[6/6] evaluation" # its summary comes with its own seconds
 "$python" -m sap3d.evaluate $scene --seed "$seed"
 exec "$python" -m sap3d.report $scene

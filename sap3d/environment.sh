@@ -41,7 +41,7 @@ make_venv() {
 
 install_requirements() {
     touch "$venv/installing" 2>/dev/null || fail "cannot write $venv"
-    echo "installing requirements.txt into $venv (once; some minutes, 6 GB of disk with PyPI's torch)"
+    echo "installing requirements.txt into $venv (once; some minutes, 7 GB of disk with PyPI's torch)"
     quiet=--quiet
     if [ -t 1 ]; then quiet=; fi # on a terminal pip shows its progress
     "$python" -m pip install $quiet --disable-pip-version-check -r "$repo/requirements.txt" ||

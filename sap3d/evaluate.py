@@ -64,7 +64,7 @@ def evaluate(scene: Scene, seed: int) -> dict:
     results |= evaluate_mesh(scene, meshes[0] if has_poses and meshes else None, truth, seed)
     results |= evaluate_poses(poses, truth, read_symmetry(scene))
     results |= evaluate_pictures(scene, has_test)
-    seconds = read_seconds(scene.results / "seconds.json") | {"evaluation": round(time.monotonic() - start, 1)}
+    seconds = read_seconds(scene.results / "stages.json") | {"evaluation": round(time.monotonic() - start, 1)}
     return results | {
         "type": scene.type,
         "object": scene.object,
@@ -168,13 +168,13 @@ def _load_mesh(path: Path) -> trimesh.Trimesh:
 
 
 def read_seconds(path: Path) -> dict[str, float]:
-    """Seconds per stage as the launcher measured them; empty if the stages were run by hand."""
+    """Seconds that each stage took when it was last run by the launcher; empty if the stages were run by hand."""
     try:
-        return json.loads(path.read_text())
+        return {name: stage["seconds"] for name, stage in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a record of stages ({error}); remove it") from error
 
 
 def describe_machine() -> dict:

@@ -18,6 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         "GSO_demo basket 5 0 --input",
         "GSO_demo basket 5 0 --preset quick",
         "GSO_demo basket 5 0 --input photos --preset",
+        "GSO_demo basket 5 0 --from stage4",
+        "GSO_demo basket 5 0 --force --from",
         "GSO_demo basket 0 0",
         "GSO_demo basket -1 0",
         "GSO_demo basket five 0",

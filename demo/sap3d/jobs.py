@@ -189,8 +189,9 @@ def expected_seconds(jobs: Path, preset: str, views: int) -> list[float]:
             done.append((known["queued"], job))
     if not done:
         return list(SECONDS[preset])
-    seconds = [stage[1] for stage in stages(max(done, key=lambda pair: pair[0])[1])]
-    return seconds
+    last = max(done, key=lambda pair: pair[0])[1]
+    seconds = json.loads((last.results / "results.json").read_text())["seconds"]
+    return [seconds.get(stage, usual) for stage, usual in zip(STAGES, SECONDS[preset])]
 
 
 def stages(job: Job) -> list[tuple[str, float, bool]]:

@@ -8,6 +8,7 @@ report_{light,dark,phone}.png.
 
 import argparse
 import io
+import json
 import os
 import re
 import shutil
@@ -83,7 +84,7 @@ def main() -> None:
             seconds = run(page, sorted(arguments.photos.iterdir()), arguments.preset)
             print(f"{arguments.preset}: {seconds:.0f} s from Run to the mesh")
             job = Path(root) / "demo/jobs" / page.url.rpartition("=")[2]
-            print((job / "root/results/DEMO/object").glob("*/seconds.json").__next__().read_text().strip())
+            print(json.loads((job / "results/results.json").read_text())["seconds"])
             mesh = trimesh.load(job / "results/mesh.glb", force="mesh")
             print(f"mesh.glb: {len(mesh.faces)} triangles, {(job / 'results/mesh.glb').stat().st_size / 1e6:.1f} MB")
             views(browser, page.url, arguments.output, "demo", "#mesh iframe")

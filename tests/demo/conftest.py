@@ -33,7 +33,9 @@ def stand_in(tmp_path, monkeypatch):
     Image.fromarray(sheet(np.zeros((84, 16, 16, 3), np.uint8), 12)).save(files / "sheet.png")
     metrics = [f"3d_{key}_mean" for key in ("psnr", "ssim", "lpips", "flip")] + ["CD", "IOU", "F1_01", "F1_02", "F1_03"]
     results = dict.fromkeys([*metrics, "rotation_error_stage3_symmetric"])
-    (files / "results.json").write_text(json.dumps(results | {"3d_psnr_mean": 21.5}))
+    (files / "results.json").write_text(
+        json.dumps(results | {"3d_psnr_mean": 21.5, "seconds": {"poses": 2, "tuning": 3}})
+    )
     monkeypatch.setenv("STAND_IN_FILES", str(files))
     monkeypatch.setattr(jb, "REPOSITORY", repository)
     return repository

@@ -329,7 +329,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
     "mesh missing": (gone(f"{FIELD}/mesh.obj"), scores(), "mesh.obj is missing"),
     "mesh without faces": (put(f"{FIELD}/mesh.obj", "v 0 0 0\n"), scores(), "mesh.obj"),
     "true poses NaN": (matrix(float("nan")), scores(), "001.npy"),
-    "seconds broken": (put("results/T/o/3/seconds.json", "{"), scores(), "seconds.json"),
+    "seconds broken": (put("results/T/o/3/stages.json", "{"), scores(), "stages.json"),
     "report without results": (nothing, (report, options()), "results.json"),
 }  # fmt: skip
 

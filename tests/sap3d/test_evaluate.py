@@ -102,7 +102,7 @@ def test_own_photos_have_null_metrics(scene, monkeypatch, capsys):
         for path in folder.iterdir():
             path.unlink()
     (scene.results).mkdir(parents=True)
-    (scene.results / "seconds.json").write_text('{"poses": 12}')
+    (scene.results / "stages.json").write_text('{"poses": {"seconds": 12}}')
     monkeypatch.setattr("sys.argv", "evaluate --type toy_demo --object thing --views 2 --seed 7".split())
     evaluate.main()
     results = json.loads((scene.results / "results.json").read_text())
