@@ -11,6 +11,7 @@ import html
 import json
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import bundle
@@ -369,7 +370,6 @@ def main() -> None:
             css=STYLE,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             footer_links=[],
-            quiet=True,
         )
     finally:
         for worker in workers:
@@ -380,5 +380,6 @@ def main() -> None:
 
 demo = build()
 
-if __name__ == "__main__":
+# The command `gradio` runs this file once more in a thread that watches it for changes.
+if __name__ == "__main__" and threading.current_thread() is threading.main_thread():
     main()
