@@ -261,6 +261,9 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--object_type", help="all objects of a type")
     what.add_argument("--list", type=Path, help='file of "TYPE OBJECT" lines')
     parser.add_argument("--objects", nargs="+", help="only these of the type")
+    parser.add_argument(
+        "--preset", choices=("fast", "standard", "best"), help="effort of the jobs that are not done yet"
+    )
     parser.add_argument("--input_dir", type=Path, help="a folder of folders of own photos, one an object")
     parser.add_argument("--views", type=int, nargs="+", default=[5], help="numbers of input images")
     parser.add_argument("--gpus", type=lambda text: text.split(","), help="CUDA indices, by default all that fit")
@@ -300,7 +303,7 @@ def main() -> int:
     # Objects first, so that neighbours do not prepare the same one at once.
     folder = arguments.input_dir and arguments.input_dir.resolve()
     jobs = [
-        Job(kind, name, views, folder and folder / name)
+        Job(kind, name, views, folder and folder / name, arguments.preset)
         for views in dict.fromkeys(arguments.views)
         for kind, name in objects
     ]

@@ -46,6 +46,7 @@ class Job:
     object: str
     views: int
     photos: Path | None = None  # folder of own photos
+    preset: str | None = None  # run_pipeline.sh's --preset
     state: str = "waiting"  # then queued (by Ray), running, elsewhere (others have its lock), done or failed
     attempts: int = 0
     seconds: float = 0.0  # of the last attempt
@@ -102,6 +103,7 @@ class Job:
         command = ["sh", "-c", TIED, "sh"] if tied else ["sh"]
         command += [str(REPOSITORY / "run_pipeline.sh"), self.type, self.object, str(self.views), slot.device]
         command += ["--input", str(self.photos)] if self.photos else []
+        command += ["--preset", self.preset] if self.preset else []
         with self.log.open("wb") as log:
             log.write(f"on {slot.name}\n".encode())
             log.flush()

@@ -47,6 +47,7 @@ def array_script(jobs: list[Job], arguments: argparse.Namespace) -> str:
     # Slurm shows a task its own GPU alone; how much of it is free is Slurm's to know.
     options += ["--cpu"] if arguments.cpu else ["--gpus", "0", "--min-free-gb", "0"]
     options += ["--input_dir", str(arguments.input_dir.resolve())] if arguments.input_dir else []
+    options += ["--preset", arguments.preset] if arguments.preset else []
     return SCRIPT.format(
         last=len(jobs) - 1,
         at_once=f"%{arguments.slots}" if arguments.slots else "",

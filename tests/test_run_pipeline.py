@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAND_IN = """
 folder=$ROOT_DIR/results/$1/$2/$3
-echo "start $2 $3${6:+ $6}" >>"$ROOT_DIR/starts"
+echo "start $2 $3${6:+ $6}${8:+ $8}" >>"$ROOT_DIR/starts"
 echo "[1/2] first"
 case $2 in
     broken) echo "error: this one never works"; exit 3 ;;
@@ -88,9 +88,10 @@ def test_failures_are_tried_again_and_stop_nothing(repository):
 def test_folders_of_photos_are_objects(repository):
     for name in ("mug", "shoe", ".hidden"):
         (repository / "my photos" / name).mkdir(parents=True)
-    assert start(repository, "--input_dir", "my photos", "--views", "3", "--slots", "1").wait(60) == 0
-    folder = repository / "my photos"
-    assert (repository / "starts").read_text() == f"start mug 3 {folder / 'mug'}\nstart shoe 3 {folder / 'shoe'}\n"
+    arguments = ("--input_dir", "my photos", "--views", "3", "--slots", "1", "--preset", "fast")
+    assert start(repository, *arguments).wait(60) == 0
+    lines = (f"start {name} 3 {repository / 'my photos' / name} fast\n" for name in ("mug", "shoe"))
+    assert (repository / "starts").read_text() == "".join(lines)
     run = start(repository, "--input_dir", "my photos", "--objects", "hat")
     assert run.communicate(timeout=60)[0] == "error: my photos/hat: no such folder\n" and run.returncode == 2
     (repository / "empty").mkdir()
@@ -204,9 +205,15 @@ def test_an_array_task_runs_one_job(repository, array):
 
 
 def test_an_array_of_own_photos(repository, array):
-    _, root = array("--input_dir", str(repository / "a 'root' $(touch injected); of \"mine\"" / "photos;"), "--slurm")
+    _, root = array(
+        "--input_dir",
+        str(repository / "a 'root' $(touch injected); of \"mine\"" / "photos;"),
+        "--slurm",
+        "--preset",
+        "best",
+    )
     assert run_task(repository, 1) == 0
-    assert (root / "starts").read_text() == f"start shoe 5 {root / 'photos;/shoe'}\n"
+    assert (root / "starts").read_text() == f"start shoe 5 {root / 'photos;/shoe'} best\n"
     assert not list(repository.rglob("injected"))
 
 
