@@ -217,7 +217,7 @@ def open_example(event: gr.SelectData) -> list:
 
 
 def example_folders() -> list[Path]:
-    return sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
+    return sorted(path for path in EXAMPLES.glob("*") if path.is_dir())
 
 
 def edit(identifier: str, event: gr.SelectData) -> list:
@@ -291,9 +291,10 @@ def build() -> gr.Blocks:
                 drop = gr.File(label="Photos (JPEG, PNG, WebP, HEIC, or one zip)", file_count="multiple", height=140,
                                elem_id="photos")  # fmt: skip
                 thumbnails = [str(sorted((path / "photos").iterdir())[0]) for path in example_folders()]
-                gr.Markdown("Or an example, with the results that it had:")
+                there = bool(thumbnails)
+                gr.Markdown("Or an example, with the results that it had:", visible=there)
                 examples = gr.Gallery(thumbnails, show_label=False, columns=3, height=ROW, allow_preview=False,
-                                      interactive=False, elem_id="examples", buttons=[])  # fmt: skip
+                                      interactive=False, visible=there, elem_id="examples", buttons=[])  # fmt: skip
                 hint = gr.Markdown("What is cut out. Click a photo to mend its outline:", visible=False)
                 gallery = gr.Gallery(show_label=False, columns=COLUMNS, allow_preview=False, interactive=False,
                                      visible=False, elem_id="previews", buttons=[])  # fmt: skip
