@@ -3,15 +3,18 @@
     python results_standard/run/summarize.py                                  # ROOT_DIR/results, text
     python results_standard/run/summarize.py --list dataset/benchmarks/scans8.txt --markdown
     python results_standard/run/summarize.py --results results_standard --latex
+    python results_standard/run/summarize.py --results results_standard --compare results      # yours beside ours
+    python results_standard/run/summarize.py --figure views.png                                # metrics over views
 
 For each number of views: every object and their mean; then the means by number of views. "n/a" is a value that some
-object lacks (LPIPS without its weights, own photos without ground truth); its mean is over the others.
+object lacks (LPIPS without its weights, own photos without ground truth); its mean is over the others. --compare shows
+the objects that both folders have, and marks a mean difference of more than two standard errors over objects with "*".
 """
 
 import argparse
 import json
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
@@ -100,6 +103,39 @@ def _pose_table(by_views: dict[int, list[dict]]) -> Table:
     return "Final rotation error (°) over objects", rows
 
 
+def compare_tables(first: list[dict], second: list[dict]) -> list[Table]:
+    """Both runs' values of the objects and numbers of views that both have, "first → second".
+
+    Raises:
+        UserError: they have none in common.
+    """
+    others = {(r["name"], r["views"]): r for r in second}
+    pairs = [(r, others[r["name"], r["views"]]) for r in first if (r["name"], r["views"]) in others]
+    if not pairs:
+        raise UserError("--compare: the two folders have no object at the same number of views in common")
+    tables = []
+    for views in sorted({r["views"] for r, _ in pairs}):
+        group = [pair for pair in pairs if pair[0]["views"] == views]
+        for title, columns in GROUPS.items():
+            rows = [["object", *(heading for _, heading, _ in columns)]]
+            for pair in group:
+                rows.append([pair[0]["name"], *(_compare([pair], key, digits) for key, _, digits in columns)])
+            rows.append(["mean", *(_compare(group, key, digits) for key, _, digits in columns)])
+            tables.append((f"{views} view{'s' * (views > 1)}: {title}", rows))
+    return tables
+
+
+def _compare(pairs: list[tuple[dict, dict]], key: str, digits: int) -> str:
+    both = [(a[key], b[key]) for a, b in pairs if a.get(key) is not None and b.get(key) is not None]
+    if not both:
+        return "n/a"
+    differences = [b - a for a, b in both]
+    noise = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("inf")
+    mark = "*" if abs(mean(differences)) > 2 * noise else ""
+    first, second = (mean(values) for values in zip(*both))
+    return f"{first:.{digits}f} → {second:.{digits}f}{mark}"
+
+
 def _values(results: list[dict], key: str) -> list[float]:
     return [r[key] for r in results if r.get(key) is not None]
 
@@ -144,14 +180,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, help="folder with TYPE/OBJECT/VIEWS/results.json (ROOT_DIR/results)")
     parser.add_argument("--list", type=Path, help="file of the objects to show, a line 'TYPE OBJECT' each")
+    parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run's results, shown beside these")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw metrics against the number of views as well")
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--latex", dest="format", action="store_const", const=format_latex, default=format_text)
     style.add_argument("--markdown", dest="format", action="store_const", const=format_markdown)
     arguments = parser.parse_args()
     with one_line_errors():
         objects = ["/".join(names) for names in read_object_list(arguments.list)] if arguments.list else None
-        results = read_results(arguments.results or root_dir() / "results", objects)
-        print("\n\n".join(arguments.format(table) for table in make_tables(results)))
+        folder = arguments.results or root_dir() / "results"
+        runs = {str(path): read_results(path, objects) for path in (folder, arguments.compare) if path}
+        tables = compare_tables(*runs.values()) if len(runs) > 1 else make_tables(runs[str(folder)])
+        print("\n\n".join(arguments.format(table) for table in tables))
+        if arguments.figure:
+            from figure import draw  # matplotlib is slow to import, and not all Pythons have it
+
+            draw(runs, arguments.figure)
+            print(f"\n→ {arguments.figure}")
 
 
 if __name__ == "__main__":
