@@ -69,7 +69,8 @@ def status(job: Job | None, message: str = "") -> str:
         unclear = [f"{photo['name']}: {photo['problem']}." for photo in known["photos"] if photo["problem"]]
         parts += [f'<p class="problem">{html.escape(sentence)}</p>' for sentence in unclear]
     if state == "queued":
-        before = [other.id for other in jb.queue(JOBS)].index(job.id) if job in jb.queue(JOBS) else 0
+        waiting = jb.queue(JOBS)
+        before = waiting.index(job) if job in waiting else 0  # it may start at this moment
         parts.append(f"<p>waiting{f', {before} before it' if before else ', next'}</p>")
     if state in ("failed", "cancelled"):
         parts.append(f'<p class="problem">{state}{": " + html.escape(known["error"]) if known["error"] else ""}</p>')

@@ -127,7 +127,8 @@ def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> 
     """
     if job.known["state"] in ("queued", "running"):
         raise UserError("this job runs: cancel it before you change its photos")
-    shutil.rmtree(job.folder / "root", ignore_errors=True)  # made of other photos from now on
+    for made_of_other_photos in (job.folder / "root", job.results):
+        shutil.rmtree(made_of_other_photos, ignore_errors=True)
     photos = job.known["photos"]
     photo = photos[index]
     first = read_photo(sorted((job.folder / "photos").iterdir())[index])
@@ -142,7 +143,7 @@ def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> 
     # A person has looked at it: whether colours look alike is no longer asked.
     method = "marked" if photo["keep"] or photo["remove"] else first.method
     photo |= {"method": method, "problem": Photo(first.path, rgba, method, None).problem()}
-    job.note(photos=photos)
+    job.note(photos=photos, state="draft")
 
 
 def submit(job: Job, preset: str) -> None:
