@@ -24,6 +24,7 @@ from sap3d.poses import read_best_poses, write_poses
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
+CORRECTIONS = "corrections"  # key in field.safetensors, beside the geometry's
 
 
 def main() -> None:
@@ -99,8 +100,8 @@ def train(config: dict) -> None:
         (work / "log").rename(folder / "log")
         work.rmdir()
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        state = {name: value.detach().cpu() for name, value in system.geometry.state().items()}
-        save_file(state, folder / "field.safetensors")
+        state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
+        save_file({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
         write_poses(folder / "poses.json", system.poses.cameras()[None], [system.final_loss], refined=system.refined)
         export(config, system, data, folder)
     print(f"reconstruction: {scene.reconstruction}")
@@ -115,7 +116,9 @@ def reexport(config: dict, mesh: bool) -> None:
     cameras = read_best_poses(folder / "poses.json", data.scene.views)
     system = build(config["system"], data, cameras)
     try:
-        system.geometry.load(load_file(folder / "field.safetensors"))
+        state = load_file(folder / "field.safetensors")
+        system.corrections.values.data = state.pop(CORRECTIONS)
+        system.geometry.load(state)
     except (OSError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder / 'field.safetensors'}: not a field of this geometry; run --train ({error})"
@@ -129,11 +132,14 @@ def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures
 
     if mesh:
         interchange = build(config["interchange"])
-        photos, cameras = data.images(interchange.config.size), system.poses.cameras()
+        photos = system.corrections.undo(data.images(interchange.config.size))
+        cameras = system.poses.cameras()
         surface = build(config["mesh"], system.renderer).write(folder, photos, cameras)
         interchange.write(folder, photos, cameras, surface)
     if pictures:
-        build(config["pictures"], system.renderer).write(folder, data.images(256), system.poses.cameras())
+        build(config["pictures"], system.renderer).write(
+            folder, system.corrections.undo(data.images(256)), system.poses.cameras()
+        )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class SAP3D(pl.LightningModule):
         background: dict
         renderer: dict
         guidance: dict
+        corrections: dict
         color_weight: Schedule = 1.0
         mask_weight: Schedule = 1.0
         guidance_weight: Schedule = 0.0
@@ -34,8 +35,10 @@ class SAP3D(pl.LightningModule):
         color_variation_weight: Schedule = 0.0
         variation_every: int = 4
         pose_prior_weight: Schedule = 0.0
+        correction_prior_weight: Schedule = 0.0
         field_rate: Schedule = 0.1  # learning rates
         pose_rate: Schedule = 0.0
+        correction_rate: Schedule = 0.0
         occupancy_from: int = 100  # step from which empty space is skipped
         occupancy_every: int = 25
 
@@ -53,10 +56,12 @@ class SAP3D(pl.LightningModule):
         self.material, self.background = build(config.material), build(config.background)
         self.renderer = build(config.renderer, self.geometry, self.material, self.background)
         self.poses = PoseTable(cameras)
+        self.corrections = build(config.corrections, len(cameras))
         self.guidance = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = [{"params": list(self.geometry.parameters())}, {"params": [self.poses.offsets]}]
+        groups.append({"params": list(self.corrections.parameters())})
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
@@ -77,13 +82,12 @@ class SAP3D(pl.LightningModule):
     def training_step(self, _, step: int) -> None:
         optimizer = self.optimizers()
         self._grow(optimizer.optimizer, step)
-        field_group, pose_group = optimizer.param_groups
-        field_group["lr"], pose_group["lr"] = (
-            scheduled(rate, step) for rate in (self.config.field_rate, self.config.pose_rate)
-        )
+        rates = self.config.field_rate, self.config.pose_rate, self.config.correction_rate
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = scheduled(rate, step)
         generator = step_generator(self.seed, step)
         batch = self.batches.draw(step).to(self.device)
-        losses = self.photo_losses(batch, generator, refine=pose_group["lr"] > 0)
+        losses = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
         losses |= self.variation(step, generator)
         if self.guidance is not None and step % self.config.guidance_every == 0:
             losses["guidance"] = self.distill(step, generator)
@@ -92,6 +96,7 @@ class SAP3D(pl.LightningModule):
         self.manual_backward(sum(weights[name] * loss for name, loss in losses.items()))
         optimizer.step()
         self.poses.project()
+        self.corrections.project()
         self.log_dict({name: loss.detach() for name, loss in losses.items()}, batch_size=1)
 
     def on_train_end(self) -> None:
@@ -105,7 +110,7 @@ class SAP3D(pl.LightningModule):
 
     def reprojection_loss(self, cameras: Tensor, size: int = 64) -> float:
         """Mean squared error of colour and mask between the photos and the field at cameras [N, 3]."""
-        photos = F.interpolate(self.photos, size=size, mode="area").permute(0, 2, 3, 1)
+        photos = self.corrections.undo(F.interpolate(self.photos, size=size, mode="area")).permute(0, 2, 3, 1)
         images = [self.renderer.image(camera.to(self.device), size) for camera in cameras]
         renders = torch.stack([torch.cat([image.color, image.opacity[..., None]], -1) for image in images])
         return F.mse_loss(renders.cpu(), photos).item()
@@ -127,14 +132,17 @@ class SAP3D(pl.LightningModule):
     def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> dict[str, Tensor]:
         """Losses on rays of the inputs; `refine` lets gradients reach the cameras."""
         cameras = self.poses() if refine else self.poses().detach()
-        origins, directions = cam.rays(cameras[batch.view], batch.pixel[:, None])
+        pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
+        origins, directions = cam.rays(cameras[batch.view], pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
+        color = self.corrections.expose(batch.view, rendering.color, rendering.opacity)
         opacity = rendering.opacity.clamp(1e-4, 1 - 1e-4)
         losses = {
-            "color": F.mse_loss(rendering.color, batch.color),
+            "color": F.mse_loss(color, batch.color),
             "mask": F.mse_loss(rendering.opacity, batch.alpha),
             "opacity": F.binary_cross_entropy(opacity, opacity),  # entropy: least at 0 and at 1
             "distortion": rendering.distortion.mean(),
+            "correction_prior": self.corrections.prior(),
         }
         return losses | ({"pose_prior": self.poses.prior()} if refine else {})
 
@@ -149,9 +157,8 @@ class SAP3D(pl.LightningModule):
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        self.guidance.condition(
-            F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area"), known
-        )
+        photos = F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
+        self.guidance.condition(self.corrections.undo(photos), known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(
