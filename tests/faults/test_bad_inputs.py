@@ -234,7 +234,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
     "16 bits, no alpha": (put(IMAGE, encoded(Image.fromarray(np.zeros((9, 9), np.uint16)))), poses(), "001.png"),
     "CMYK": (put(IMAGE, encoded(BLANK.convert("CMYK"), "JPEG")), poses(), "001.png"),
     "palette without transparency": (put(IMAGE, encoded(GREY.convert("P"))), poses(), "001.png"),
-    "animation": (put(IMAGE, ANIMATION), poses(), "an animation"),
+    "animated GIF": (put(IMAGE, ANIMATION), poses(), "not a readable image"),
     "animated PNG": (put(IMAGE, ANIMATED_PNG), poses(), "an animation"),
     "picture that is a loop": (loop(IMAGE), poses(), "001.png"),
     "picture that is a folder": (folder(IMAGE), poses(), "001.png"),
