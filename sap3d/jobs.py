@@ -139,7 +139,7 @@ class Job:
 
     def finish(self, seed: int) -> None:
         """Note how an ended attempt ended."""
-        self.kill()  # a stage may outlive a launcher script that was killed
+        kill_group(self.process)  # a stage may outlive a launcher script that was killed
         if self.process.stdin is not None:
             self.process.stdin.close()
         if self.process.returncode == 0 and self.results(seed) is not None:
@@ -155,26 +155,33 @@ class Job:
         self.seconds, self.error = time.monotonic() - self.started, error
         self.state = "waiting" if self.attempts < ATTEMPTS else "failed"
 
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Signal the job's whole process group."""
-        try:
-            os.killpg(self.process.pid, how)
-        except ProcessLookupError:
-            pass
-
 
 def end_all(jobs: list[Job]) -> None:
     """End the running jobs of this process: politely, then not."""
     running = [job for job in jobs if job.process is not None]
+    end_groups([job.process for job in running])
     for job in running:
-        job.kill(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
-    for job in running:
-        try:
-            job.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
-        job.kill()
-        job.process.wait()
         job.state, job.error = "waiting", "interrupted"
         job.unlock()
+
+
+def end_groups(leaders: list[subprocess.Popen]) -> None:
+    """End processes that lead their groups, and all in these: politely, then not."""
+    for leader in leaders:
+        kill_group(leader, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    for leader in leaders:
+        try:
+            leader.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass
+        kill_group(leader)
+        leader.wait()
+
+
+def kill_group(leader: subprocess.Popen, how: signal.Signals = signal.SIGKILL) -> None:
+    """Signal a process's whole group."""
+    try:
+        os.killpg(leader.pid, how)
+    except ProcessLookupError:
+        pass

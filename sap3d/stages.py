@@ -112,15 +112,15 @@ class Record:
         except (OSError, ValueError, TypeError):
             pass  # none, or damaged: all stages run
 
-    def why_stale(self, name: str, stage: Stage, command: list[str]) -> str | None:
-        """Why a stage must run, or None if it is up to date."""
+    def why_stale(self, name: str, stage: Stage, command: list[str], inputs: dict | None = None) -> str | None:
+        """Why a stage must run, or None if it is up to date; `inputs` are its digests where they are known."""
         known = self.stages.get(name)
         if known is None:
             return NEVER
         if known["command"] != without_device(command):
             return "the command is another"
-        now = (digests(paths, self.root) for paths in (stage.inputs, stage.outputs))
-        return next(filter(None, map(changed, (known["inputs"], known["outputs"]), now)), None)
+        inputs = digests(stage.inputs, self.root) if inputs is None else inputs
+        return changed(known["inputs"], inputs) or changed(known["outputs"], digests(stage.outputs, self.root))
 
     def note(self, name: str, stage: Stage, command: list[str], inputs: dict, seconds: float) -> None:
         """Note that a stage has succeeded."""
@@ -141,7 +141,9 @@ def changed(before: dict[str, str | None], now: dict[str, str | None]) -> str | 
 def run(arguments: argparse.Namespace, scene: Scene) -> int:
     """Run a stage's command unless the stage is up to date; returns its exit status."""
     record, stage = Record(scene), declare(scene)[arguments.stage]
-    reason = record.why_stale(arguments.stage, stage, arguments.command)
+    # Inputs are read before the stage: what changes while it runs makes it stale.
+    inputs = digests(stage.inputs, scene.root)
+    reason = record.why_stale(arguments.stage, stage, arguments.command, inputs)
     if arguments.stage == "data" and not arguments.dry_run:
         reason = NEVER
     if arguments.after:
@@ -156,8 +158,7 @@ def run(arguments: argparse.Namespace, scene: Scene) -> int:
         return STALE
     if reason != NEVER:
         print(f"      runs: {reason}", flush=True)
-    # Inputs are read before the stage: what changes while it runs makes it stale.
-    inputs, start = digests(stage.inputs, scene.root), time.monotonic()
+    start = time.monotonic()
     status = subprocess.run(arguments.command).returncode
     if status == 0:
         record.note(arguments.stage, stage, arguments.command, inputs, time.monotonic() - start)

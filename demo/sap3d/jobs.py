@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -31,9 +30,9 @@ from uploads import Limits, receive
 from sap3d.errors import UserError
 from sap3d.files import write_json
 from sap3d.import_photos import Photo, correct_mask, read_photo
+from sap3d.jobs import POLL, REPOSITORY, end_groups
 from sap3d.scene import Scene
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TYPE, OBJECT = "DEMO", "object"
 STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation")
 # Seconds of the stages for four photos on two cores, until jobs of this machine tell better.
@@ -42,7 +41,6 @@ SECONDS = {
     "standard": (2, 60, 110, 10, 80, 4),
     "best": (2, 120, 300, 10, 300, 4),
 }
-POLL, GRACE = 0.5, 10.0  # seconds: between looks, and that a cancelled pipeline has to end by itself
 KEEP = 7 * 24 * 3600.0  # seconds after which a job that nobody runs is removed
 HEADER = re.compile(r"^\[\d/\d\] (\w+)$")
 ELAPSED = re.compile(r"^ +(\d+) s$")
@@ -132,16 +130,16 @@ def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> 
     photos = job.known["photos"]
     photo = photos[index]
     first = read_photo(sorted((job.folder / "photos").iterdir())[index])
-    photo[kind] = [*photo[kind], point] if point else []
     if point is None:
-        photo["keep"], photo["remove"] = [], []
-    rgba = first.rgba
-    if photo["keep"] or photo["remove"]:
+        photo |= {"keep": [], "remove": []}
+    else:
+        photo[kind].append(point)
+    rgba, method = first.rgba, first.method
+    if point is not None:
         keep, remove = (np.array(photo[name]).reshape(-1, 2) for name in ("keep", "remove"))
         rgba[..., 3] = correct_mask(rgba[..., :3], rgba[..., 3], keep, remove)
+        method = "marked"  # a person has looked at it: whether colours look alike is no longer asked
     imageio.imwrite(job.cut(index), rgba)
-    # A person has looked at it: whether colours look alike is no longer asked.
-    method = "marked" if photo["keep"] or photo["remove"] else first.method
     photo |= {"method": method, "problem": Photo(first.path, rgba, method, None).problem()}
     job.note(photos=photos, state="draft")
 
@@ -266,7 +264,7 @@ class Worker(threading.Thread):
         while process.poll() is None and not self.ends.is_set() and not (job.folder / "cancel").exists():
             time.sleep(POLL)
         if process.poll() is None:
-            end_group(process)
+            end_groups([process])
         if self.ends.is_set() and process.returncode:
             return  # it goes on when the server starts again
         if (job.folder / "cancel").exists():
@@ -280,16 +278,6 @@ class Worker(threading.Thread):
         else:
             lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
             job.note(state="failed", ended=time.time(), error=lines[-1] if lines else "no output")
-
-
-def end_group(process: subprocess.Popen) -> None:
-    """End a process and all that it started: politely, then not."""
-    for how, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, how)
-            process.wait(seconds)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass
 
 
 def remove_old(jobs: Path) -> None:

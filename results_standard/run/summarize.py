@@ -13,6 +13,7 @@ the objects that both folders have, and marks a mean difference of more than two
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -78,11 +79,7 @@ def make_tables(results: list[dict]) -> list[Table]:
     by_views = {views: [r for r in results if r["views"] == views] for views in sorted({r["views"] for r in results})}
     tables = []
     for views, group in by_views.items():
-        for title, columns in GROUPS.items():
-            rows = [["object", *(heading for _, heading, _ in columns)]]
-            rows += [[r["name"], *(_cell([r], key, digits) for key, _, digits in columns)] for r in group]
-            rows += [["mean", *(_cell(group, key, digits) for key, _, digits in columns)]]
-            tables.append((f"{views} view{'s' * (views > 1)}: {title}", rows))
+        tables += _object_tables(views, [r["name"] for r in group], group, _cell)
     for title, columns in GROUPS.items():
         rows = [["views", "objects", *(heading for _, heading, _ in columns)]]
         for views, group in by_views.items():
@@ -116,12 +113,18 @@ def compare_tables(first: list[dict], second: list[dict]) -> list[Table]:
     tables = []
     for views in sorted({r["views"] for r, _ in pairs}):
         group = [pair for pair in pairs if pair[0]["views"] == views]
-        for title, columns in GROUPS.items():
-            rows = [["object", *(heading for _, heading, _ in columns)]]
-            for pair in group:
-                rows.append([pair[0]["name"], *(_compare([pair], key, digits) for key, _, digits in columns)])
-            rows.append(["mean", *(_compare(group, key, digits) for key, _, digits in columns)])
-            tables.append((f"{views} view{'s' * (views > 1)}: {title}", rows))
+        tables += _object_tables(views, [r["name"] for r, _ in group], group, _compare)
+    return tables
+
+
+def _object_tables(views: int, names: list[str], group: list, cell: Callable[[list, str, int], str]) -> list[Table]:
+    """A table for each group of metrics: every object's cells, then those of their mean."""
+    tables = []
+    for title, columns in GROUPS.items():
+        rows = [["object", *(heading for _, heading, _ in columns)]]
+        for name, members in [*((name, [one]) for name, one in zip(names, group)), ("mean", group)]:
+            rows.append([name, *(cell(members, key, digits) for key, _, digits in columns)])
+        tables.append((f"{views} view{'s' * (views > 1)}: {title}", rows))
     return tables
 
 
