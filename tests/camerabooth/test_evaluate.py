@@ -59,10 +59,30 @@ def test_every_method_and_number_of_sources_is_scored(scene, model):
 
 def test_profiles_are_of_neighbours_only(scene, model, tmp_path):
     profiles = evaluate.azimuth_profiles(model, scene)
-    assert profiles.shape == (4, len(evaluate.OFFSETS))  # (0, 40) and (40, 80), both ways
-    assert profiles.std(1).min() > 0
-    evaluate.plot_sensitivity(tmp_path / "plot.png", profiles, 0.5)
+    assert profiles.shape == (2, 2, len(evaluate.OFFSETS))  # (0, 40) and (40, 80), both ways
+    assert profiles.std(-1).min() > 0
+    evaluate.plot_sensitivity(tmp_path / "plot.png", profiles)
     assert imageio.imread(tmp_path / "plot.png").std() > 0
+
+
+def test_a_profile_is_the_training_loss_and_its_directions_agree_on_the_error(scene, model, monkeypatch):
+    monkeypatch.setattr(evaluate, "SENSITIVITY_TIMESTEPS", (400,))
+    monkeypatch.setattr(evaluate, "SENSITIVITY_DRAWS", 1)
+    images, cameras, _, _ = evaluate.load_views(scene, 16)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    profiles = evaluate.azimuth_profiles(model, scene)
+    error = 6  # view 1 is seen 30° too far from view 0 in the one direction, view 0 from view 1 in the other
+    for direction, (source, target, sign) in enumerate(((0, 1, 1), (1, 0, -1))):
+        turned = cameras[target].clone()
+        turned[1] += sign * torch.deg2rad(evaluate.OFFSETS[error])
+        sources = model.embed_sources(images[source, None], cameras[source, None])
+        loss = model.training_loss(sources, images[target][None, None], turned[None], torch.tensor([400]), noise)
+        assert profiles[0, direction, error].item() == pytest.approx(loss.item(), rel=1e-3)
+
+
+def test_share_near_zero():
+    lowest = torch.tensor([0, 2, -2, 3])[:, None] * 2.5  # degrees: three of four are within 5
+    assert evaluate.share_near_zero((evaluate.OFFSETS - lowest).square()) == 0.75
 
 
 def test_too_few_test_views_are_named(scene, model):
