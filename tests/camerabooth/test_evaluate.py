@@ -43,8 +43,9 @@ def test_psnr_of_a_known_error():
 
 
 def test_every_method_and_number_of_sources_is_scored(scene, model):
-    scores, picture = evaluate.evaluate_object(model, scene, steps=2, guidance_scale=1.0)
-    assert set(scores) == set(evaluate.METHODS)
+    scores, picture = evaluate.evaluate_object(model, scene, (0.2, 1.0), steps=2, guidance_scale=1.0)
+    named = ["conditional mean", "samples, temperature 0.2", "samples, temperature 1.0", "nearest source", "white"]
+    assert list(scores) == named
     assert all(set(by_count) == set(evaluate.SOURCES) for by_count in scores.values())
     assert len(set(scores["white"].values())) == 1
     _, cameras, truth, targets = evaluate.load_views(scene, 16)
@@ -54,7 +55,7 @@ def test_every_method_and_number_of_sources_is_scored(scene, model):
     # From one source, "nearest" is that source for every target.
     first = evaluate.load_views(scene, 16)[0][:1].expand(len(truth), -1, -1, -1)
     assert scores["nearest source"][1] == pytest.approx(evaluate.psnr(first, truth).mean().item())
-    assert picture.shape == (32, 16, 16, 3)
+    assert picture.shape == (40, 16, 16, 3)  # five rows
 
 
 def test_profiles_are_of_neighbours_only(scene, model, tmp_path):
@@ -89,4 +90,4 @@ def test_too_few_test_views_are_named(scene, model):
     for path in sorted((scene.test / "images").iterdir())[10:]:
         path.unlink()
     with pytest.raises(UserError, match="10 test views"):
-        evaluate.evaluate_object(model, scene, steps=1, guidance_scale=1.0)
+        evaluate.evaluate_object(model, scene, (1.0,), steps=1)
