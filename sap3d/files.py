@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,29 @@ def root_dir() -> Path:
     return Path(os.environ.get("ROOT_DIR") or Path(__file__).resolve().parents[1]).resolve()
 
 
-def _temporary(path: Path) -> Path:
+def _temporary(path: Path, kind: str = "partial") -> Path:
     # The suffix stays last: writers choose their format by it.
-    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    return path.with_name(f".{path.stem}.{socket.gethostname()}-{os.getpid()}.{kind}{path.suffix}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` that were killed on this machine have left beside it."""
+    ours = re.escape(f".{path.stem}.{socket.gethostname()}-")
+    leftover = re.compile(rf"{ours}(\d+)\.(partial|stale){re.escape(path.suffix)}")
+    for name in os.listdir(path.parent):
+        found, other = leftover.fullmatch(name), path.with_name(name)
+        if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
+            shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 @contextmanager
@@ -23,6 +45,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     partial = _temporary(path)
     try:
         yield partial
@@ -36,13 +59,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     partial = _temporary(path)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
         if path.exists():
-            stale = path.with_name(f".{path.name}.{os.getpid()}.stale")
+            stale = _temporary(path, "stale")
             os.replace(path, stale)
             os.replace(partial, path)
             shutil.rmtree(stale)

@@ -11,8 +11,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from sap3d.files import atomic_file
 
 CHECKPOINT = "checkpoint"  # name in a run's folder, with .ckpt
 CHECKPOINT_STEPS = 20
@@ -26,6 +29,14 @@ class Fingerprint(Callback):
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         checkpoint["fingerprint"] = self.fingerprint
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints beside their place: Lightning's own way leads over TMPDIR, and a kill leaves them there."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str, storage_options: object = None) -> None:
+        with atomic_file(Path(path)) as partial:
+            torch.save(checkpoint, partial)
 
 
 def fingerprint(*parts: object) -> str:
@@ -75,6 +86,7 @@ def fit(
         max_epochs=1,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if device.type == "cuda" else 1,
+        plugins=[WholeCheckpoints()],
         logger=[CSVLogger(**logs), TensorBoardLogger(**logs)],
         log_every_n_steps=log_every,
         callbacks=[

@@ -9,6 +9,7 @@ experiments_TYPE_view_N_nerf/OBJECT/.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -95,10 +96,9 @@ def train(config: dict) -> None:
     work = scene.reconstruction.with_name(f".{scene.object}.training")
     preview = Preview(work / PREVIEW)
     fit(system, steps, device, work, run, callbacks=(preview,), log_every=config["trainer"]["log_every"])
-    (work / PREVIEW).unlink(missing_ok=True)
     with atomic_folder(scene.reconstruction) as folder:
         (work / "log").rename(folder / "log")
-        work.rmdir()
+        shutil.rmtree(work)  # with the last preview, and what a kill has left of an earlier one
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
         save_file({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
