@@ -3,11 +3,15 @@
 import os
 import random
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from sap3d.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def choose_device(name: str) -> torch.device:
@@ -28,6 +32,31 @@ def choose_device(name: str) -> torch.device:
     if int(name) >= torch.cuda.device_count():
         raise UserError(f"GPU_INDEX {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
     return torch.device("cuda", int(name))
+
+
+def halving(compute: Callable[[int], Result], batch: int, name: str, device: torch.device) -> Result:
+    """compute(batch), and where the GPU's memory does not suffice for it, once more with half the batch.
+
+    Args:
+        name: of the batch, as the user may set it.
+
+    Raises:
+        UserError: half the batch is too large, too.
+    """
+    try:
+        return compute(batch)
+    except torch.OutOfMemoryError:
+        half = max(1, batch // 2)
+        print(f"GPU {device.index} has too little free memory for {name}={batch}: once more with {half}", flush=True)
+    # Outside of the handler, whose traceback holds what was computed.
+    torch.cuda.empty_cache()
+    try:
+        return compute(half)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"GPU {device.index} has too little free memory for {name}={batch} and {half}: "
+            "free some of it, or take another GPU_INDEX, or cpu"
+        ) from error
 
 
 def seed_everything(seed: int) -> None:

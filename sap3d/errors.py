@@ -33,6 +33,11 @@ def one_line_errors():
             raise
         print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which not every program needs
+            raise
+        print(f"error: {str(error).partition(' Tried')[0]} Take another GPU_INDEX, or cpu", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -176,6 +176,22 @@ def test_a_killed_run_ends_as_if_it_had_not_been(trained, monkeypatch):
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_half_the_rays_where_memory_does_not_suffice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    scene, draw = make_scene(tmp_path, CAMERAS), RayBatches.draw
+
+    def small(batches, step):
+        if batches.rays > 600 and step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return draw(batches, step)
+
+    monkeypatch.setattr(RayBatches, "draw", small)
+    launch.train(config(3, "trainer.max_steps=2"))
+    assert "data.rays=1024: once more with 512" in capsys.readouterr().out
+    assert "rays: 512" in (scene.reconstruction / "config.yaml").read_text()
+    assert list(scene.reconstruction.parent.iterdir()) == [scene.reconstruction]
+
+
 class BlueGuidance(torch.nn.Module):
     """Wants every view blue where it is opaque."""
 
