@@ -1,5 +1,6 @@
 """Output that is whole or absent: everything is written under a temporary name and renamed."""
 
+import errno
 import json
 import os
 import re
@@ -8,6 +9,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sap3d.errors import REFUSALS, UserError
+
+FULL = 1 << 16  # bytes: a disk with less room than this is full
 
 
 def root_dir() -> Path:
@@ -41,6 +46,26 @@ def _lives(process: int) -> bool:
 
 
 @contextmanager
+def disk_errors(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Name `path` where the disk is full or refuses to be written while its content is written, to `partial` or below.
+
+    Raises:
+        UserError: so it was. Many libraries hide that behind errors of their own, so the disk is asked, too.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        refused = isinstance(error, OSError) and error.errno in REFUSALS
+        if refused and error.filename and not Path(error.filename).is_relative_to(partial or path):
+            raise  # of another file, which it names
+        if not refused and shutil.disk_usage(path.parent).free >= FULL:
+            raise
+        raise UserError(f"{path}: {error.strerror if refused else os.strerror(errno.ENOSPC)}") from error
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
@@ -48,8 +73,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     _remove_leftovers(path)
     partial = _temporary(path)
     try:
-        yield partial
-        os.replace(partial, path)
+        with disk_errors(path, partial):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -61,16 +87,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     partial = _temporary(path)
-    partial.mkdir()
     try:
-        yield partial
-        if path.exists():
-            stale = _temporary(path, "stale")
-            os.replace(path, stale)
-            os.replace(partial, path)
-            shutil.rmtree(stale)
-        else:
-            os.replace(partial, path)
+        with disk_errors(path, partial):
+            partial.mkdir()
+            yield partial
+            if path.exists():
+                stale = _temporary(path, "stale")
+                os.replace(path, stale)
+                os.replace(partial, path)
+                shutil.rmtree(stale)
+            else:
+                os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

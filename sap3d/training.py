@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sap3d.files import atomic_file
+from sap3d.files import atomic_file, disk_errors
 
 CHECKPOINT = "checkpoint"  # name in a run's folder, with .ckpt
 CHECKPOINT_STEPS = 20
@@ -108,7 +108,9 @@ def fit(
         enable_model_summary=False,
     )
     loaders = DataLoader(range(steps)), DataLoader(range(1))
-    trainer.fit(module, *loaders, ckpt_path=None if first is None else path, weights_only=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder / "log"):
+        trainer.fit(module, *loaders, ckpt_path=None if first is None else path, weights_only=True)
     path.unlink(missing_ok=True)
 
 
