@@ -60,9 +60,10 @@ def disk_errors(path: Path, partial: Path | None = None) -> Iterator[None]:
         refused = isinstance(error, OSError) and error.errno in REFUSALS
         if refused and error.filename and not Path(error.filename).is_relative_to(partial or path):
             raise  # of another file, which it names
-        if not refused and shutil.disk_usage(path.parent).free >= FULL:
+        no_space = os.strerror(errno.ENOSPC)
+        if not refused and no_space not in str(error) and shutil.disk_usage(path.parent).free >= FULL:
             raise
-        raise UserError(f"{path}: {error.strerror if refused else os.strerror(errno.ENOSPC)}") from error
+        raise UserError(f"{path}: {error.strerror if refused else no_space}") from error
 
 
 @contextmanager
@@ -113,10 +114,19 @@ def write_video(path: Path, frames, fps: int = 24) -> None:
 
     Args:
         frames: iterable of uint8 arrays [H, W, 3]; H and W even.
+
+    Raises:
+        RuntimeError: ffmpeg has not written all of it.
     """
     import imageio.v2 as imageio  # slow to import, and few callers need it
+    from imageio_ffmpeg import count_frames_and_secs
 
     with atomic_file(path) as partial:
         with imageio.get_writer(partial, fps=fps, codec="libx264", macro_block_size=2) as writer:
+            count = 0
             for frame in frames:
                 writer.append_data(frame)
+                count += 1
+        # Neither a full disk nor ffmpeg's death is an error to imageio once the last frame is handed over.
+        if count_frames_and_secs(partial)[0] != count:
+            raise RuntimeError(f"{path}: ffmpeg has not written all frames")
