@@ -1,6 +1,5 @@
 """Device choice, seeds and mixed precision."""
 
-import os
 import random
 import re
 from collections.abc import Callable
@@ -9,13 +8,14 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from sap3d.cores import available_cores
 from sap3d.errors import UserError
 
 Result = TypeVar("Result")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for `name`: a CUDA index, or "cpu".
+    """The device for `name`: a CUDA index, or "cpu", there with no more threads than cores.
 
     Without CUDA an index falls back to the CPU with one line that says so.
 
@@ -24,6 +24,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name != "cpu" and not re.fullmatch("[0-9]{1,9}", str(name)):
         raise UserError(f"GPU_INDEX must be a number or 'cpu', not '{name}'")
+    # OMP_NUM_THREADS and the affinity count already, a container's CPU limit does not.
+    torch.set_num_threads(min(torch.get_num_threads(), len(available_cores())))
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -91,8 +93,3 @@ def _cpu_flag(flag: str) -> bool:
 def autocast(device: torch.device):
     """Context of bf16 autocast where it is fast, else of plain fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
-
-
-def available_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,11 +1,13 @@
 """Devices that are not there, memory that does not suffice, and cores that may be used."""
 
+import os
 import sys
 
 import pytest
 import torch
 
 from sap3d import devices
+from sap3d.cores import available_cores
 from sap3d.errors import UserError, one_line_errors
 
 GPU = torch.device("cuda", 3)
@@ -52,3 +54,35 @@ def test_a_gpu_that_is_not_there(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.choose_device("2") == torch.device("cpu")
     assert "GPU_INDEX 2 is ignored, running on the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "groups, files, expected",
+    [
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000"}, 4),
+        ("0::/a/b\n", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "300000 100000"}, 1),
+        ("2:cpu,cpuacct:/docker/1\n0::/\n", {"cpu/cpu.cfs_quota_us": "20000", "cpu/cpu.cfs_period_us": "10000"}, 2),
+        ("2:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "10000"}, 4),
+        ("3:memory:/\n", {"cpu/cpu.cfs_quota_us": "10000", "cpu/cpu.cfs_period_us": "10000"}, 4),
+        ("", {}, 4),
+    ],
+)
+def test_cores_are_those_of_the_affinity_within_a_containers_limit(groups, files, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 4, 6})
+    for name, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_cores(tmp_path) == set([1, 3, 4, 6][:expected])
+
+
+def test_threads_are_never_more_than_asked_for_or_allowed(monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(devices, "available_cores", lambda: {0, 1})
+    try:
+        for asked, expected in ((1, 1), (3, 2)):
+            torch.set_num_threads(asked)
+            devices.choose_device("cpu")
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(threads)
