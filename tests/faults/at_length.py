@@ -40,6 +40,8 @@ from sap3d.views import write_view
 STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation")
 VARYING = ("seconds", "machine", "commit")  # of results.json; all else must be equal to the last bit
 DISK = 256  # megabytes of the small file system
+SILENCE = 600  # seconds without a line or a bar after which a run is stuck
+FLAT = 1.25  # the memory's last peak over the one before
 LIFE = 15  # kills that one ROOT_DIR lives through
 HEADER = re.compile(r"^\[\d/6\] (\w+)$", re.MULTILINE)
 BUSY = "works on it"
@@ -200,17 +202,15 @@ def flaws(scene: Scene) -> list[str]:
     return found
 
 
+def differences(scene: Scene, expected: dict | None) -> list[str]:
+    """Metrics that are not what they were, if these are known."""
+    got = metrics(scene)
+    return [f"{key} is {got.get(key)}, not {value}" for key, value in (expected or {}).items() if got.get(key) != value]
+
+
 def judge(scene: Scene, status: int, expected: dict | None) -> list[str]:
     """What is not as it should be after a run that should have completed."""
-    if status != 0:
-        return [f"exit {status}"]
-    different = []
-    if expected is not None:
-        got = metrics(scene)
-        different = [
-            f"{key} is {got.get(key)}, not {value}" for key, value in expected.items() if got.get(key) != value
-        ]
-    return different + flaws(scene)
+    return differences(scene, expected) + flaws(scene) if status == 0 else [f"exit {status}"]
 
 
 def complete(scene: Scene) -> tuple[Run, int]:
@@ -283,7 +283,7 @@ def together(arguments: argparse.Namespace) -> int:
     scenes = [begin(root, f"toy_{seed:03}") for seed in range(arguments.pipelines)]
     running: dict[int, Run] = {}
     known: dict[int, dict] = {}
-    rounds, failures, longest, memory = [0] * len(scenes), 0, 0.0, []
+    rounds, failures, memory = [0] * len(scenes), 0, []
     for seed, scene in enumerate(scenes):
         running[seed] = Run(scene, "--force", seed=seed)
     while running:
@@ -291,35 +291,37 @@ def together(arguments: argparse.Namespace) -> int:
         if time.monotonic() < end:
             memory.append(sum(run.memory() for run in running.values()))
         for seed, run in list(running.items()):
-            lasts, limit = time.monotonic() - run.start, max(3 * longest, 60 * arguments.minutes)
-            if run.shell.poll() is None and lasts < limit:
+            silent = time.time() - run.log.stat().st_mtime
+            if run.shell.poll() is None and silent < SILENCE:
                 continue
             if run.shell.poll() is None:
                 run.kill(group=True, rng=random.Random())
-            status = run.wait()
-            wrong = [f"stuck for {lasts:.0f} s"] if lasts >= limit else judge(scenes[seed], status, known.get(seed))
-            wrong = [flaw for flaw in wrong if "is left" not in flaw]  # of the others, who write now
+            status, scene = run.wait(), scenes[seed]
+            # The files are looked at in the end: now others write beside them.
+            wrong = (
+                [f"exit {status}, after {silent:.0f} s of silence"] if status else differences(scene, known.get(seed))
+            )
             if not wrong:
-                known.setdefault(seed, metrics(scenes[seed]))
-                if (known[seed]["object"], known[seed]["seed"]) != (scenes[seed].object, seed):
+                known.setdefault(seed, metrics(scene))
+                if (known[seed]["object"], known[seed]["seed"]) != (scene.object, seed):
                     wrong = ["the results are of another scene"]
             rounds[seed] += not wrong
             failures += bool(wrong)
-            longest = max(longest, run.seconds)
-            print(f"{scenes[seed].object}, round {rounds[seed]}: {run.seconds:.0f} s, {'; '.join(wrong) or 'whole'}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{scene.object}, round {rounds[seed]}: {run.seconds:.0f} s, {'; '.join(wrong) or 'whole'}", flush=True
+            )
             del running[seed]
             if time.monotonic() < end and not wrong:
-                running[seed] = Run(scenes[seed], "--force", seed=seed)
+                running[seed] = Run(scene, "--force", seed=seed)
     left = flaws(scenes[0])
     names = ("Rotation Error", "2d_psnr_mean", "3d_psnr_mean", "CD")
     distinct = len({tuple(result[name] for name in names) for result in known.values()})
     third = len(memory) // 3
     peaks = [max(part) / 1024**3 for part in (memory[:third], memory[third : 2 * third], memory[2 * third :])]
-    flat = peaks[2] <= 1.1 * peaks[1]
+    flat = peaks[2] <= FLAT * peaks[1]
     print(f"{len(scenes)} pipelines, {sum(rounds)} rounds, {min(rounds)} to {max(rounds)} each; {distinct} distinct "
           f"results; {'; '.join(left) or 'nothing is left over'}\nmemory, peaks of the thirds of the time: "
-          f"{', '.join(f'{peak:.2f}' for peak in peaks)} GiB: the last is {'' if flat else 'NOT '}within a tenth of "
+          f"{', '.join(f'{peak:.2f}' for peak in peaks)} GiB: the last is {'' if flat else 'NOT '}at most {FLAT} times "
           "the second")  # fmt: skip
     return failures + len(left) + (not flat) + (min(rounds) == 0) + (distinct < len(scenes))
 
