@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
     Without CUDA an index falls back to the CPU with one line that says so.
 
     Raises:
-        UserError: not an index nor "cpu", or no such CUDA device.
+        UserError: not an index nor "cpu", no such CUDA device, or one that does not work.
     """
     if name != "cpu" and not re.fullmatch("[0-9]{1,9}", str(name)):
         raise UserError(f"GPU_INDEX must be a number or 'cpu', not '{name}'")
@@ -33,7 +33,12 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cpu")
     if int(name) >= torch.cuda.device_count():
         raise UserError(f"GPU_INDEX {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    return torch.device("cuda", int(name))
+    device = torch.device("cuda", int(name))
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:  # a dead or a full one, or a driver that does not fit
+        raise UserError(f"GPU_INDEX {name} does not work: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def halving(compute: Callable[[int], Result], batch: int, name: str, device: torch.device) -> Result:

@@ -75,6 +75,7 @@ class Run:
         command = ["sh", REPOSITORY / "run_pipeline.sh", scene.type, scene.object, str(scene.views), "cpu"]
         command += ["--input", photos(scene) / "images", "--preset", "fast", *options]
         self.start = time.monotonic()
+        self.log.unlink(missing_ok=True)  # what an earlier run has left may still write there
         with self.log.open("wb") as log:
             self.shell = subprocess.Popen(
                 command,

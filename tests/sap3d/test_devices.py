@@ -45,12 +45,20 @@ def test_out_of_memory_elsewhere_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: CUDA out of memory. Take another GPU_INDEX, or cpu\n"
 
 
-def test_a_gpu_that_is_not_there(monkeypatch, capsys):
+def test_a_gpu_that_is_not_there_or_does_not_work(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
     assert devices.choose_device("1") == torch.device("cuda", 1)
     with pytest.raises(UserError, match=r"GPU_INDEX 2: this machine has 2 CUDA device\(s\)"):
         devices.choose_device("2")
+
+    def dead(*_, device) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nFor debugging consider passing …")
+
+    monkeypatch.setattr(torch, "zeros", dead)
+    with pytest.raises(UserError, match="^GPU_INDEX 1 does not work: CUDA error: unspecified launch failure$"):
+        devices.choose_device("1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.choose_device("2") == torch.device("cpu")
     assert "GPU_INDEX 2 is ignored, running on the CPU" in capsys.readouterr().out
