@@ -4,6 +4,7 @@ import hashlib
 import logging
 import pickle
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -109,8 +110,12 @@ def fit(
     )
     loaders = DataLoader(range(steps)), DataLoader(range(1))
     folder.mkdir(parents=True, exist_ok=True)
-    with disk_errors(folder / "log"):
-        trainer.fit(module, *loaders, ckpt_path=None if first is None else path, weights_only=True)
+    try:
+        with disk_errors(folder / "log"):
+            trainer.fit(module, *loaders, ckpt_path=None if first is None else path, weights_only=True)
+    except Exception:
+        print(file=sys.stderr)  # so that an error does not stand behind the bar
+        raise
     path.unlink(missing_ok=True)
 
 

@@ -107,7 +107,8 @@ def test_training_on_a_full_disk_is_one_line_and_goes_on_with_room(room, empty, 
     fill(empty / "filler", room)
     with pytest.raises(UserError, match=f"^{run}.*: No space left on device$"):
         fit(Growing(), 40, torch.device("cpu"), run, "this")
-    assert "Traceback" not in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err and said.err.endswith("\n")
     (empty / "filler").unlink()
     fit(Growing(), 40, torch.device("cpu"), run, "this")
     assert [p.name for p in run.iterdir()] == ["log"]
