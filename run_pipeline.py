@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from statistics import mean
 
+from sap3d.cores import available_cores
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
 from sap3d.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all
@@ -97,11 +98,6 @@ def cpu_slots(count: int | None) -> list[Slot]:
     # More slots than cores share them.
     shares = [cores[index::count] or cores[index % len(cores) :][:1] for index in range(count)]
     return [Slot(f"core {', '.join(map(str, share))}", "cpu", len(share), frozenset(share)) for share in shares]
-
-
-def available_cores() -> set[int]:
-    """Cores that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 class Board:

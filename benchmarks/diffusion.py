@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from camerabooth.pretrain import DEFAULTS, Trainer
 from camerabooth.sampling import sample
 from sap3d.cameras import evaluation_grid
-from sap3d.devices import available_cores, has_fast_bf16
+from sap3d.cores import available_cores
+from sap3d.devices import has_fast_bf16
 
 SOURCES = 3
 # (channels, side, batch) of 3 × 3 convolutions with as many channels out as in: the UNet's, and larger ones.
@@ -87,7 +88,7 @@ def random_views(objects: int, views: int, size: int) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--threads", type=int, default=len(available_cores()))
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -25,7 +25,7 @@ from camerabooth.plot import write_page
 from camerabooth.sampling import sample
 from sap3d import images as im
 from sap3d.cameras import FIELD_OF_VIEW, camera_axes, camera_positions, evaluation_grid, w2c_to_spherical
-from sap3d.devices import choose_device, seed_everything
+from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.options import stage_options
@@ -75,9 +75,13 @@ def novel_views(
     with torch.no_grad():
         sources = model.embed_sources(images, cameras)
     targets = evaluation_grid(cameras[0]) if targets is None else targets
-    generator = torch.Generator().manual_seed(seed)
     chosen = {name: value for name, value in config.sampling.items() if value is not None}
-    views = sample(model, sources, targets.to(device), generator, **model.sampling | chosen)
+
+    def sampled(batch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return sample(model, sources, targets.to(device), generator, **model.sampling | chosen, batch=batch)
+
+    views = halving(sampled, len(targets), "views at once", device)
     return im.to_uint8(views[:, :3].permute(0, 2, 3, 1))
 
 

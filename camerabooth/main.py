@@ -25,7 +25,7 @@ from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditio
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out
 from sap3d import images as im
-from sap3d.devices import choose_device, seed_everything
+from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
 from sap3d.options import apply_flags, stage_options
@@ -124,7 +124,16 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     prior = list(range(config.tuning.prior_objects))
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
-    refined, trajectory = tune(model, images, initial, prior, config.tuning, seed, folder)
+
+    def tuned(batch: int) -> tuple[Tensor, Tensor]:
+        nonlocal model
+        changes = {"batch": batch}
+        if batch < config.tuning.batch:
+            changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
+            model = load_model(pretrained, device, **config.published)  # the first attempt may have changed it
+        return tune(model, images, initial, prior, OmegaConf.merge(config.tuning, changes), seed, folder)
+
+    refined, trajectory = halving(tuned, config.tuning.batch, "tuning.batch", device)
     _, after = energy(model, cameras=refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.

@@ -23,6 +23,7 @@ def sample(
     eta: float = 0.0,
     conditioning: str = "joint",
     temperature: float = 1.0,
+    batch: int | None = None,
 ) -> Tensor:
     """DDIM samples (arXiv 2010.02502) of one object at target cameras [M, 3].
 
@@ -33,29 +34,38 @@ def sample(
         conditioning: "joint" (all sources at once), "stochastic" (SAP3D, arXiv 2404.03652, §3.3, after 3DiM: one
             source for each target and step, nearer ones likelier), or "nearest" (each target's nearest source alone).
         temperature: scale of the initial noise; below 1, samples stay nearer to the conditional mean.
+        batch: targets that go through the network at once; by default all.
 
     Returns:
         Colour on white and alpha in [0, 1], [M, 4, S, S].
     """
     views = sources.cameras.shape[1]
     if conditioning == "joint" or views == 1:
-        conditions = [model.condition(sources, targets)]
+        choices = [sources]
         probabilities = torch.ones(len(targets), 1)
     else:
-        conditions = [model.condition(sources.select(torch.tensor([view])), targets) for view in range(views)]
+        choices = [sources.select(torch.tensor([view])) for view in range(views)]
         probabilities = source_probabilities(sources.cameras[0], targets).cpu()
         if conditioning == "nearest":
             probabilities = F.one_hot(probabilities.argmax(1), views).float()
+    batch = batch or len(targets)
+    parts = [slice(start, start + batch) for start in range(0, len(targets), batch)]
+    conditions = [[model.condition(choice, targets[part]) for choice in choices] for part in parts]
     model.scheduler.set_timesteps(steps)
     shape = (len(targets), 4, model.latent_size, model.latent_size)
     latents = temperature * torch.randn(shape, generator=generator).to(targets.device)
     for timestep in tqdm(model.scheduler.timesteps, desc="novel views", leave=False, mininterval=1):
         chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        condition = _gather(conditions, chosen)
-        prediction = model.predict(latents, timestep.to(latents.device).expand(len(latents)), condition, guidance_scale)
+        predictions = []
+        for part, known in zip(parts, conditions):
+            noisy, condition = latents[part], _gather(known, chosen[part])
+            times = timestep.to(noisy.device).expand(len(noisy))
+            predictions.append(model.predict(noisy, times, condition, guidance_scale))
         noise = torch.randn(shape, generator=generator).to(latents.device) if eta > 0 else None
-        latents = model.scheduler.step(prediction, timestep, latents, eta=eta, variance_noise=noise).prev_sample
-    return model.decode(latents)
+        latents = model.scheduler.step(
+            torch.cat(predictions), timestep, latents, eta=eta, variance_noise=noise
+        ).prev_sample
+    return torch.cat([model.decode(latents[part]) for part in parts])
 
 
 def conditional_mean(

@@ -51,8 +51,10 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     order = np.random.default_rng([seed, index]).permutation(every.views)[: scene.views]
     chosen = torch.from_numpy(order)
     devices.seed_everything(seed)
-    torch.set_num_threads(config.threads or devices.available_cores())
-    model = load_model(Path(__file__).parents[1] / config.weights, devices.choose_device(device))
+    chosen_device = devices.choose_device(device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = load_model(Path(__file__).parents[1] / config.weights, chosen_device)
     start = time.monotonic()
     poses = estimate_poses(model, images[chosen], config, seed + index)
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}

@@ -220,7 +220,8 @@ def main() -> None:
     images = image_io.to_tensor(photos, IMAGE_SIZE)
     device = devices.choose_device(arguments.device)
     devices.seed_everything(arguments.seed)
-    torch.set_num_threads(config.threads or devices.available_cores())
+    if config.threads:
+        torch.set_num_threads(config.threads)
     model = load_model(Path(__file__).parents[1] / config.weights, device)
     hypotheses = None
     if config.backbone == "published" and scene.views > 1:

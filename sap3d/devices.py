@@ -1,25 +1,31 @@
 """Device choice, seeds and mixed precision."""
 
-import os
 import random
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from sap3d.cores import available_cores
 from sap3d.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for `name`: a CUDA index, or "cpu".
+    """The device for `name`: a CUDA index, or "cpu", there with no more threads than cores.
 
     Without CUDA an index falls back to the CPU with one line that says so.
 
     Raises:
-        UserError: not an index nor "cpu", or no such CUDA device.
+        UserError: not an index nor "cpu", no such CUDA device, or one that does not work.
     """
     if name != "cpu" and not re.fullmatch("[0-9]{1,9}", str(name)):
         raise UserError(f"GPU_INDEX must be a number or 'cpu', not '{name}'")
+    # OMP_NUM_THREADS and the affinity count already, a container's CPU limit does not.
+    torch.set_num_threads(min(torch.get_num_threads(), len(available_cores())))
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -27,7 +33,37 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cpu")
     if int(name) >= torch.cuda.device_count():
         raise UserError(f"GPU_INDEX {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    return torch.device("cuda", int(name))
+    device = torch.device("cuda", int(name))
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:  # a dead or a full one, or a driver that does not fit
+        raise UserError(f"GPU_INDEX {name} does not work: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def halving(compute: Callable[[int], Result], batch: int, name: str, device: torch.device) -> Result:
+    """compute(batch), and where the GPU's memory does not suffice for it, once more with half the batch.
+
+    Args:
+        name: of the batch, as the user may set it.
+
+    Raises:
+        UserError: half the batch is too large, too.
+    """
+    try:
+        return compute(batch)
+    except torch.OutOfMemoryError:
+        half = max(1, batch // 2)
+        print(f"GPU {device.index} has too little free memory for {name}={batch}: once more with {half}", flush=True)
+    # Outside of the handler, whose traceback holds what was computed.
+    torch.cuda.empty_cache()
+    try:
+        return compute(half)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"GPU {device.index} has too little free memory for {name}={batch} and {half}: "
+            "free some of it, or take another GPU_INDEX, or cpu"
+        ) from error
 
 
 def seed_everything(seed: int) -> None:
@@ -62,8 +98,3 @@ def _cpu_flag(flag: str) -> bool:
 def autocast(device: torch.device):
     """Context of bf16 autocast where it is fast, else of plain fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
-
-
-def available_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -15,6 +15,17 @@ supported() {
     "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
 }
 
+# fail MESSAGE with what a command has said, $said; a full disk is named in its stead.
+fail_with() {
+    free=$(df -Pk "$repo" 2>/dev/null | awk 'END { print $4 }')
+    case $said in
+        *"No space left on device"*) free=0 ;;
+    esac
+    [ "${free:-51200}" -ge 51200 ] || fail "$venv: No space left on device (it takes 7 GB with PyPI's torch)"
+    printf '%s\n' "$said" >&2
+    fail "$@"
+}
+
 find_python() {
     for candidate in python3 python3.12 python3.11 python3.10 python; do
         if supported "$candidate"; then
@@ -29,13 +40,14 @@ make_venv() {
     base=$(find_python)
     { rm -rf "$venv" && mkdir "$venv" && touch "$venv/installing"; } 2>/dev/null || fail "cannot write $venv"
     if "$base" -c 'import ensurepip' 2>/dev/null; then
-        "$base" -m venv "$venv" || fail "$base could not make $venv"
+        said=$("$base" -m venv "$venv" 2>&1) || fail_with "$base could not make $venv"
     else
         # Debian's python3 without python3-venv: pip installs itself, run from the system's files.
-        "$base" -m venv --without-pip "$venv" || fail "$base could not make $venv"
+        said=$("$base" -m venv --without-pip "$venv" 2>&1) || fail_with "$base could not make $venv"
         pip_home=$("$base" -c 'import os, pip; print(os.path.dirname(os.path.dirname(pip.__file__)))' 2>/dev/null) ||
             fail "$base has no pip: install it (docs/INSTALL.md)"
-        PYTHONPATH=$pip_home "$python" -m pip install --quiet --ignore-installed pip || fail "pip could not be installed"
+        said=$(PYTHONPATH=$pip_home "$python" -m pip install --quiet --ignore-installed pip 2>&1) ||
+            fail_with "pip could not be installed"
     fi
 }
 
@@ -44,8 +56,10 @@ install_requirements() {
     echo "installing requirements.txt into $venv (once; some minutes, 7 GB of disk with PyPI's torch)"
     quiet=--quiet
     if [ -t 1 ]; then quiet=; fi # on a terminal pip shows its progress
-    "$python" -m pip install $quiet --disable-pip-version-check -r "$repo/requirements.txt" ||
-        fail "requirements.txt could not be installed (pip's message is above)"
+    {
+        said=$("$python" -m pip install $quiet --disable-pip-version-check -r "$repo/requirements.txt" 2>&1 >&3) ||
+            fail_with "requirements.txt could not be installed (pip's message is above)"
+    } 3>&1
     # Every script finds the packages of the repository.
     echo "$repo" >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/sap3d.pth"
     echo "$stamp" >"$venv/stamp"

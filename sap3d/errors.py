@@ -12,6 +12,12 @@ class UserError(Exception):
     """A mistake in the input or the setup. Its text is one line, printed without a traceback."""
 
 
+def _unraisable(failure) -> None:
+    """Writers that could not write try it once more when they are collected; the line has said why."""
+    if getattr(failure.exc_value, "errno", None) not in REFUSALS:
+        sys.__unraisablehook__(failure)
+
+
 @contextmanager
 def one_line_errors():
     """Wrap a program's main: print a UserError, or a refusal by the disk, as one line on stderr and exit with status 2.
@@ -27,11 +33,18 @@ def one_line_errors():
         if debug:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.unraisablehook = _unraisable
         sys.exit(2)
     except OSError as error:
         if debug or error.errno not in REFUSALS:
             raise
         print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        sys.unraisablehook = _unraisable
+        sys.exit(2)
+    except RuntimeError as error:
+        if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which not every program needs
+            raise
+        print(f"error: {str(error).partition(' Tried')[0]} Take another GPU_INDEX, or cpu", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

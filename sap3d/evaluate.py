@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sap3d import metrics
 from sap3d.cameras import wrap_angle
-from sap3d.devices import available_cores
+from sap3d.cores import available_cores
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import write_json
 from sap3d.images import read_on_white
@@ -185,7 +185,7 @@ def describe_machine() -> dict:
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"cpu": model, "cores": available_cores(), "gpu": gpu, "python": platform.python_version()}
+    return {"cpu": model, "cores": len(available_cores()), "gpu": gpu, "python": platform.python_version()}
 
 
 def describe_commit() -> str | None:

@@ -1,11 +1,18 @@
 """Output that is whole or absent: everything is written under a temporary name and renamed."""
 
+import errno
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sap3d.errors import REFUSALS, UserError
+
+FULL = 1 << 16  # bytes: a disk with less room than this is full
 
 
 def root_dir() -> Path:
@@ -13,9 +20,50 @@ def root_dir() -> Path:
     return Path(os.environ.get("ROOT_DIR") or Path(__file__).resolve().parents[1]).resolve()
 
 
-def _temporary(path: Path) -> Path:
+def _temporary(path: Path, kind: str = "partial") -> Path:
     # The suffix stays last: writers choose their format by it.
-    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    return path.with_name(f".{path.stem}.{socket.gethostname()}-{os.getpid()}.{kind}{path.suffix}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` that were killed on this machine have left beside it."""
+    ours = re.escape(f".{path.stem}.{socket.gethostname()}-")
+    leftover = re.compile(rf"{ours}(\d+)\.(partial|stale){re.escape(path.suffix)}")
+    for name in os.listdir(path.parent):
+        found, other = leftover.fullmatch(name), path.with_name(name)
+        if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
+            shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+@contextmanager
+def disk_errors(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Name `path` where the disk is full or refuses to be written while its content is written, to `partial` or below.
+
+    Raises:
+        UserError: so it was. Many libraries hide that behind errors of their own, so the disk is asked, too.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        refused = isinstance(error, OSError) and error.errno in REFUSALS
+        if refused and error.filename and not Path(error.filename).is_relative_to(partial or path):
+            raise  # of another file, which it names
+        no_space = os.strerror(errno.ENOSPC)
+        if not refused and no_space not in str(error) and shutil.disk_usage(path.parent).free >= FULL:
+            raise
+        raise UserError(f"{path}: {error.strerror if refused else no_space}") from error
 
 
 @contextmanager
@@ -23,10 +71,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     partial = _temporary(path)
     try:
-        yield partial
-        os.replace(partial, path)
+        with disk_errors(path, partial):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -36,18 +86,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     partial = _temporary(path)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
-        yield partial
-        if path.exists():
-            stale = path.with_name(f".{path.name}.{os.getpid()}.stale")
-            os.replace(path, stale)
-            os.replace(partial, path)
-            shutil.rmtree(stale)
-        else:
-            os.replace(partial, path)
+        with disk_errors(path, partial):
+            partial.mkdir()
+            yield partial
+            if path.exists():
+                stale = _temporary(path, "stale")
+                os.replace(path, stale)
+                os.replace(partial, path)
+                shutil.rmtree(stale)
+            else:
+                os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -63,10 +114,19 @@ def write_video(path: Path, frames, fps: int = 24) -> None:
 
     Args:
         frames: iterable of uint8 arrays [H, W, 3]; H and W even.
+
+    Raises:
+        RuntimeError: ffmpeg has not written all of it.
     """
     import imageio.v2 as imageio  # slow to import, and few callers need it
+    from imageio_ffmpeg import count_frames_and_secs
 
     with atomic_file(path) as partial:
         with imageio.get_writer(partial, fps=fps, codec="libx264", macro_block_size=2) as writer:
+            count = 0
             for frame in frames:
                 writer.append_data(frame)
+                count += 1
+        # Neither a full disk nor ffmpeg's death is an error to imageio once the last frame is handed over.
+        if count_frames_and_secs(partial)[0] != count:
+            raise RuntimeError(f"{path}: ffmpeg has not written all frames")

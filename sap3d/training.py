@@ -4,6 +4,7 @@ import hashlib
 import logging
 import pickle
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from sap3d.files import atomic_file, disk_errors
 
 CHECKPOINT = "checkpoint"  # name in a run's folder, with .ckpt
 CHECKPOINT_STEPS = 20
@@ -26,6 +30,14 @@ class Fingerprint(Callback):
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         checkpoint["fingerprint"] = self.fingerprint
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints beside their place: Lightning's own way leads over TMPDIR, and a kill leaves them there."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str, storage_options: object = None) -> None:
+        with atomic_file(Path(path)) as partial:
+            torch.save(checkpoint, partial)
 
 
 def fingerprint(*parts: object) -> str:
@@ -75,6 +87,7 @@ def fit(
         max_epochs=1,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if device.type == "cuda" else 1,
+        plugins=[WholeCheckpoints()],
         logger=[CSVLogger(**logs), TensorBoardLogger(**logs)],
         log_every_n_steps=log_every,
         callbacks=[
@@ -96,7 +109,13 @@ def fit(
         enable_model_summary=False,
     )
     loaders = DataLoader(range(steps)), DataLoader(range(1))
-    trainer.fit(module, *loaders, ckpt_path=None if first is None else path, weights_only=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with disk_errors(folder / "log"):
+            trainer.fit(module, *loaders, ckpt_path=None if first is None else path, weights_only=True)
+    except Exception:
+        print(file=sys.stderr)  # so that an error does not stand behind the bar
+        raise
     path.unlink(missing_ok=True)
 
 

@@ -10,6 +10,7 @@ import launch
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from camerabooth import ablate, go_nvs, main
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
@@ -137,6 +138,24 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     assert rows[0]["psnr"] != rows[1]["psnr"] and rows[0]["stage2"] == rows[1]["stage2"]
     assert ablations("full", "without tuning")["full"] == table["full"]
     assert len(tuned) == 2 and tuned[1][4].steps == 0
+
+
+def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypatch, capsys):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    common = ["--type", "toy_demo", "--object", TOY, "--views", "1", "--device", "cpu"]
+    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
+
+    def tune(model, images, cameras, prior, config, *_):
+        if (config.batch, config.prior_batch) != (4, 2):
+            model.encoder.layers[0].weight.data.fill_(float("nan"))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return cameras, cameras[None]
+
+    monkeypatch.setattr(main, "tune", tune)
+    run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", "tuning.batch=8", "tuning.prior_nearest=false")
+    assert "tuning.batch=8: once more with 4" in capsys.readouterr().out
+    weights = load_file(Scene("toy_demo", TOY, 1).diffusion / "model/model.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_one_view_is_enough(root, monkeypatch):

@@ -31,7 +31,7 @@ mv "$folder/part" "$folder/results.json"
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    modules = ("__init__", "errors", "files", "jobs", "launch_ray", "launch_slurm", "names")
+    modules = ("__init__", "cores", "errors", "files", "jobs", "launch_ray", "launch_slurm", "names")
     for name in ("run_pipeline.py", *(f"sap3d/{module}.py" for module in modules)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MODULES = ("__init__", "errors", "files", "jobs", "launch_ray", "names")
+MODULES = ("__init__", "cores", "errors", "files", "jobs", "launch_ray", "names")
 STAND_IN = """
 folder=$ROOT_DIR/results/$1/$2/$3
 echo "$2 $$" >>"$ROOT_DIR/starts"

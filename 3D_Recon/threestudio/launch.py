@@ -9,6 +9,7 @@ experiments_TYPE_view_N_nerf/OBJECT/.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file, save_file
 from yaml import YAMLError
 
-from sap3d.devices import choose_device, seed_everything
+from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder
 from sap3d.options import check_types
@@ -89,16 +90,21 @@ def train(config: dict) -> None:
     data = build(config["data"], config["seed"])
     scene = data.scene
     cameras = read_best_poses(scene.diffusion / "poses.json", scene.views)
-    system = build(config["system"], data, cameras)
     tuned = sorted((scene.diffusion / "model").rglob("*.safetensors"))
-    run = fingerprint(config, cameras, system.photos, *tuned)
     work = scene.reconstruction.with_name(f".{scene.object}.training")
-    preview = Preview(work / PREVIEW)
-    fit(system, steps, device, work, run, callbacks=(preview,), log_every=config["trainer"]["log_every"])
-    (work / PREVIEW).unlink(missing_ok=True)
+
+    def fitted(rays: int):
+        config["data"]["rays"] = data.config.rays = rays
+        system = build(config["system"], data, cameras)
+        run = fingerprint(config, cameras, system.photos, *tuned)
+        callbacks = (Preview(work / PREVIEW),)
+        fit(system, steps, device, work, run, callbacks, log_every=config["trainer"]["log_every"])
+        return system
+
+    system = halving(fitted, data.config.rays, "data.rays", device)
     with atomic_folder(scene.reconstruction) as folder:
         (work / "log").rename(folder / "log")
-        work.rmdir()
+        shutil.rmtree(work)  # with the last preview, and what a kill has left of an earlier one
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
         save_file({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")

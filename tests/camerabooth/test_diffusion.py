@@ -189,6 +189,17 @@ def test_sampling_is_ddim_and_repeats_with_its_seed(model, temperature):
     assert torch.equal(draw(), draw())
 
 
+@pytest.mark.parametrize("conditioning_name", ["joint", "stochastic"])
+def test_targets_in_small_batches_are_sampled_alike(model, conditioning_name):
+    sources, targets = model.embed_sources(smooth_images(2), some_cameras(2)), some_cameras(5)
+
+    def draw(batch):
+        generator = torch.Generator().manual_seed(5)
+        return sample(model, sources, targets, generator, steps=3, eta=0.5, conditioning=conditioning_name, batch=batch)
+
+    torch.testing.assert_close(draw(2), draw(None))
+
+
 def test_nearer_sources_are_likelier():
     sources = torch.tensor([[0.3, 0.0, 1.8], [0.3, 1.5, 1.8], [0.3, math.pi, 1.8]])
     probabilities = source_probabilities(sources, sources + torch.tensor([0.0, 0.2, 0.3]))

@@ -1,6 +1,9 @@
 """Outputs are whole or absent."""
 
 import json
+import os
+import socket
+import subprocess
 
 import imageio.v3 as imageio
 import numpy as np
@@ -32,6 +35,24 @@ def test_a_failing_writer_leaves_the_old_folder(tmp_path):
         (partial / "new").touch()
     assert [p.name for p in path.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a", "a.txt"])
+@pytest.mark.parametrize("writer", [files.atomic_file, files.atomic_folder])
+def test_what_killed_writers_have_left_goes_with_the_next(writer, name, tmp_path):
+    path, host = tmp_path / name, socket.gethostname()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".a.{host}-{dead.pid}.stale{path.suffix}").mkdir()
+    (tmp_path / f".a.{host}-{dead.pid}.partial{path.suffix}").touch()
+    # Writers that live, on other machines, and of other paths.
+    others = {f".a.{host}-{os.getppid()}.partial{path.suffix}", f".a.elsewhere-{dead.pid}.partial{path.suffix}"}
+    others |= {f".b.{host}-{dead.pid}.partial{path.suffix}", f".a.{host}-{dead.pid}.partial.png"}
+    for other in others:
+        (tmp_path / other).touch()
+    with writer(path) as partial:
+        partial.touch()
+    assert {p.name for p in tmp_path.iterdir()} == {name} | others
 
 
 def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):

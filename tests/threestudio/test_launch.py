@@ -169,11 +169,28 @@ def test_a_killed_run_ends_as_if_it_had_not_been(trained, monkeypatch):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             launch.train(config())
     assert [(folder / name).read_bytes() for name in names] == before, "the earlier run is as it was"
+    (folder.with_name(".balls.training") / ".preview.vm-1.partial.png").touch()  # a kill may leave it
     monkeypatch.setattr(RayBatches, "draw", lambda batches, step: (steps.append(step), draw(batches, step))[1])
     launch.train(config())
     assert steps[90:] == [90, *range(80, 120)]
     assert [(folder / name).read_bytes() for name in names] == before
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_half_the_rays_where_memory_does_not_suffice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    scene, draw = make_scene(tmp_path, CAMERAS), RayBatches.draw
+
+    def small(batches, step):
+        if batches.rays > 600 and step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return draw(batches, step)
+
+    monkeypatch.setattr(RayBatches, "draw", small)
+    launch.train(config(3, "trainer.max_steps=2"))
+    assert "data.rays=1024: once more with 512" in capsys.readouterr().out
+    assert "rays: 512" in (scene.reconstruction / "config.yaml").read_text()
+    assert list(scene.reconstruction.parent.iterdir()) == [scene.reconstruction]
 
 
 class BlueGuidance(torch.nn.Module):

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from sap3d import cameras as cam
 from sap3d import grid as dense
-from sap3d.devices import available_cores
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.images import sheet, to_uint8
 from threestudio.models.renderers.culled import CulledRenderer, Rendering
@@ -94,11 +93,11 @@ class PictureExporter:
 
 @contextmanager
 def single_threads() -> Iterator[ThreadPoolExecutor]:
-    """A pool of a worker for each core, whose tensor operations keep to one thread."""
+    """A pool of a worker for each thread, whose tensor operations keep to one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)
