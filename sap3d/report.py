@@ -65,9 +65,9 @@ def figure(path: Path, caption: str) -> str:
     return f"<figure>{medium}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def viewer_frame(path: Path) -> str:
-    """trimesh's three.js viewer of a mesh or a scene, which needs no network."""
-    return f'<iframe title="3-D viewer" srcdoc="{html.escape(scene_to_html(trimesh.load_scene(path)))}"></iframe>'
+def viewer_frame(scene: trimesh.Scene) -> str:
+    """trimesh's three.js viewer of a scene, which needs no network."""
+    return f'<iframe title="3-D viewer" srcdoc="{html.escape(scene_to_html(scene))}"></iframe>'
 
 
 def viewer(path: Path) -> str:
@@ -75,7 +75,7 @@ def viewer(path: Path) -> str:
     if not path.exists():
         return ""
     return (
-        f"<h2>Mesh</h2>{viewer_frame(path)}"
+        f"<h2>Mesh</h2>{viewer_frame(trimesh.load_scene(path))}"
         "<p>Drag to turn, scroll to come nearer. The file is mesh.glb in the results of stage 3.</p>"
     )
 

@@ -18,6 +18,7 @@ import bundle
 import gradio as gr
 import imageio.v3 as imageio
 import jobs as jb
+import trimesh
 from jobs import Job
 from uploads import Limits
 
@@ -140,8 +141,8 @@ def show_results(folder: Path | None) -> list:
         gr.Column(visible=True),
         str(folder),
         str(folder / "turntable.mp4"),
-        viewer_frame(folder / "mesh.glb"),
-        viewer_frame(folder / "cameras.glb"),
+        viewer_frame(trimesh.load_scene(folder / "mesh.glb")),
+        viewer_frame(bundle.camera_scene(folder)),
         bundle.novel_view(folder / "novel_views.png", 0, 0),
         metrics(folder),
         [str(folder / name) for name in DOWNLOADS if (folder / name).exists()],

@@ -120,7 +120,7 @@ def test_jobs_run_in_order_each_with_its_own_files(folder, tmp_path, start):
         expected = subprocess.run(["cksum"], stdin=job.cut(0).open(), capture_output=True, text=True).stdout
         assert (job.results / "points.ply").read_text() == expected
         assert (job.results / "report.html").read_text() == "fast\n"
-        assert {"mesh.glb", "cameras.glb", "mesh.zip", "turntable.mp4"} <= {p.name for p in job.results.iterdir()}
+        assert {"mesh.glb", "poses.json", "mesh.zip", "turntable.mp4"} <= {p.name for p in job.results.iterdir()}
     ended = [job.known["ended"] for job in drafts]
     assert ended == sorted(ended)
     assert [name for name, _, _ in jb.stages(drafts[0])] == list(jb.STAGES)
