@@ -69,6 +69,8 @@ def status(job: Job | None, message: str = "") -> str:
     if state == "draft":
         unclear = [f"{photo['name']}: {photo['problem']}." for photo in known["photos"] if photo["problem"]]
         parts += [f'<p class="problem">{html.escape(sentence)}</p>' for sentence in unclear]
+        if known.get("example"):
+            parts.append(f"<p>{known['example']}: its results are from an earlier run. Run computes them anew.</p>")
     if state == "queued":
         waiting = jb.queue(JOBS)
         before = waiting.index(job) if job in waiting else 0  # it may start at this moment
@@ -133,6 +135,16 @@ def previews(job: Job | None) -> list[tuple]:
     ]
 
 
+def results_folder(job: Job | None) -> Path | None:
+    """Where there are results of a job as it is now: its own, or those of the example that it was made of."""
+    known = job.known if job else {"state": ""}
+    if known["state"] == "done":
+        return job.results
+    if known["state"] == "draft" and known.get("example"):
+        return EXAMPLES / known["example"] / "results"
+    return None
+
+
 def show_results(folder: Path | None) -> list:
     """Values for the results' components of a folder (bundle.py), or for none."""
     if folder is None or not folder.exists():
@@ -180,12 +192,11 @@ def show_photos(job: Job | None) -> list:
 
 def show_job(job: Job | None, message: str = "") -> list:
     """Values for everything: identifier, photos, progress, results."""
-    done = job is not None and job.known["state"] == "done"
     return [
         job.id if job else "",
         *show_photos(job),
         *show_progress(job, message),
-        *show_results(job.results if done else None),
+        *show_results(results_folder(job)),
     ]
 
 
@@ -214,12 +225,12 @@ def open_example(event: gr.SelectData) -> list:
     """An example's photos as a new draft, and the results that were computed before."""
     example = example_folders()[event.index]
     job, _ = jb.create_job(JOBS, sorted((example / "photos").iterdir()), LIMITS)
-    values = show_job(job)
-    return values[: -len(show_results(None))] + show_results(example / "results")
+    job.note(example=example.name)
+    return show_job(job)
 
 
 def example_folders() -> list[Path]:
-    return sorted(path for path in EXAMPLES.glob("*") if path.is_dir())
+    return sorted(path.parent for path in EXAMPLES.glob("*/results"))
 
 
 def edit(identifier: str, event: gr.SelectData) -> list:
@@ -242,13 +253,14 @@ def clear_points(identifier: str, index: int) -> list:
 
 
 def change(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> list:
-    """Values for previews, editor's picture and progress after a change of a mask."""
+    """Values for previews, editor's picture, progress and results after a change of a mask."""
     message = ""
     try:
         jb.mark(job, index, kind, point)
     except UserError as error:
         message = str(error)
-    return [previews(job), outlined(imageio.imread(job.cut(index))), *show_progress(job, message)]
+    picture = outlined(imageio.imread(job.cut(index)))
+    return [previews(job), picture, *show_progress(job, message), *show_results(results_folder(job))]
 
 
 def run(identifier: str, preset: str) -> list:
@@ -292,9 +304,9 @@ def build() -> gr.Blocks:
             with gr.Column(scale=2):
                 drop = gr.File(label="Photos (JPEG, PNG, WebP, HEIC, or one zip)", file_count="multiple", height=140,
                                elem_id="photos")  # fmt: skip
-                thumbnails = [str(sorted((path / "photos").iterdir())[0]) for path in example_folders()]
+                thumbnails = [(str(min((path / "photos").iterdir())), path.name) for path in example_folders()]
                 there = bool(thumbnails)
-                gr.Markdown("Or an example, with the results that it had:", visible=there)
+                gr.Markdown("Or an example, whose results are there already:", visible=there)
                 examples = gr.Gallery(thumbnails, show_label=False, columns=3, height=ROW, allow_preview=False,
                                       interactive=False, visible=there, elem_id="examples", buttons=[])  # fmt: skip
                 hint = gr.Markdown("What is cut out. Click a photo to mend its outline:", visible=False)
@@ -335,8 +347,8 @@ def build() -> gr.Blocks:
         drop.upload(upload, [drop, identifier], [drop, *everything]).then(None, identifier, None, js=ADDRESS)
         examples.select(open_example, None, everything).then(None, identifier, None, js=ADDRESS)
         gallery.select(edit, identifier, [editor, photo, chosen])
-        photo.select(mark_point, [identifier, chosen, kind], [gallery, photo, *progress])
-        clear.click(clear_points, [identifier, chosen], [gallery, photo, *progress])
+        photo.select(mark_point, [identifier, chosen, kind], [gallery, photo, *progress, *outcome])
+        clear.click(clear_points, [identifier, chosen], [gallery, photo, *progress, *outcome])
         start.click(run, [identifier, preset], [*progress, *outcome])
         cancel.click(stop, identifier, progress)
         timer.tick(tick, identifier, [*progress, *outcome], show_progress="hidden")

@@ -58,7 +58,7 @@ class Job:
 
     @property
     def known(self) -> dict:
-        """state, preset, photos (name, method, problem, keep, remove of each), error and the like."""
+        """state, preset, photos (name, method, problem, keep, remove of each), error, example (its name) and more."""
         return json.loads((self.folder / "job.json").read_text())
 
     def note(self, **changes: object) -> None:
@@ -141,7 +141,7 @@ def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> 
         method = "marked"  # a person has looked at it: whether colours look alike is no longer asked
     imageio.imwrite(job.cut(index), rgba)
     photo |= {"method": method, "problem": Photo(first.path, rgba, method, None).problem()}
-    job.note(photos=photos, state="draft")
+    job.note(photos=photos, state="draft", example="")  # whose results were of its own outlines
 
 
 def submit(job: Job, preset: str) -> None:
