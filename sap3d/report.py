@@ -89,7 +89,7 @@ def table(rows: list[list[str]], title: str) -> str:
 
 
 def tables(scene: Scene, results: dict) -> str:
-    """Metrics, pose errors, poses and seconds."""
+    """Metrics and pose errors where there is a ground truth, poses, seconds."""
     pictures = [["", "novel views", "field"]]
     for key, title in PICTURE_METRICS.items():
         pictures.append([title, *(format_number(results[f"{prefix}_{key}_mean"], 3) for prefix in ("2d", "3d"))])
@@ -113,7 +113,9 @@ def tables(scene: Scene, results: dict) -> str:
         "Poses": poses,
         "Time": seconds,
     }
-    return f'<div class="tables">{"".join(table(rows, title) for title, rows in parts.items())}</div>'
+    unknown = format_number(None, 0)
+    known = {title: rows for title, rows in parts.items() if any({*row[1:]} != {unknown} for row in rows[1:])}
+    return f'<div class="tables">{"".join(table(rows, title) for title, rows in known.items())}</div>'
 
 
 def write_report(scene: Scene) -> Path:
