@@ -26,6 +26,7 @@ from sap3d.errors import UserError
 from sap3d.evaluate import MESH_METRICS, PICTURE_METRICS, format_number
 from sap3d.files import root_dir
 from sap3d.import_photos import outlined
+from sap3d.jobs import GRACE
 from sap3d.report import viewer_frame
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
@@ -390,7 +391,7 @@ def main() -> None:
         for worker in workers:
             worker.ends.set()
         for worker in workers:
-            worker.join(2 * jb.GRACE)
+            worker.join(2 * GRACE)
 
 
 demo = build()
