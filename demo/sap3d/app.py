@@ -39,7 +39,9 @@ PRESET = "standard"
 LIMITS = Limits()
 STYLE = """
 .stages { width: 100%; border-collapse: collapse; }
-.stages td { padding: .2rem .5rem; border: 0; }
+.stages, .stages tr, .stages td { border: 0 !important; }
+.stages td { padding: .2rem .5rem !important; }
+.stages tr + tr { border-top: 1px solid var(--border-color-primary) !important; }
 .stages td + td { text-align: right; font-variant-numeric: tabular-nums; }
 .stages .now { font-weight: 600; }
 .stages .later { opacity: .5; }
@@ -48,6 +50,9 @@ STYLE = """
 .viewer iframe { width: 100%; height: 460px; border: 1px solid var(--border-color-primary); border-radius: 6px;
   background: #fff; }
 .problem { color: var(--error-text-color, #b91c1c); }
+#previews .grid-container, #examples .grid-container { grid-template-rows: none; grid-auto-rows: auto; }
+#previews .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+#examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 """
 ADVICE = """<p>Three to five photos do well: all around the object, a little from above, on a plain background of
 another colour, the object whole in the picture and standing the same way in all of them. docs/CAPTURE.md shows good and
