@@ -33,6 +33,7 @@ EXAMPLES = Path(__file__).resolve().parent / "examples"
 JOBS = root_dir() / "demo/jobs"
 REFRESH = 1.5  # seconds
 COLUMNS, ROW = 4, 150  # of previews; a row's height in pixels
+TRUSTED = 30.0  # seconds of work after which what is expected follows this run's own pace as much as what was known
 TITLES = {"data": "photos", "novel_views": "novel views"}  # of stages that are called otherwise
 DOWNLOADS = ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4", "novel_views.mp4", "report.html")
 PRESET = "standard"
@@ -49,10 +50,10 @@ STYLE = """
 .bar > div { height: 100%; background: var(--color-accent); transition: width 1s linear; }
 .viewer iframe { width: 100%; height: 460px; border: 1px solid var(--border-color-primary); border-radius: 6px;
   background: #fff; }
-.problem { color: var(--error-text-color, #b91c1c); }
 #previews .grid-container, #examples .grid-container { grid-template-rows: none; grid-auto-rows: auto; }
 #previews .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.problem { color: var(--error-text-color, #b91c1c); }
 """
 ADVICE = """<p>Three to five photos do well: all around the object, a little from above, on a plain background of
 another colour, the object whole in the picture and standing the same way in all of them. docs/CAPTURE.md shows good and
@@ -90,8 +91,10 @@ def status(job: Job | None, message: str = "") -> str:
 
 def stage_table(job: Job, known: dict) -> str:
     """Seconds of the stages, and a bar of how far all are by what they are expected to take."""
-    found, expected = jb.stages(job), known["expected"]
-    rows, spent, left = [], 0.0, 0.0
+    found, rows, spent, left = jb.stages(job), [], 0.0, 0.0
+    done = [(seconds, usual) for (_, seconds, over), usual in zip(found, known["expected"]) if over]
+    pace = (sum(seconds for seconds, _ in done) + TRUSTED) / (sum(usual for _, usual in done) + TRUSTED)
+    expected = [pace * usual for usual in known["expected"]]
     for index, name in enumerate(jb.STAGES):
         title = TITLES.get(name, name)
         if index >= len(found):

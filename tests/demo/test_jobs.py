@@ -126,7 +126,9 @@ def test_jobs_run_in_order_each_with_its_own_files(folder, tmp_path, start):
     assert [name for name, _, _ in jb.stages(drafts[0])] == list(jb.STAGES)
     # The next job of this kind is expected to take as long as the last.
     assert jb.expected_seconds(folder, "fast", 4)[1:3] == [2, 3]
-    assert jb.expected_seconds(folder, "best", 4) == list(jb.SECONDS["best"])
+    # Others as much quicker as this one was: 2 + 3 s of poses and tuning.
+    factor = 5 / sum(jb.SECONDS["fast"][1:3])
+    assert jb.expected_seconds(folder, "best", 4) == pytest.approx([factor * usual for usual in jb.SECONDS["best"]])
 
 
 def test_two_workers_never_take_the_same_job(folder, tmp_path, start, monkeypatch):
