@@ -27,7 +27,7 @@ FOLDER = Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parents[1]
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 DESKTOP, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
-COLOURS = 192  # of a screenshot's palette
+COLOURS, LONGEST = 192, 2000  # of a screenshot: its palette, and the pixels of a page's height that are kept
 SETTLE = 5000  # milliseconds until fonts, videos and viewers are there
 PATIENCE = 60 * 60_000  # milliseconds that a run may take
 
@@ -36,6 +36,7 @@ def screenshot(page: Page, path: Path) -> None:
     """Write the page as a PNG with a palette, which is small enough for the repository."""
     page.wait_for_timeout(SETTLE)
     image = Image.open(io.BytesIO(page.screenshot(full_page=True, timeout=PATIENCE))).convert("RGB")
+    image = image.crop((0, 0, image.width, min(image.height, LONGEST)))
     image.quantize(COLOURS).save(path, optimize=True)
     excess = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB" + (f", {excess} pixels too wide" if excess > 0 else ""))
