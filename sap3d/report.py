@@ -65,9 +65,9 @@ def figure(path: Path, caption: str) -> str:
     return f"<figure>{medium}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def viewer_frame(path: Path) -> str:
-    """trimesh's three.js viewer of a mesh or a scene, which needs no network."""
-    return f'<iframe title="3-D viewer" srcdoc="{html.escape(scene_to_html(trimesh.load_scene(path)))}"></iframe>'
+def viewer_frame(scene: trimesh.Scene) -> str:
+    """trimesh's three.js viewer of a scene, which needs no network."""
+    return f'<iframe title="3-D viewer" srcdoc="{html.escape(scene_to_html(scene))}"></iframe>'
 
 
 def viewer(path: Path) -> str:
@@ -75,7 +75,7 @@ def viewer(path: Path) -> str:
     if not path.exists():
         return ""
     return (
-        f"<h2>Mesh</h2>{viewer_frame(path)}"
+        f"<h2>Mesh</h2>{viewer_frame(trimesh.load_scene(path))}"
         "<p>Drag to turn, scroll to come nearer. The file is mesh.glb in the results of stage 3.</p>"
     )
 
@@ -89,7 +89,7 @@ def table(rows: list[list[str]], title: str) -> str:
 
 
 def tables(scene: Scene, results: dict) -> str:
-    """Metrics, pose errors, poses and seconds."""
+    """Metrics and pose errors where there is a ground truth, poses, seconds."""
     pictures = [["", "novel views", "field"]]
     for key, title in PICTURE_METRICS.items():
         pictures.append([title, *(format_number(results[f"{prefix}_{key}_mean"], 3) for prefix in ("2d", "3d"))])
@@ -113,7 +113,9 @@ def tables(scene: Scene, results: dict) -> str:
         "Poses": poses,
         "Time": seconds,
     }
-    return f'<div class="tables">{"".join(table(rows, title) for title, rows in parts.items())}</div>'
+    unknown = format_number(None, 0)
+    known = {title: rows for title, rows in parts.items() if any({*row[1:]} != {unknown} for row in rows[1:])}
+    return f'<div class="tables">{"".join(table(rows, title) for title, rows in known.items())}</div>'
 
 
 def write_report(scene: Scene) -> Path:

@@ -18,6 +18,7 @@ import bundle
 import gradio as gr
 import imageio.v3 as imageio
 import jobs as jb
+import trimesh
 from jobs import Job
 from uploads import Limits
 
@@ -25,19 +26,23 @@ from sap3d.errors import UserError
 from sap3d.evaluate import MESH_METRICS, PICTURE_METRICS, format_number
 from sap3d.files import root_dir
 from sap3d.import_photos import outlined
+from sap3d.jobs import GRACE
 from sap3d.report import viewer_frame
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 JOBS = root_dir() / "demo/jobs"
 REFRESH = 1.5  # seconds
 COLUMNS, ROW = 4, 150  # of previews; a row's height in pixels
+TRUSTED = 30.0  # seconds of work after which what is expected follows this run's own pace as much as what was known
 TITLES = {"data": "photos", "novel_views": "novel views"}  # of stages that are called otherwise
 DOWNLOADS = ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4", "novel_views.mp4", "report.html")
 PRESET = "standard"
 LIMITS = Limits()
 STYLE = """
 .stages { width: 100%; border-collapse: collapse; }
-.stages td { padding: .2rem .5rem; border: 0; }
+.stages, .stages tr, .stages td { border: 0 !important; }
+.stages td { padding: .2rem .5rem !important; }
+.stages tr + tr { border-top: 1px solid var(--border-color-primary) !important; }
 .stages td + td { text-align: right; font-variant-numeric: tabular-nums; }
 .stages .now { font-weight: 600; }
 .stages .later { opacity: .5; }
@@ -45,6 +50,9 @@ STYLE = """
 .bar > div { height: 100%; background: var(--color-accent); transition: width 1s linear; }
 .viewer iframe { width: 100%; height: 460px; border: 1px solid var(--border-color-primary); border-radius: 6px;
   background: #fff; }
+#previews .grid-container, #examples .grid-container { grid-template-rows: none; grid-auto-rows: auto; }
+#previews .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+#examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .problem { color: var(--error-text-color, #b91c1c); }
 """
 ADVICE = """<p>Three to five photos do well: all around the object, a little from above, on a plain background of
@@ -68,6 +76,8 @@ def status(job: Job | None, message: str = "") -> str:
     if state == "draft":
         unclear = [f"{photo['name']}: {photo['problem']}." for photo in known["photos"] if photo["problem"]]
         parts += [f'<p class="problem">{html.escape(sentence)}</p>' for sentence in unclear]
+        if known.get("example"):
+            parts.append(f"<p>{known['example']}: its results are from an earlier run. Run computes them anew.</p>")
     if state == "queued":
         waiting = jb.queue(JOBS)
         before = waiting.index(job) if job in waiting else 0  # it may start at this moment
@@ -81,8 +91,10 @@ def status(job: Job | None, message: str = "") -> str:
 
 def stage_table(job: Job, known: dict) -> str:
     """Seconds of the stages, and a bar of how far all are by what they are expected to take."""
-    found, expected = jb.stages(job), known["expected"]
-    rows, spent, left = [], 0.0, 0.0
+    found, rows, spent, left = jb.stages(job), [], 0.0, 0.0
+    done = [(seconds, usual) for (_, seconds, over), usual in zip(found, known["expected"]) if over]
+    pace = (sum(seconds for seconds, _ in done) + TRUSTED) / (sum(usual for _, usual in done) + TRUSTED)
+    expected = [pace * usual for usual in known["expected"]]
     for index, name in enumerate(jb.STAGES):
         title = TITLES.get(name, name)
         if index >= len(found):
@@ -132,6 +144,16 @@ def previews(job: Job | None) -> list[tuple]:
     ]
 
 
+def results_folder(job: Job | None) -> Path | None:
+    """Where there are results of a job as it is now: its own, or those of the example that it was made of."""
+    known = job.known if job else {"state": ""}
+    if known["state"] == "done":
+        return job.results
+    if known["state"] == "draft" and known.get("example"):
+        return EXAMPLES / known["example"] / "results"
+    return None
+
+
 def show_results(folder: Path | None) -> list:
     """Values for the results' components of a folder (bundle.py), or for none."""
     if folder is None or not folder.exists():
@@ -140,8 +162,8 @@ def show_results(folder: Path | None) -> list:
         gr.Column(visible=True),
         str(folder),
         str(folder / "turntable.mp4"),
-        viewer_frame(folder / "mesh.glb"),
-        viewer_frame(folder / "cameras.glb"),
+        viewer_frame(trimesh.load_scene(folder / "mesh.glb")),
+        viewer_frame(bundle.camera_scene(folder)),
         bundle.novel_view(folder / "novel_views.png", 0, 0),
         metrics(folder),
         [str(folder / name) for name in DOWNLOADS if (folder / name).exists()],
@@ -179,12 +201,11 @@ def show_photos(job: Job | None) -> list:
 
 def show_job(job: Job | None, message: str = "") -> list:
     """Values for everything: identifier, photos, progress, results."""
-    done = job is not None and job.known["state"] == "done"
     return [
         job.id if job else "",
         *show_photos(job),
         *show_progress(job, message),
-        *show_results(job.results if done else None),
+        *show_results(results_folder(job)),
     ]
 
 
@@ -213,12 +234,12 @@ def open_example(event: gr.SelectData) -> list:
     """An example's photos as a new draft, and the results that were computed before."""
     example = example_folders()[event.index]
     job, _ = jb.create_job(JOBS, sorted((example / "photos").iterdir()), LIMITS)
-    values = show_job(job)
-    return values[: -len(show_results(None))] + show_results(example / "results")
+    job.note(example=example.name)
+    return show_job(job)
 
 
 def example_folders() -> list[Path]:
-    return sorted(path for path in EXAMPLES.glob("*") if path.is_dir())
+    return sorted(path.parent for path in EXAMPLES.glob("*/results"))
 
 
 def edit(identifier: str, event: gr.SelectData) -> list:
@@ -241,13 +262,14 @@ def clear_points(identifier: str, index: int) -> list:
 
 
 def change(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> list:
-    """Values for previews, editor's picture and progress after a change of a mask."""
+    """Values for previews, editor's picture, progress and results after a change of a mask."""
     message = ""
     try:
         jb.mark(job, index, kind, point)
     except UserError as error:
         message = str(error)
-    return [previews(job), outlined(imageio.imread(job.cut(index))), *show_progress(job, message)]
+    picture = outlined(imageio.imread(job.cut(index)))
+    return [previews(job), picture, *show_progress(job, message), *show_results(results_folder(job))]
 
 
 def run(identifier: str, preset: str) -> list:
@@ -291,9 +313,9 @@ def build() -> gr.Blocks:
             with gr.Column(scale=2):
                 drop = gr.File(label="Photos (JPEG, PNG, WebP, HEIC, or one zip)", file_count="multiple", height=140,
                                elem_id="photos")  # fmt: skip
-                thumbnails = [str(sorted((path / "photos").iterdir())[0]) for path in example_folders()]
+                thumbnails = [(str(min((path / "photos").iterdir())), path.name) for path in example_folders()]
                 there = bool(thumbnails)
-                gr.Markdown("Or an example, with the results that it had:", visible=there)
+                gr.Markdown("Or an example, whose results are there already:", visible=there)
                 examples = gr.Gallery(thumbnails, show_label=False, columns=3, height=ROW, allow_preview=False,
                                       interactive=False, visible=there, elem_id="examples", buttons=[])  # fmt: skip
                 hint = gr.Markdown("What is cut out. Click a photo to mend its outline:", visible=False)
@@ -334,8 +356,8 @@ def build() -> gr.Blocks:
         drop.upload(upload, [drop, identifier], [drop, *everything]).then(None, identifier, None, js=ADDRESS)
         examples.select(open_example, None, everything).then(None, identifier, None, js=ADDRESS)
         gallery.select(edit, identifier, [editor, photo, chosen])
-        photo.select(mark_point, [identifier, chosen, kind], [gallery, photo, *progress])
-        clear.click(clear_points, [identifier, chosen], [gallery, photo, *progress])
+        photo.select(mark_point, [identifier, chosen, kind], [gallery, photo, *progress, *outcome])
+        clear.click(clear_points, [identifier, chosen], [gallery, photo, *progress, *outcome])
         start.click(run, [identifier, preset], [*progress, *outcome])
         cancel.click(stop, identifier, progress)
         timer.tick(tick, identifier, [*progress, *outcome], show_progress="hidden")
@@ -377,7 +399,7 @@ def main() -> None:
         for worker in workers:
             worker.ends.set()
         for worker in workers:
-            worker.join(2 * jb.GRACE)
+            worker.join(2 * GRACE)
 
 
 demo = build()

@@ -2,12 +2,14 @@
 
     .venv/bin/python demo/sap3d/bundle.py --type toy_demo --object toy_013 --views 4 --output FOLDER [--small]
 
-mesh.glb, cameras.glb (the mesh amid its cameras), turntable.mp4, novel_views.png (7 rows of elevations, 12 columns of
-azimuths) and results.json; to download also mesh.zip (OBJ, MTL, PNG), points.ply, cameras.zip (nerfstudio, COLMAP),
-novel_views.mp4 and report.html, which --small leaves out.
+mesh.glb, poses.json, turntable.mp4, novel_views.png (7 rows of elevations, 12 columns of azimuths) and results.json; to
+download also mesh.zip (OBJ, MTL, PNG), points.ply, cameras.zip (nerfstudio, COLMAP), novel_views.mp4 and report.html,
+which --small leaves out. It also writes the mesh's texture as a JPEG, and the novel views with a palette.
 """
 
 import argparse
+import io
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,7 +18,6 @@ import matplotlib
 import numpy as np
 import trimesh
 from PIL import Image
-from torch import Tensor
 
 from sap3d import cameras as cam
 from sap3d.errors import one_line_errors
@@ -27,20 +28,22 @@ from sap3d.scene import Scene, check_views
 AZIMUTHS, ELEVATIONS, PAD = 12, 7, 2  # of the sheet of novel views; PAD as in sap3d.images.sheet
 VIEW_SIZE = 384  # of a novel view on the page
 FRUSTUM, LINE = 0.22, 0.006  # a camera's length and the thickness of its lines, in world units
+TEXTURE_QUALITY = 88  # of JPEG, where the bundle is to be small
 
 
 def collect(scene: Scene, folder: Path, small: bool = False) -> None:
     """Gather the results of a scene into `folder`, which is replaced as a whole."""
     field = scene.reconstruction
     with atomic_folder(folder) as partial:
-        for source in (field / "mesh.glb", field / "turntable.mp4", scene.results / "results.json"):
+        for source in (field / "poses.json", field / "turntable.mp4", scene.results / "results.json"):
             shutil.copy(source, partial)
-        shutil.copy(scene.diffusion / "sheet.png", partial / "novel_views.png")
-        camera_scene(field / "mesh.glb", read_best_poses(field / "poses.json", scene.views)).export(
-            partial / "cameras.glb"
-        )
         if small:
+            write_small_mesh(field / "mesh.glb", partial / "mesh.glb")
+            with Image.open(scene.diffusion / "sheet.png") as sheet:
+                sheet.convert("RGB").quantize(256).save(partial / "novel_views.png", optimize=True)
             return
+        shutil.copy(field / "mesh.glb", partial)
+        shutil.copy(scene.diffusion / "sheet.png", partial / "novel_views.png")
         shutil.copy(field / "interchange/points.ply", partial)
         shutil.copy(scene.results / "report.html", partial)
         shutil.copy(scene.diffusion / "video.mp4", partial / "novel_views.mp4")
@@ -57,9 +60,21 @@ def archive(path: Path, folder: Path, files: list[Path]) -> None:
                 zipped.write(file, file.relative_to(folder))
 
 
-def camera_scene(mesh: Path, cameras: Tensor) -> trimesh.Scene:
-    """The mesh amid the frusta of cameras [N, 3], each in a colour of its own; the first is red."""
-    shown = trimesh.load_scene(mesh)
+def write_small_mesh(source: Path, target: Path) -> None:
+    """A GLB's copy with JPEG textures, which take a fifth of PNG's room."""
+    scene = trimesh.load_scene(source)
+    for mesh in scene.geometry.values():
+        encoded = io.BytesIO()
+        mesh.visual.material.baseColorTexture.convert("RGB").save(encoded, "JPEG", quality=TEXTURE_QUALITY)
+        mesh.visual.material.baseColorTexture = Image.open(encoded)  # trimesh writes an image as what it was read
+    scene.export(target)
+
+
+def camera_scene(folder: Path) -> trimesh.Scene:
+    """A bundle's mesh amid its cameras' frusta, each in a colour of its own; the first is red."""
+    views = json.loads((folder / "results.json").read_text())["views"]
+    cameras = read_best_poses(folder / "poses.json", views)
+    shown = trimesh.load_scene(folder / "mesh.glb")
     colors = matplotlib.colormaps["Set1"](np.arange(len(cameras)) % 9)
     positions, axes = cam.camera_positions(cameras).numpy(), cam.camera_axes(cameras).numpy()
     half = FRUSTUM * cam.TAN_HALF_FOV

@@ -58,7 +58,7 @@ class Job:
 
     @property
     def known(self) -> dict:
-        """state, preset, photos (name, method, problem, keep, remove of each), error and the like."""
+        """state, preset, photos (name, method, problem, keep, remove of each), error, example (its name) and more."""
         return json.loads((self.folder / "job.json").read_text())
 
     def note(self, **changes: object) -> None:
@@ -141,7 +141,7 @@ def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> 
         method = "marked"  # a person has looked at it: whether colours look alike is no longer asked
     imageio.imwrite(job.cut(index), rgba)
     photo |= {"method": method, "problem": Photo(first.path, rgba, method, None).problem()}
-    job.note(photos=photos, state="draft")
+    job.note(photos=photos, state="draft", example="")  # whose results were of its own outlines
 
 
 def submit(job: Job, preset: str) -> None:
@@ -180,17 +180,21 @@ def queue(jobs: Path) -> list[Job]:
 
 
 def expected_seconds(jobs: Path, preset: str, views: int) -> list[float]:
-    """Of each stage: as the last job of this kind took on this machine, or else `SECONDS`."""
-    done = []
-    for job in all_jobs(jobs):
-        known = job.known
-        if known["state"] == "done" and known["preset"] == preset and len(known["photos"]) == views:
-            done.append((known["queued"], job))
+    """Of each stage: as the last job of this kind took on this machine.
+
+    Else `SECONDS`, times what the last job of any kind took of them.
+    """
+    done = [(known["queued"], known, job) for job in all_jobs(jobs) if (known := job.known)["state"] == "done"]
     if not done:
         return list(SECONDS[preset])
-    last = max(done, key=lambda pair: pair[0])[1]
+    alike = [entry for entry in done if entry[1]["preset"] == preset and len(entry[1]["photos"]) == views]
+    _, known, last = max(alike or done, key=lambda entry: entry[0])
     seconds = json.loads((last.results / "results.json").read_text())["seconds"]
-    return [seconds.get(stage, usual) for stage, usual in zip(STAGES, SECONDS[preset])]
+    if alike:
+        return [seconds.get(stage, usual) for stage, usual in zip(STAGES, SECONDS[preset])]
+    usual = sum(SECONDS[known["preset"]][STAGES.index(stage)] for stage in seconds)
+    factor = sum(seconds.values()) / usual if usual else 1.0
+    return [factor * usual for usual in SECONDS[preset]]
 
 
 def stages(job: Job) -> list[tuple[str, float, bool]]:

@@ -1,48 +1,54 @@
 """The demo with the real pipeline in a real browser: photos in, mesh out, screenshots of the page and of the report.
 
-    .venv/bin/python docs/figures/demo.py --photos demo/sap3d/examples/rover/photos --preset fast --output docs/figures
+    .venv/bin/python docs/figures/demo.py --photos demo/sap3d/examples/packet/photos --preset fast
+    .venv/bin/python docs/figures/demo.py --job ID          # the screenshots alone, of a job that is done
 
-Needs Chromium on PATH. Prints the seconds from Run to the mesh; writes demo_{light,dark,phone}.png and
-report_{light,dark,phone}.png.
+Needs Chromium on PATH; the job stays in ROOT_DIR. Prints the seconds from Run to the mesh; writes demo_running.png,
+demo_{light,dark,phone}.png and report_{light,dark,phone}.png, and says where a page is wider than its window.
 """
 
 import argparse
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import trimesh
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from sap3d.files import root_dir
+
+FOLDER = Path(__file__).resolve().parent
+REPOSITORY = FOLDER.parents[1]
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 DESKTOP, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
-PATIENCE = 30 * 60_000  # milliseconds that a run may take
+COLOURS, LONGEST = 192, 2000  # of a screenshot: its palette, and the pixels of a page's height that are kept
+SETTLE = 5000  # milliseconds until fonts, videos and viewers are there
+PATIENCE = 60 * 60_000  # milliseconds that a run may take
 
 
 def screenshot(page: Page, path: Path) -> None:
     """Write the page as a PNG with a palette, which is small enough for the repository."""
-    page.wait_for_timeout(3000)  # fonts, videos and viewers settle
-    image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    image.quantize(192).save(path, optimize=True)
-    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+    page.wait_for_timeout(SETTLE)
+    image = Image.open(io.BytesIO(page.screenshot(full_page=True, timeout=PATIENCE))).convert("RGB")
+    image = image.crop((0, 0, image.width, min(image.height, LONGEST)))
+    image.quantize(COLOURS).save(path, optimize=True)
+    excess = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB" + (f", {excess} pixels too wide" if excess > 0 else ""))
 
 
-def views(browser: Browser, address: str, output: Path, name: str, ready: str) -> None:
+def views(browser: Browser, address: str, name: str, ready: str) -> None:
     """Screenshots in light, in dark and on a phone, once there is an element `ready`."""
     for look, scheme, size in (("light", "light", DESKTOP), ("dark", "dark", DESKTOP), ("phone", "light", PHONE)):
         page = browser.new_context(color_scheme=scheme, viewport=size).new_page()
         page.goto(address)
-        page.wait_for_selector(ready)
-        screenshot(page, output / f"{name}_{look}.png")
+        page.frame_locator(ready).first.locator("canvas").wait_for(timeout=PATIENCE)
+        screenshot(page, FOLDER / f"{name}_{look}.png")
         page.context.close()
 
 
@@ -54,41 +60,51 @@ def run(page: Page, photos: list[Path], preset: str) -> float:
     page.click(f"text={preset}, about")
     start = time.monotonic()
     page.click("#run:not([disabled])")
-    page.wait_for_selector("#results, text=failed", timeout=PATIENCE)
-    seconds = time.monotonic() - start
-    page.frame_locator("#mesh iframe").locator("canvas").wait_for()
-    return seconds
+    page.wait_for_selector("text=reconstruction …", timeout=PATIENCE)
+    screenshot(page, FOLDER / "demo_running.png")
+    page.locator("#mesh iframe").or_(page.locator("#status .problem")).wait_for(timeout=PATIENCE)
+    return time.monotonic() - start
+
+
+def open_page(browser: Browser, address: str, server: subprocess.Popen) -> Page:
+    """The demo's page, once its server is up."""
+    page = browser.new_page(viewport=DESKTOP)
+    while server.poll() is None:
+        try:
+            page.goto(address)
+            return page
+        except Error:
+            time.sleep(1)
+    sys.exit("error: the server ended")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--photos", type=Path)
+    what.add_argument("--job", metavar="ID")
     parser.add_argument("--preset", default="fast")
-    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--port", default="7869")
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or sys.exit("error: no chromium on PATH")
-    with tempfile.TemporaryDirectory() as root, sync_playwright() as driver:
-        command = [sys.executable, REPOSITORY / "demo/sap3d/app.py", "--port", arguments.port]
-        server = subprocess.Popen(command, env=os.environ | {"ROOT_DIR": root})
+    address = f"http://127.0.0.1:{arguments.port}"
+    with sync_playwright() as driver:
+        server = subprocess.Popen([sys.executable, REPOSITORY / "demo/sap3d/app.py", "--port", arguments.port])
         browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         try:
-            page = browser.new_page()
-            address = f"http://127.0.0.1:{arguments.port}"
-            while server.poll() is None:
-                try:
-                    page.goto(address)
-                    break
-                except Exception:  # the server is not up yet
-                    time.sleep(1)
-            seconds = run(page, sorted(arguments.photos.iterdir()), arguments.preset)
-            print(f"{arguments.preset}: {seconds:.0f} s from Run to the mesh")
-            job = Path(root) / "demo/jobs" / page.url.rpartition("=")[2]
-            print(json.loads((job / "results/results.json").read_text())["seconds"])
-            mesh = trimesh.load(job / "results/mesh.glb", force="mesh")
-            print(f"mesh.glb: {len(mesh.faces)} triangles, {(job / 'results/mesh.glb').stat().st_size / 1e6:.1f} MB")
-            views(browser, page.url, arguments.output, "demo", "#mesh iframe")
-            views(browser, (job / "results/report.html").as_uri(), arguments.output, "report", "iframe")
+            page = open_page(browser, address, server)
+            identifier = arguments.job
+            if identifier is None:
+                seconds = run(page, sorted(arguments.photos.iterdir()), arguments.preset)
+                identifier = page.url.rpartition("=")[2]
+                print(f"job {identifier}, {arguments.preset}: {seconds:.0f} s from Run to the mesh", flush=True)
+            page.context.close()
+            results = root_dir() / "demo/jobs" / identifier / "results"
+            print(json.loads((results / "results.json").read_text())["seconds"])
+            mesh = trimesh.load(results / "mesh.glb", force="mesh")
+            print(f"mesh.glb: {len(mesh.faces)} triangles, {(results / 'mesh.glb').stat().st_size / 1e6:.1f} MB")
+            views(browser, f"{address}/?job={identifier}", "demo", "#mesh iframe")
+            views(browser, (results / "report.html").as_uri(), "report", "iframe")
         finally:
             browser.close()
             server.terminate()

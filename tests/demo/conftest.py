@@ -34,7 +34,7 @@ def stand_in(tmp_path, monkeypatch):
     metrics = [f"3d_{key}_mean" for key in ("psnr", "ssim", "lpips", "flip")] + ["CD", "IOU", "F1_01", "F1_02", "F1_03"]
     results = dict.fromkeys([*metrics, "rotation_error_stage3_symmetric"])
     (files / "results.json").write_text(
-        json.dumps(results | {"3d_psnr_mean": 21.5, "seconds": {"poses": 2, "tuning": 3}})
+        json.dumps(results | {"views": 0, "3d_psnr_mean": 21.5, "seconds": {"poses": 2, "tuning": 3}})
     )
     monkeypatch.setenv("STAND_IN_FILES", str(files))
     monkeypatch.setattr(jb, "REPOSITORY", repository)

@@ -1,5 +1,7 @@
 """The results' folder: cameras where they are, tiles where they belong."""
 
+import json
+
 import bundle
 import numpy as np
 import torch
@@ -8,12 +10,15 @@ from PIL import Image
 
 from sap3d import cameras as cam
 from sap3d.images import sheet
+from sap3d.poses import write_poses
 
 
 def test_frusta_start_at_the_cameras_and_open_towards_the_origin(tmp_path):
     trimesh.creation.box().export(tmp_path / "mesh.glb")
     cameras = torch.tensor([[0.3, 0.5, 1.8], [0.6, -2.0, 2.1]])
-    shown = bundle.camera_scene(tmp_path / "mesh.glb", cameras)
+    write_poses(tmp_path / "poses.json", cameras[None], [0.0])
+    (tmp_path / "results.json").write_text(json.dumps({"views": 2}))
+    shown = bundle.camera_scene(tmp_path)
     assert len(shown.geometry) == 3
     frusta = list(shown.geometry.values())[1:]
     for camera, frustum in zip(cameras, frusta):
@@ -36,3 +41,20 @@ def test_novel_view_cuts_the_tile_of_its_azimuth_and_elevation(tmp_path):
         wanted = torch.tensor([0.2 + np.radians(elevation), np.radians(azimuth % 360), 1.8])
         index = (grid - wanted).abs().sum(1).argmin().item()
         assert np.asarray(bundle.novel_view(tmp_path / "sheet.png", azimuth, elevation)).mean() == index
+
+
+def test_a_small_mesh_has_a_jpeg_in_the_same_place(tmp_path):
+    noise = np.random.default_rng(0).normal(128, 10, (256, 256, 3)).astype(np.uint8)
+    box = trimesh.creation.box()
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(noise))
+    box.visual = trimesh.visual.TextureVisuals(uv=box.vertices[:, :2] + 0.5, material=material)
+    box.export(tmp_path / "mesh.glb")
+    bundle.write_small_mesh(tmp_path / "mesh.glb", tmp_path / "small.glb")
+    large, small = (
+        next(iter(trimesh.load_scene(tmp_path / name).geometry.values())) for name in ("mesh.glb", "small.glb")
+    )
+    texture = small.visual.material.baseColorTexture
+    assert texture.format == "JPEG"
+    assert np.abs(np.asarray(texture, float) - noise).mean() < 10
+    np.testing.assert_allclose(small.visual.uv, large.visual.uv)
+    assert (tmp_path / "small.glb").stat().st_size < (tmp_path / "mesh.glb").stat().st_size / 2

@@ -71,6 +71,16 @@ def test_what_is_missing_is_left_out(scene):
     assert not page.sources and not page.frames and "28.6" in page.cells
 
 
+def test_photos_without_a_ground_truth_have_no_empty_tables(scene):
+    path = scene.results / "results.json"
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps({key: None if isinstance(value, float) else value for key, value in results.items()}))
+    text = write_report(scene).read_text()
+    assert "Poses" in text and "Time" in text
+    assert not {"Pictures", "Mesh against truth", "Rotation error°"} & set(re.findall("<h2>(.*?)</h2>", text))
+    assert "n/a" not in Page(text).cells
+
+
 def test_an_object_without_results_is_refused(scene):
     (scene.results / "results.json").unlink()
     with pytest.raises(UserError, match="run python -m sap3d.evaluate first"):
