@@ -45,7 +45,8 @@ def evaluate(
 ) -> dict[str, float | None]:
     """One variant on one scene: picture metrics of the 84 novel views, rotation errors up to symmetry, seconds."""
     runs = root_dir() / "runs/ablations" / scene.type / scene.name
-    tuned = runs / fingerprint(OmegaConf.to_yaml(config.tuning), config.backbone, config.checkpoint, seed)[:12]
+    tuning = OmegaConf.to_yaml(config.tuning), config.descent, config.backbone, config.checkpoint
+    tuned = runs / fingerprint(*tuning, seed)[:12]
     if not (tuned / "poses.json").exists():
         start = time.monotonic()
         main.run(scene, config, device, seed, tuned)

@@ -7,7 +7,7 @@ Everything is differentiable in the cameras. After the multi-view conditioning o
 geometry in the place of learned camera attention.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,12 @@ class Sources:
     images: Tensor  # colour and alpha in [−1, 1], [B, N, 4, S, S]
     cameras: Tensor  # [B, N, 3]
     features: Tensor  # [B, N, C, S/4, S/4]
+    instance: Tensor | None = None  # what tuning has learned of the object, in the world's frame, [C, R, R, R]
 
     def select(self, views: Tensor) -> "Sources":
         """Only some of the views; `views` is an index tensor [K]."""
-        return Sources(self.images[:, views], self.cameras[:, views], self.features[:, views])
+        return replace(self, images=self.images[:, views], cameras=self.cameras[:, views],
+                       features=self.features[:, views])  # fmt: skip
 
 
 @dataclass
@@ -103,7 +105,7 @@ class Lifting(nn.Module):
         hidden = F.silu(features.to(shift.dtype) + shift)  # the largest tensor here: bf16 under autocast
         # A point outside a source's image is unlikely to be its business.
         scores = self.score(hidden)[..., 0].to(points.dtype) + (geometry[..., 2] - 1) * 4
-        fused = self._fuse(hidden, scores, points)
+        fused = self._fuse(hidden, scores, points, sources.instance)
         shape = (batch * count, self.depths, size, size)
         volume = F.silu(self.volume_in(fused.reshape(*shape, -1).permute(0, 4, 1, 2, 3)))
         volume = volume + F.silu(self.volume_out(volume))
@@ -121,12 +123,17 @@ class Lifting(nn.Module):
         steps = (torch.arange(self.depths).to(targets) + 0.5) / self.depths * 2 - 1
         return targets[..., 2:] + steps * SCENE_BOUND
 
-    def _fuse(self, hidden: Tensor, scores: Tensor, points: Tensor) -> Tensor:
-        """Score-weighted mean and variance over the sources, with each point's height and distance to the axis."""
+    def _fuse(self, hidden: Tensor, scores: Tensor, points: Tensor, instance: Tensor | None) -> Tensor:
+        """Score-weighted mean and variance over the sources, with each point's height and distance to the axis.
+
+        The mean has what the instance volume holds at the points added to it.
+        """
         weights = scores.softmax(2)[..., None].to(hidden.dtype)  # over N
         mean = (weights * hidden).sum(2)
         deviation = hidden[..., :VARIANCES] - mean[:, :, None, ..., :VARIANCES]
         variance = (weights * deviation.square()).sum(2)
+        if instance is not None:
+            mean = mean + _sample_volume(instance, points).to(mean.dtype)
         place = torch.stack([points[..., 2], points[..., :2].square().sum(-1).add(1e-6).sqrt()], -1) / SCENE_BOUND
         return torch.cat([mean, variance, place.to(mean.dtype)], -1)
 
@@ -160,6 +167,16 @@ def _unproject(cameras: Tensor, pixels: Tensor, depths: Tensor) -> Tensor:
     origins, directions = cam.rays(cameras, pixels.expand(*cameras.shape[:2], -1, -1))
     depths = depths[..., None] if depths.dim() == 3 else depths
     return (origins[:, :, None] + depths[..., None] * directions[:, :, None]).flatten(2, 3)
+
+
+def _sample_volume(volume: Tensor, points: Tensor) -> Tensor:
+    """Trilinear values [..., C] at points [..., 3] of a volume [C, R, R, R] (z, y, x) over the object's bounds.
+
+    Outside, they are zero.
+    """
+    grid = (points / SCENE_BOUND).reshape(1, 1, 1, -1, 3)
+    values = F.grid_sample(volume[None], grid, align_corners=False)
+    return values[0, :, 0, 0].T.reshape(*points.shape[:-1], -1)
 
 
 def _look_up(maps: Tensor, cameras: Tensor, targets: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ On disk a model is a folder: config.json and model.safetensors, as diffusers has
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ class DiffusionConfig:
     depths: int = 16
     collapsed_channels: int = 64
     unet_channels: tuple[int, int, int] = (64, 128, 256)
+    instance_resolution: int = 0  # of a tuned model's instance volume; 0: it has none
 
 
 class DiffusionModel(nn.Module):
@@ -48,6 +49,9 @@ class DiffusionModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def add_instance_volume(self, resolution: int) -> None:
+        """Give tuning a place for what it learns of one object; a model that lifts nothing has none."""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
         """The network's prediction (v or ε) with classifier-free guidance (arXiv 2207.12598).
@@ -153,6 +157,9 @@ class ViewConditionedDiffusion(DiffusionModel):
             config.feature_channels, config.volume_channels, config.depths, config.collapsed_channels
         )
         self.unet = DenoisingUNet(tuple(config.unet_channels), self.lifting.out_channels)
+        self.register_parameter("instance", None)
+        if config.instance_resolution:
+            self.add_instance_volume(config.instance_resolution)
         self.scheduler = DDIMScheduler(
             num_train_timesteps=TRAIN_TIMESTEPS,
             beta_schedule="scaled_linear",
@@ -179,6 +186,12 @@ class ViewConditionedDiffusion(DiffusionModel):
         """Side of the latents, here the images'."""
         return self.config.image_size
 
+    def add_instance_volume(self, resolution: int) -> None:
+        """Features in the world's frame, zero at first, that are added to what the sources show at each point."""
+        self.config = replace(self.config, instance_resolution=resolution)
+        volume = torch.zeros(self.config.feature_channels, resolution, resolution, resolution, device=self.device)
+        self.instance = nn.Parameter(volume)
+
     # Latents. The embedded model works on pixels, so these only change the range.
 
     def encode(self, images: Tensor) -> Tensor:
@@ -203,7 +216,7 @@ class ViewConditionedDiffusion(DiffusionModel):
         latents = self.encode(images)
         with autocast(latents.device):
             features = self.encoder(latents.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        return Sources(latents, cameras, features.to(latents.dtype).unflatten(0, latents.shape[:2]))
+        return Sources(latents, cameras, features.to(latents.dtype).unflatten(0, latents.shape[:2]), self.instance)
 
     def condition(self, sources: Sources, targets: Tensor) -> Condition:
         """Condition for target cameras [M, 3] (one object) or [B, M, 3]."""

@@ -10,6 +10,8 @@ checkpoint.
 
 import argparse
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from tqdm import tqdm
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
 from camerabooth.regularisation import nearest_objects, regularisation_views
-from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out
+from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
 from sap3d import images as im
 from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import one_line_errors
@@ -31,7 +33,7 @@ from sap3d.files import atomic_file, root_dir
 from sap3d.options import apply_flags, stage_options
 from sap3d.poses import PoseTable, read_pose_hypotheses, write_poses
 from sap3d.scene import Scene
-from sap3d.synthesis import Level, joint_fit
+from sap3d.synthesis import DESCENT, Level, joint_fit
 from sap3d.training import fingerprint, fit
 from sap3d.views import read_images
 
@@ -70,7 +72,10 @@ def tune(
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
-    module = TestTimeTraining(model, poses, images, views, config, seed)
+    synthesised = synthesised_views(images, cameras, config.synthesised, model.image_size, seed)
+    if config.instance_resolution and not config.poses_only:
+        model.add_instance_volume(config.instance_resolution)
+    module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
     if config.ema:
         callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
@@ -108,6 +113,38 @@ def choose(
     return total.index(min(total)), {"stage1": scores, "energy": energies}
 
 
+@dataclass
+class Judged:
+    """Poses, and what speaks for them."""
+
+    cameras: Tensor  # [N, 3]
+    errors: Tensor  # the pretrained model's when each view is denoised given the others, [T · draws, N]
+    estimates: Tensor  # how each view looks to it then, [N, 4, S, S]
+    synthesis: float  # loss of voxels fitted at these cameras
+
+    def better_than(self, other: "Judged") -> bool:
+        """Both must say so: near the optimum the energy is flat within a degree or two, where the images' own
+        agreement is sharper."""
+        return clearly_lower(self.errors, than=other.errors) and self.synthesis < other.synthesis
+
+
+def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor) -> Judged:
+    """Examine cameras [N, 3]; the views are `images` at the model's size and `photos` at that of the synthesis."""
+    errors, estimates = leave_one_out(model, images, cameras, ENERGY_TIMESTEPS, ENERGY_DRAWS)
+    loss = joint_fit(photos, cameras[None].cpu(), SYNTHESIS).losses.item()
+    return Judged(cameras, errors, estimates, loss)
+
+
+def descend(photos: Sequence[np.ndarray], cameras: Tensor) -> Tensor:
+    """Cameras [N, 3] after a joint fit of voxels and cameras from coarse to fine."""
+    grid, moved = None, cameras[None].cpu()
+    start = moved
+    for level in tqdm(DESCENT, desc="descending", leave=False):
+        fit = joint_fit(im.to_tensor(photos, level.size), moved, level, start=grid, estimates=start)
+        grid, moved = fit.grid, fit.cameras
+    return moved[0].to(cameras.device)
+
+
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
@@ -117,10 +154,13 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     photos = read_images(scene)
     images = im.to_tensor(photos, model.image_size).to(device)
     first, choice = choose(model, images, hypotheses.to(device), scores)
-    initial = hypotheses[first].to(device)
-
-    energy = partial(leave_one_out, images=images, timesteps=ENERGY_TIMESTEPS, draws=ENERGY_DRAWS)
-    errors_before, before = energy(model, cameras=initial)
+    examine = partial(judge, images=images, photos=im.to_tensor(photos, SYNTHESIS.size))
+    judged = {"initial": examine(model, hypotheses[first].to(device))}
+    kept = "initial"
+    if config.descent and scene.views > 1:
+        judged["descended"] = examine(model, descend(photos, judged["initial"].cameras))
+        kept = "descended" if judged["descended"].better_than(judged["initial"]) else kept
+    start = judged[kept]
     prior = list(range(config.tuning.prior_objects))
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
@@ -131,30 +171,25 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         if batch < config.tuning.batch:
             changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
             model = load_model(pretrained, device, **config.published)  # the first attempt may have changed it
-        return tune(model, images, initial, prior, OmegaConf.merge(config.tuning, changes), seed, folder)
+        return tune(model, images, start.cameras, prior, OmegaConf.merge(config.tuning, changes), seed, folder)
 
     refined, trajectory = halving(tuned, config.tuning.batch, "tuning.batch", device)
-    _, after = energy(model, cameras=refined)
+    _, after = leave_one_out(model, images, refined, ENERGY_TIMESTEPS)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
-    judge = load_model(pretrained, device, **config.published)
-    errors_after, _ = energy(judge, cameras=refined)
-    # Near the optimum the energy is flat within a degree or two, where the images' own agreement is sharper.
-    both = torch.stack([initial, refined])
-    synthesis = joint_fit(im.to_tensor(photos, SYNTHESIS.size), both.cpu(), SYNTHESIS).losses.tolist()
-    accepted = clearly_lower(errors_after, than=errors_before) and synthesis[1] < synthesis[0]
+    judged["refined"] = examine(load_model(pretrained, device, **config.published), refined)
+    kept = "refined" if judged["refined"].better_than(start) else kept
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
-        imageio.imwrite(path, before_after(images, before, after))
+        imageio.imwrite(path, before_after(images, start.estimates, after))
     with atomic_file(folder / "trajectory.npy") as path:
         np.save(path, trajectory.numpy())
-    energies = {"initial": errors_before.mean().item(), "refined": errors_after.mean().item()}
-    kept, score = (refined, energies["refined"]) if accepted else (initial, energies["initial"])
-    evidence = {"energy": energies, "synthesis": dict(zip(energies, synthesis)), "choice": choice}
-    write_poses(folder / "poses.json", kept[None], [score], **evidence)
-    print(f"energy of the poses {energies['initial']:.4f} → {energies['refined']:.4f}, "
-          f"synthesis loss {synthesis[0]:.2e} → {synthesis[1]:.2e}: "
-          f"{'refined' if accepted else 'not clearly better, initial'} poses kept")  # fmt: skip
+    energies = {name: each.errors.mean().item() for name, each in judged.items()}
+    synthesis = {name: each.synthesis for name, each in judged.items()}
+    evidence = {"energy": energies, "synthesis": synthesis, "kept": kept, "choice": choice}
+    write_poses(folder / "poses.json", judged[kept].cameras[None], [energies[kept]], **evidence)
+    for name, energy in energies.items():
+        print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
 
 
 def model_folder(config: DictConfig) -> Path:

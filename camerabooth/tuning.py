@@ -1,11 +1,14 @@
 """Test-time training: the diffusion model and the pose table learn an object together (SAP3D, arXiv 2404.03652, §3.2).
 
-Each input view is denoised given others at the current poses; gradients reach both the network and the cameras.
-Procedural objects with known cameras are denoised beside it, so that the model keeps what it knew (prior preservation,
-DreamBooth, arXiv 2208.12242).
+Each input view is denoised given others at the current poses; gradients reach the network, the cameras, and a volume
+of features in the world's frame that belongs to the object. Views of voxels that were fitted to the inputs are denoised
+too, given all inputs: between the inputs they are nearer to the truth than the pretrained model is. Procedural objects
+with known cameras are denoised beside them, so that the model keeps what it knew (prior preservation, DreamBooth,
+arXiv 2208.12242).
 """
 
-from dataclasses import fields
+import math
+from dataclasses import fields, replace
 
 import pytorch_lightning as lightning
 import torch
@@ -14,12 +17,20 @@ from torch import Tensor
 
 from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
+from sap3d.cameras import wrap_angle
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
+from sap3d.synthesis import Level, joint_fit, render_views
 
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
 # what it can.
 HELD_OUT_TIMESTEPS = [650, 900]
+# The voxels whose views are denoised, at held cameras.
+SYNTHESIS = (
+    Level(resolution=24, size=64, steps=80, pixels=384, samples=32, pose_rate=0.0),
+    Level(resolution=48, size=64, steps=120, pixels=384, samples=48, pose_rate=0.0),
+)
+SYNTHESISED_ELEVATIONS = (math.radians(-15), math.radians(60))
 # Lightning's, with an average: of the average, and of what is trained.
 CHECKPOINT_STATES = ("state_dict", "current_model_state")
 
@@ -31,6 +42,7 @@ class TestTimeTraining(lightning.LightningModule):
         images: input views in [0, 1], [N, 4, S, S].
         poses: their cameras. Where they go is written into `trajectory`, [steps + 1, N, 3].
         regularisation: images [K, V, 4, S, S] and cameras [K, V, 3] of procedural objects.
+        synthesised: views of fitted voxels, images [V, 4, S, S] and cameras [V, 3]; V may be 0.
     """
 
     __test__ = False  # not a pytest class, whatever its name
@@ -41,12 +53,14 @@ class TestTimeTraining(lightning.LightningModule):
         poses: PoseTable,
         images: Tensor,
         regularisation: tuple[Tensor, Tensor],
+        synthesised: tuple[Tensor, Tensor],
         config: DictConfig,
         seed: int,
     ):
         super().__init__()
         self.model, self.poses, self.config = model, poses, config
-        for name, tensor in zip(("images", "prior_images", "prior_cameras"), (images, *regularisation)):
+        names = ("images", "prior_images", "prior_cameras", "synthesised_images", "synthesised_cameras")
+        for name, tensor in zip(names, (images, *regularisation, *synthesised)):
             self.register_buffer(name, tensor, persistent=False)
         self.seed, self.generator = seed, step_generator(seed, 0)
         self.register_buffer("trajectory", poses.cameras().expand(config.steps + 1, -1, -1).clone())
@@ -55,10 +69,12 @@ class TestTimeTraining(lightning.LightningModule):
 
     def configure_optimizers(self):
         config = self.config
-        network = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        instance = [trained.pop("instance")] if "instance" in trained else []
         optimizer = torch.optim.AdamW(
             [
-                {"params": network, "lr": config.learning_rate},
+                {"params": list(trained.values()), "lr": config.learning_rate},
+                {"params": instance, "lr": config.instance_learning_rate},
                 {"params": self.poses.parameters(), "lr": config.pose_learning_rate},
             ],
             weight_decay=0.0,
@@ -74,11 +90,13 @@ class TestTimeTraining(lightning.LightningModule):
     def training_step(self, _, step: int) -> Tensor:
         self.generator = step_generator(self.seed, step)
         loss = self._instance_loss()
-        prior = loss.new_zeros(())
+        synthesised, prior = loss.new_zeros(()), loss.new_zeros(())
+        if len(self.synthesised_images) and not self.config.poses_only:
+            synthesised = self._synthesised_loss()
         if self.config.prior_weight > 0 and not self.config.poses_only:
             prior = self._prior_loss()
-        self.log_dict({"loss": loss, "prior_loss": prior}, prog_bar=True)
-        return loss + self.config.prior_weight * prior
+        self.log_dict({"loss": loss, "synthesised_loss": synthesised, "prior_loss": prior}, prog_bar=True)
+        return loss + self.config.synthesised_weight * synthesised + self.config.prior_weight * prior
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave out what is held: it is on disk already, and of a large model it is nearly everything."""
@@ -108,8 +126,16 @@ class TestTimeTraining(lightning.LightningModule):
         sources = 1 + int(torch.randint(max(views - 1, 1), (1,), generator=self.generator))
         order = torch.stack([torch.randperm(views, generator=self.generator) for _ in range(count)])
         target, chosen = order[:, 0], order[:, 1 : 1 + sources] if views > 1 else order
-        subset = Sources(embedded.images[0][chosen], embedded.cameras[0][chosen], embedded.features[0][chosen])
+        parts = {name: getattr(embedded, name)[0][chosen] for name in ("images", "cameras", "features")}
+        subset = replace(embedded, **parts)
         return self._denoising_loss(subset, self.images[target][:, None], cameras[target][:, None])
+
+    def _synthesised_loss(self) -> Tensor:
+        """Denoise views of the fitted voxels, given all inputs."""
+        rows = torch.randint(len(self.synthesised_images), (self.config.batch,), generator=self.generator)
+        # The voxels know only where the cameras were when they were fitted.
+        embedded = self.model.embed_sources(self.images, self.poses().detach())
+        return self._denoising_loss(embedded, self.synthesised_images[rows][None], self.synthesised_cameras[rows][None])
 
     def _prior_loss(self) -> Tensor:
         """Denoise procedural objects at their true cameras."""
@@ -118,16 +144,39 @@ class TestTimeTraining(lightning.LightningModule):
         order = torch.randperm(views, generator=self.generator)
         sources = 1 + int(torch.randint(min(3, views - 1), (1,), generator=self.generator))
         images, cameras = self.prior_images[rows][:, order], self.prior_cameras[rows][:, order]
-        embedded = self.model.embed_sources(images[:, :sources], cameras[:, :sources])
+        embedded = replace(self.model.embed_sources(images[:, :sources], cameras[:, :sources]), instance=None)
         return self._denoising_loss(embedded, images[:, sources : sources + 1], cameras[:, sources : sources + 1])
 
     def _denoising_loss(self, sources: Sources, targets: Tensor, cameras: Tensor) -> Tensor:
-        count = len(targets)
+        count = targets.shape[0] * targets.shape[1]
         timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=self.generator)
         timesteps[torch.rand(count, generator=self.generator) < self.config.pure_noise] = TRAIN_TIMESTEPS - 1
         noise = torch.randn(count, 4, self.model.latent_size, self.model.latent_size, generator=self.generator)
         device = targets.device
         return self.model.training_loss(sources, targets, cameras, timesteps.to(device), noise.to(device)).mean()
+
+
+def synthesised_views(images: Tensor, cameras: Tensor, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Views of voxels that are fitted to the input views, from all around, at the inputs' mean radius.
+
+    Args:
+        images: input views in [0, 1], [N, 4, S, S]; cameras: [N, 3].
+        count: how many; none are made from a single view, whose voxels have no back.
+
+    Returns:
+        Images [count, 4, size, size] and cameras [count, 3].
+    """
+    if len(images) == 1 or count == 0:
+        return images.new_zeros(0, 4, size, size), cameras.new_zeros(0, 3)
+    device, images, cameras = cameras.device, images.cpu(), cameras.cpu()
+    grid = None
+    for level in SYNTHESIS:
+        grid = joint_fit(images, cameras[None], level, seed, start=grid).grid
+    draw = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+    low, high = SYNTHESISED_ELEVATIONS
+    elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
+    targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().expand(count)], -1)
+    return render_views(grid[0], targets, size, SYNTHESIS[-1].samples).to(device), targets.to(device)
 
 
 @torch.no_grad()

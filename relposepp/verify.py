@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relposepp.search import distinct
-from sap3d.synthesis import Fit, Level, joint_fit, view_losses
+from sap3d.synthesis import DESCENT, Fit, Level, joint_fit, view_losses
 
 BATCH = 16  # hypotheses fitted at a time
 RECONSIDERED_AZIMUTHS = 24
@@ -30,10 +30,9 @@ class Effort:
     scout: Level = field(default_factory=lambda: Level(16, 32, steps=12, pixels=64, samples=16))
     coarse: Level = field(default_factory=lambda: Level(16, 32, steps=24, pixels=96, samples=16))
     middle: Level = field(default_factory=lambda: Level(16, 32, steps=36, pixels=96, samples=16))
-    # From new voxels, that have not learned the images in the wrong places yet.
-    anneal: Level = field(default_factory=lambda: Level(16, 32, steps=150, pixels=128, samples=16, pose_rate=0.04))
-    fine: Level = field(default_factory=lambda: Level(32, 64, steps=60, pixels=320, samples=32, pose_rate=0.03))
-    last: Level = field(default_factory=lambda: Level(32, 64, steps=240, pixels=320, samples=32, pose_rate=0.03))
+    anneal: Level = field(default_factory=lambda: DESCENT[0])
+    fine: Level = field(default_factory=lambda: DESCENT[1])
+    last: Level = field(default_factory=lambda: DESCENT[2])
     beam: int = 16  # fits that survive the middle level
     rounds: int = 4  # at most, of search beyond the proposals: single views placed anew, and evolution
     children: int = 96  # by `mutate`, in each round

@@ -37,6 +37,15 @@ class Level:
     pose_rate: float = 0.02  # peak learning rate of angles (radians) and radii; 0 holds the cameras
 
 
+# A descent of cameras that start 10° or 20° off.
+DESCENT = (
+    # From new voxels, that have not learned the images in the wrong places yet.
+    Level(resolution=16, size=32, steps=150, pixels=128, samples=16, pose_rate=0.04),
+    Level(resolution=32, size=64, steps=60, pixels=320, samples=32, pose_rate=0.03),
+    Level(resolution=32, size=64, steps=240, pixels=320, samples=32, pose_rate=0.03),
+)
+
+
 @dataclass
 class Fit:
     """State of K joint fits."""
@@ -140,6 +149,16 @@ def joint_fit(
     raw = raw.detach()
     losses = view_losses(raw, cameras, target, level).mean(1) + PRIOR * prior_cost(cameras, estimates)
     return Fit(raw, cameras, losses)
+
+
+@torch.no_grad()
+def render_views(raw: Tensor, cameras: Tensor, size: int, samples: int) -> Tensor:
+    """Views of one grid [4, R, R, R] at cameras [M, 3]: colour on white and opacity, [M, 4, size, size]."""
+    pixels, views = cam.pixel_grid(size), []
+    for camera in cameras:
+        view = voxels.render(raw[None], camera[None, None], pixels, samples)
+        views.append(torch.cat([view.color, view.opacity[..., None]], -1).reshape(size, size, 4).permute(2, 0, 1))
+    return torch.stack(views)
 
 
 def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:

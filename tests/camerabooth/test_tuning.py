@@ -9,12 +9,16 @@ from omegaconf import OmegaConf
 
 from camerabooth import main, pretrain, regularisation, tuning
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from camerabooth.evaluate import psnr
+from dataset.render import Renderer
 from dataset.toy_views import ToyViews, white_composite
+from dataset.toys import make_toy
 from sap3d import training
 from sap3d.cameras import wrap_angle
 from sap3d.devices import seed_everything
 from sap3d.errors import UserError
 from sap3d.poses import PoseTable
+from sap3d.synthesis import Level
 
 TINY = {
     "image_size": 64,
@@ -27,8 +31,9 @@ TINY = {
 
 
 @pytest.fixture
-def scene():
+def scene(monkeypatch):
     """Five views of a toy, their cameras with view 0's azimuth 0, and a tiny model."""
+    monkeypatch.setattr(tuning, "SYNTHESIS", (Level(16, 32, steps=60, pixels=128, samples=16, pose_rate=0.0),))
     seed_everything(0)  # as the stage does: without deterministic kernels, two threads differ in the last bits
     images, cameras = regularisation.regularisation_views([0])
     cameras = cameras[0, :5].clone()
@@ -39,7 +44,9 @@ def scene():
 def config(**changes):
     defaults = OmegaConf.load(main.CONFIG).tuning
     return OmegaConf.merge(
-        defaults, {"steps": 8, "batch": 4, "prior_batch": 2, "warmup_steps": 2, "prior_objects": 2}, changes
+        defaults,
+        {"steps": 8, "batch": 4, "prior_batch": 2, "warmup_steps": 2, "prior_objects": 2, "synthesised": 2},
+        changes,
     )
 
 
@@ -62,11 +69,10 @@ def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
 
 def test_tuning_repeats_with_its_seed(scene, tmp_path):
     images, cameras, model = scene
-    state = {name: value.clone() for name, value in model.state_dict().items()}
     results = []
     for _ in range(2):
-        model.load_state_dict(state)
-        results.append(main.tune(model, images, cameras, [0, 1], config(steps=3), seed=1, folder=tmp_path)[0])
+        same = copy.deepcopy(model)
+        results.append(main.tune(same, images, cameras, [0, 1], config(steps=3), seed=1, folder=tmp_path)[0])
     assert torch.equal(*results)
 
 
@@ -119,10 +125,44 @@ def test_tuning_stops_when_held_out_noise_levels_gain_nothing(scene, tmp_path):
     assert torch.equal(trajectory[30], trajectory[-1])
 
 
+def test_synthesised_views_look_like_the_object(scene):
+    images, cameras, _ = scene
+    views, targets = tuning.synthesised_views(images, cameras, 6, 64, seed=0)
+    assert views.shape == (6, 4, 64, 64) and targets[:, 2] == pytest.approx(cameras[:, 2].mean().item())
+    low, high = tuning.SYNTHESISED_ELEVATIONS
+    assert (low <= targets[:, 0]).all() and (targets[:, 0] <= high).all() and targets[:, 1].std() > 0.5
+    truth = Renderer(make_toy(regularisation.pool_seed(0)))
+    turned = targets.clone()
+    turned[:, 1] += regularisation.regularisation_views([0])[1][0, 0, 1]  # the scene's view 0 is at azimuth 0
+    seen = white_composite(torch.from_numpy(truth.render(turned, 64)))
+    wrong = white_composite(torch.from_numpy(truth.render(turned.flip(0), 64)))
+    assert psnr(views, seen).mean() > psnr(views, wrong).mean() + 3
+
+
+def test_the_instance_volume_learns_the_object_and_no_other(scene, tmp_path):
+    images, cameras, model = scene
+    main.tune(model, images, cameras, [0, 1], config(learning_rate=0.0), seed=0, folder=tmp_path)
+    assert model.instance.shape == (16, 24, 24, 24) and model.instance.abs().max() > 0
+    before, _ = tuning.leave_one_out(model, images, cameras, [999])
+    prior = regularisation.regularisation_views([0])
+    module = tuning.TestTimeTraining(
+        model, PoseTable(cameras), images, prior, (images[:0], cameras[:0]), config(), seed=0
+    )
+    model.zero_grad()
+    module._prior_loss().backward()
+    assert model.instance.grad is None
+    with torch.no_grad():
+        model.instance.zero_()
+    after, _ = tuning.leave_one_out(model, images, cameras, [999])
+    assert before.mean() < after.mean(), "it explains the views that it was tuned on"
+
+
 def test_one_view_is_its_own_source(scene):
     images, cameras, model = scene
     prior = regularisation.regularisation_views([0])
-    module = tuning.TestTimeTraining(model, PoseTable(cameras[:1]), images[:1], prior, config(), seed=0)
+    synthesised = tuning.synthesised_views(images[:1], cameras[:1], 4, 64, seed=0)
+    assert len(synthesised[0]) == len(synthesised[1]) == 0
+    module = tuning.TestTimeTraining(model, PoseTable(cameras[:1]), images[:1], prior, synthesised, config(), seed=0)
     module._instance_loss().backward()
     assert module.poses.offsets.grad[0, 1] == 0
     energy, _ = tuning.leave_one_out(model, images[:1], cameras[:1], [999])
