@@ -208,7 +208,34 @@ def test_nearer_sources_are_likelier():
     assert probabilities[0, 1] > probabilities[0, 2]
 
 
-def test_save_and_load(model, tmp_path):
+def test_the_instance_volume_lies_in_the_worlds_frame():
+    """Cells whose values are linear in the point's place give them back; outside there is nothing."""
+    side = 8
+    axis = ((torch.arange(side) + 0.5) / side * 2 - 1) * cam.SCENE_BOUND
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    volume = torch.stack([x, y, z, x + 2 * y])
+    points = (torch.rand(2, 3, 50, 3, generator=torch.Generator().manual_seed(0)) - 0.5) * cam.SCENE_BOUND
+    values = conditioning._sample_volume(volume, points)
+    expected = torch.cat([points, points[..., :1] + 2 * points[..., 1:2]], -1)
+    torch.testing.assert_close(values, expected, atol=1e-5, rtol=0)
+    assert not conditioning._sample_volume(volume, torch.full((1, 3), 2 * cam.SCENE_BOUND)).any()
+
+
+def test_an_instance_volume_of_zeros_changes_nothing(model):
+    images, cameras, targets = smooth_images(2), some_cameras(2), some_cameras(4)[2:]
+    before = predict(model, images, cameras, targets)
+    model.add_instance_volume(4)
+    torch.testing.assert_close(predict(model, images, cameras, targets), before)
+    with torch.no_grad():
+        model.instance += 1
+    assert not torch.allclose(predict(model, images, cameras, targets), before)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_save_and_load(model, tmp_path, tuned):
+    if tuned:
+        model.add_instance_volume(4)
+        torch.nn.init.normal_(model.instance)
     model.save_pretrained(tmp_path / "model")
     loaded = ViewConditionedDiffusion.from_pretrained(tmp_path / "model")
     assert loaded.config.image_size == 16

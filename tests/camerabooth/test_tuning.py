@@ -1,6 +1,7 @@
 """Test-time training and pretraining on a tiny model."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sap3d import training
 from sap3d.cameras import wrap_angle
 from sap3d.devices import seed_everything
 from sap3d.errors import UserError
+from sap3d.metrics import rotation_error
 from sap3d.poses import PoseTable
 from sap3d.synthesis import Level
 
@@ -123,6 +125,25 @@ def test_tuning_stops_when_held_out_noise_levels_gain_nothing(scene, tmp_path):
     settings = config(steps=40, learning_rate=0.3, validate_every=2, patience=1, ema=None)
     _, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=0, folder=tmp_path)
     assert torch.equal(trajectory[30], trajectory[-1])
+
+
+def test_poses_descend_towards_the_truth(monkeypatch):
+    monkeypatch.setattr(main, "DESCENT", main.DESCENT[:1])
+    images, truth = (part[0, :5] for part in regularisation.regularisation_views([0], 128))
+    truth = truth - truth[0] * torch.tensor([0.0, 1.0, 0.0])
+    start = truth.clone()
+    start[1:, :2] += math.radians(10) * torch.tensor([[1, -1], [-1, 0.5], [0.5, 1], [-1, 1]])
+    photos = [(view * 255).byte().permute(1, 2, 0).numpy() for view in images]
+    ends = main.descend(photos, start)
+    assert rotation_error(ends, truth) < 0.6 * rotation_error(start, truth)
+    assert ends[0, 1] == 0
+
+
+def test_better_poses_convince_both_judges():
+    noise = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
+    start = main.Judged(torch.zeros(5, 3), 1 + noise, noise, synthesis=0.5)
+    for drop, loss, better in ((0.5, 0.4, True), (0.5, 0.6, False), (0.0, 0.4, False), (-0.5, 0.4, False)):
+        assert main.Judged(torch.zeros(5, 3), 1 + noise - drop, noise, loss).better_than(start) == better
 
 
 def test_synthesised_views_look_like_the_object(scene):
