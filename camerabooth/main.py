@@ -72,7 +72,7 @@ def tune(
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
-    synthesised = synthesised_views(images, cameras, config.synthesised, model.image_size, seed)
+    synthesised = synthesised_views(model, images, cameras, config.synthesised, seed)
     if config.instance_resolution and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)

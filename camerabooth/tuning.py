@@ -1,10 +1,9 @@
 """Test-time training: the diffusion model and the pose table learn an object together (SAP3D, arXiv 2404.03652, §3.2).
 
 Each input view is denoised given others at the current poses; gradients reach the network, the cameras, and a volume
-of features in the world's frame that belongs to the object. Views of voxels that were fitted to the inputs are denoised
-too, given all inputs: between the inputs they are nearer to the truth than the pretrained model is. Procedural objects
-with known cameras are denoised beside them, so that the model keeps what it knew (prior preservation, DreamBooth,
-arXiv 2208.12242).
+of features in the world's frame that belongs to the object. Views between the inputs, to
+which voxels fitted to the inputs have contributed, are denoised given all inputs. Procedural objects with known cameras
+are denoised beside them, so that the model keeps what it knew (prior preservation, DreamBooth, arXiv 2208.12242).
 """
 
 import math
@@ -16,7 +15,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from camerabooth.conditioning import Condition, Sources
-from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
+from camerabooth.diffusion import TRAIN_TIMESTEPS, DiffusionModel, ViewConditionedDiffusion
+from camerabooth.sampling import conditional_mean
 from sap3d.cameras import wrap_angle
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
@@ -42,7 +42,7 @@ class TestTimeTraining(lightning.LightningModule):
         images: input views in [0, 1], [N, 4, S, S].
         poses: their cameras. Where they go is written into `trajectory`, [steps + 1, N, 3].
         regularisation: images [K, V, 4, S, S] and cameras [K, V, 3] of procedural objects.
-        synthesised: views of fitted voxels, images [V, 4, S, S] and cameras [V, 3]; V may be 0.
+        synthesised: `synthesised_views`, images [V, 4, S, S] and cameras [V, 3]; V may be 0.
     """
 
     __test__ = False  # not a pytest class, whatever its name
@@ -131,7 +131,7 @@ class TestTimeTraining(lightning.LightningModule):
         return self._denoising_loss(subset, self.images[target][:, None], cameras[target][:, None])
 
     def _synthesised_loss(self) -> Tensor:
-        """Denoise views of the fitted voxels, given all inputs."""
+        """Denoise views between the inputs, given all inputs."""
         rows = torch.randint(len(self.synthesised_images), (self.config.batch,), generator=self.generator)
         # The voxels know only where the cameras were when they were fitted.
         embedded = self.model.embed_sources(self.images, self.poses().detach())
@@ -156,27 +156,37 @@ class TestTimeTraining(lightning.LightningModule):
         return self.model.training_loss(sources, targets, cameras, timesteps.to(device), noise.to(device)).mean()
 
 
-def synthesised_views(images: Tensor, cameras: Tensor, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Views of voxels that are fitted to the input views, from all around, at the inputs' mean radius.
+@torch.no_grad()
+def synthesised_views(
+    model: DiffusionModel, images: Tensor, cameras: Tensor, count: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Views from all around, at the inputs' mean radius: half voxels fitted to the inputs, half the model's own mean.
+
+    Voxels are right where inputs agree and wrong where nothing was seen; the model is blurred everywhere. Their errors
+    have little in common, so their average is nearer to the truth than either, or not far from the better one.
 
     Args:
+        model: as pretrained.
         images: input views in [0, 1], [N, 4, S, S]; cameras: [N, 3].
         count: how many; none are made from a single view, whose voxels have no back.
 
     Returns:
-        Images [count, 4, size, size] and cameras [count, 3].
+        Images [count, 4, S, S] and cameras [count, 3].
     """
     if len(images) == 1 or count == 0:
-        return images.new_zeros(0, 4, size, size), cameras.new_zeros(0, 3)
-    device, images, cameras = cameras.device, images.cpu(), cameras.cpu()
-    grid = None
+        return images[:0], cameras[:0]
+    grid, held = None, cameras[None].cpu()
     for level in SYNTHESIS:
-        grid = joint_fit(images, cameras[None], level, seed, start=grid).grid
-    draw = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+        grid = joint_fit(images.cpu(), held, level, seed, start=grid).grid
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.rand(count, 2, generator=generator)
     low, high = SYNTHESISED_ELEVATIONS
     elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
-    targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().expand(count)], -1)
-    return render_views(grid[0], targets, size, SYNTHESIS[-1].samples).to(device), targets.to(device)
+    targets = torch.stack([elevation, azimuth, held[0, :, 2].mean().expand(count)], -1)
+    rendered = render_views(grid[0], targets, model.image_size, SYNTHESIS[-1].samples).to(images)
+    targets = targets.to(cameras)
+    own = conditional_mean(model, model.embed_sources(images, cameras), targets, generator)
+    return (rendered + own) / 2, targets
 
 
 @torch.no_grad()

@@ -94,6 +94,7 @@ def constrain(cameras: Tensor, start: Tensor) -> Tensor:
     return torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1)
 
 
+@torch.enable_grad()
 def joint_fit(
     images: Tensor,
     hypotheses: Tensor,
