@@ -16,7 +16,7 @@ from torch import Tensor
 
 from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, DiffusionModel, ViewConditionedDiffusion
-from camerabooth.sampling import conditional_mean
+from camerabooth.sampling import sample
 from sap3d.cameras import wrap_angle
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
@@ -160,10 +160,11 @@ class TestTimeTraining(lightning.LightningModule):
 def synthesised_views(
     model: DiffusionModel, images: Tensor, cameras: Tensor, count: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Views from all around, at the inputs' mean radius: half voxels fitted to the inputs, half the model's own mean.
+    """Views from all around, at the inputs' mean radius: half voxels fitted to the inputs, half the model's own.
 
-    Voxels are right where inputs agree and wrong where nothing was seen; the model is blurred everywhere. Their errors
-    have little in common, so their average is nearer to the truth than either, or not far from the better one.
+    Voxels are right where inputs agree and wrong where nothing was seen; the embedded model's mean is blurred
+    everywhere. Their errors have little in common, so their average is nearer to the truth than either, or not far from
+    the better one.
 
     Args:
         model: as pretrained.
@@ -185,7 +186,7 @@ def synthesised_views(
     targets = torch.stack([elevation, azimuth, held[0, :, 2].mean().expand(count)], -1)
     rendered = render_views(grid[0], targets, model.image_size, SYNTHESIS[-1].samples).to(images)
     targets = targets.to(cameras)
-    own = conditional_mean(model, model.embed_sources(images, cameras), targets, generator)
+    own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling)
     return (rendered + own) / 2, targets
 
 

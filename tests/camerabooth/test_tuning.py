@@ -147,8 +147,8 @@ def test_better_poses_convince_both_judges():
         assert main.Judged(torch.zeros(5, 3), 1 + noise - drop, noise, loss).better_than(start) == better
 
 
-def test_synthesised_views_are_half_the_object_and_half_the_models_mean(scene, monkeypatch):
-    monkeypatch.setattr(tuning, "conditional_mean", lambda *_: torch.full((6, 4, 64, 64), 0.25))
+def test_synthesised_views_are_half_the_object_and_half_the_models_own(scene, monkeypatch):
+    monkeypatch.setattr(tuning, "sample", lambda *_, **__: torch.full((6, 4, 64, 64), 0.25))
     images, cameras, model = scene
     views, targets = tuning.synthesised_views(model, images, cameras, 6, seed=0)
     assert views.shape == (6, 4, 64, 64) and targets[:, 2] == pytest.approx(cameras[:, 2].mean().item())
