@@ -60,6 +60,8 @@ def start(repository):
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
+                # A shell's background job, as a test run may be, has its interrupts ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         )
         return runs[-1]
