@@ -43,7 +43,7 @@ SCANS8 = Path(__file__).parents[1] / "dataset/benchmarks/scans8.txt"
 SOURCES = (1, 2, 3, 5)
 TARGETS = 24  # test views an object
 # Of the initial noise. Samples of held-out toys have more gradient than the truth at any temperature, 1.2–1.3 times at
-# 0.2, 1.6–1.7 times at 0.6; their SSIM falls from 0.2 on.
+# 0.2, 1.5–1.7 times at 0.6; their SSIM falls from 0.2 on.
 TEMPERATURES = (0.2, 1.0)
 OFFSETS = torch.arange(-45, 45.1, 2.5)  # degrees of azimuth error
 NEIGHBOURS = math.radians(60)
@@ -156,11 +156,11 @@ def moved(cameras: Tensor, angle: float, generator: torch.Generator) -> Tensor:
 
 def recover(model: ViewConditionedDiffusion, scene: Scene, degrees: float, seed: int) -> dict[str, float | bool]:
     """Rotation errors in degrees, up to symmetry, before and after stage 2's descent from displaced true cameras."""
-    photos, truth = read_images(scene), read_poses(scene.train, scene.views)
+    pictures, truth = read_images(scene), read_poses(scene.train, scene.views)
     start = moved(truth, math.radians(degrees), torch.Generator().manual_seed(seed))
     start[:, 1] = cam.wrap_angle(start[:, 1] - start[0, 1])  # the gauge
-    images = im.to_tensor(photos, model.image_size)
-    examine = partial(judge, model, images=images, photos=im.to_tensor(photos, SYNTHESIS.size))
+    photos = im.to_tensor(pictures, SYNTHESIS.size)
+    examine = partial(judge, model, images=im.to_tensor(pictures, model.image_size), photos=photos)
     before, after = examine(start), examine(descend(photos, start))
     accepted, symmetry = after.better_than(before), read_symmetry(scene)
     kept = after if accepted else before
@@ -194,7 +194,8 @@ def plot_sensitivity(path: Path, profiles: Tensor) -> None:
     left.plot(OFFSETS, relative.median(0).values, color="tab:red", label="median")
     left.set(xlabel="azimuth error (°)", ylabel="denoising loss over its minimum", ylim=(0.99, 1.3))
     left.legend()
-    right.hist(OFFSETS[profiles.argmin(1)].numpy(), bins=len(OFFSETS))
+    half = (OFFSETS[1] - OFFSETS[0]) / 2
+    right.hist(OFFSETS[profiles.argmin(1)].numpy(), bins=torch.cat([OFFSETS - half, OFFSETS[-1:] + half]).numpy())
     share = share_near_zero(profiles)
     right.set(xlabel="azimuth error of the minimum (°)", ylabel="pairs", title=f"within 5°: {share:.0%}")
     with atomic_file(path) as partial:

@@ -10,7 +10,6 @@ checkpoint.
 
 import argparse
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from sap3d.files import atomic_file, root_dir
 from sap3d.options import apply_flags, stage_options
 from sap3d.poses import PoseTable, read_pose_hypotheses, write_poses
 from sap3d.scene import Scene
-from sap3d.synthesis import DESCENT, Level, joint_fit
+from sap3d.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
 from sap3d.training import fingerprint, fit
 from sap3d.views import read_images
 
@@ -72,7 +71,7 @@ def tune(
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
-    synthesised = synthesised_views(model, images, cameras, config.synthesised, seed)
+    synthesised = synthesised_views(model, images, cameras, 0 if config.poses_only else config.synthesised, seed)
     if config.instance_resolution and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
@@ -135,14 +134,9 @@ def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor
     return Judged(cameras, errors, estimates, loss)
 
 
-def descend(photos: Sequence[np.ndarray], cameras: Tensor) -> Tensor:
-    """Cameras [N, 3] after a joint fit of voxels and cameras from coarse to fine."""
-    grid, moved = None, cameras[None].cpu()
-    start = moved
-    for level in tqdm(DESCENT, desc="descending", leave=False):
-        fit = joint_fit(im.to_tensor(photos, level.size), moved, level, start=grid, estimates=start)
-        grid, moved = fit.grid, fit.cameras
-    return moved[0].to(cameras.device)
+def descend(photos: Tensor, cameras: Tensor) -> Tensor:
+    """Cameras [N, 3] after a joint fit of voxels and cameras to views [N, 4, S, S] from coarse to fine."""
+    return coarse_to_fine(photos, cameras, DESCENT).cameras[0].to(cameras.device)
 
 
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
@@ -151,10 +145,11 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     pretrained = model_folder(config)
     model = load_model(pretrained, device, **config.published)
     hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
-    photos = read_images(scene)
-    images = im.to_tensor(photos, model.image_size).to(device)
+    pictures = read_images(scene)
+    images = im.to_tensor(pictures, model.image_size).to(device)
+    photos = im.to_tensor(pictures, SYNTHESIS.size)
     first, choice = choose(model, images, hypotheses.to(device), scores)
-    examine = partial(judge, images=images, photos=im.to_tensor(photos, SYNTHESIS.size))
+    examine = partial(judge, images=images, photos=photos)
     judged = {"initial": examine(model, hypotheses[first].to(device))}
     kept = "initial"
     if config.descent and scene.views > 1:

@@ -1,9 +1,9 @@
 """Test-time training: the diffusion model and the pose table learn an object together (SAP3D, arXiv 2404.03652, §3.2).
 
 Each input view is denoised given others at the current poses; gradients reach the network, the cameras, and a volume
-of features in the world's frame that belongs to the object. Views between the inputs, to
-which voxels fitted to the inputs have contributed, are denoised given all inputs. Procedural objects with known cameras
-are denoised beside them, so that the model keeps what it knew (prior preservation, DreamBooth, arXiv 2208.12242).
+of features in the world's frame that belongs to the object. Views between the inputs, to which voxels fitted to the
+inputs have contributed, are denoised given all inputs. Procedural objects with known cameras are denoised beside them,
+so that the model keeps what it knew (prior preservation, DreamBooth, arXiv 2208.12242).
 """
 
 import math
@@ -20,7 +20,7 @@ from camerabooth.sampling import sample
 from sap3d.cameras import wrap_angle
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
-from sap3d.synthesis import Level, joint_fit, render_views
+from sap3d.synthesis import Level, coarse_to_fine, render_views
 
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
 # what it can.
@@ -91,7 +91,7 @@ class TestTimeTraining(lightning.LightningModule):
         self.generator = step_generator(self.seed, step)
         loss = self._instance_loss()
         synthesised, prior = loss.new_zeros(()), loss.new_zeros(())
-        if len(self.synthesised_images) and not self.config.poses_only:
+        if len(self.synthesised_images):
             synthesised = self._synthesised_loss()
         if self.config.prior_weight > 0 and not self.config.poses_only:
             prior = self._prior_loss()
@@ -176,15 +176,13 @@ def synthesised_views(
     """
     if len(images) == 1 or count == 0:
         return images[:0], cameras[:0]
-    grid, held = None, cameras[None].cpu()
-    for level in SYNTHESIS:
-        grid = joint_fit(images.cpu(), held, level, seed, start=grid).grid
+    grid = coarse_to_fine(images, cameras, SYNTHESIS, seed).grid[0]
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(count, 2, generator=generator)
     low, high = SYNTHESISED_ELEVATIONS
     elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
-    targets = torch.stack([elevation, azimuth, held[0, :, 2].mean().expand(count)], -1)
-    rendered = render_views(grid[0], targets, model.image_size, SYNTHESIS[-1].samples).to(images)
+    targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().cpu().expand(count)], -1)
+    rendered = render_views(grid, targets, model.image_size, SYNTHESIS[-1].samples).to(images)
     targets = targets.to(cameras)
     own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling)
     return (rendered + own) / 2, targets

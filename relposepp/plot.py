@@ -13,21 +13,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sap3d import cameras as cam
-from sap3d import grid as voxels
 from sap3d.files import atomic_file
+from sap3d.synthesis import render_views
 
 if TYPE_CHECKING:
     from relposepp.infer import Poses
 
 FRUSTUM = 0.35  # length of a drawn camera
 SAMPLES = 48  # along a ray of a silhouette
-
-
-@torch.no_grad()
-def silhouettes(grid: Tensor, cameras: Tensor, size: int) -> np.ndarray:
-    """Opacity of a raw grid [4, R, R, R] seen by cameras [N, 3], [N, size, size]."""
-    rendering = voxels.render(grid[None], cameras[None], cam.pixel_grid(size), SAMPLES)
-    return rendering.opacity[0].view(-1, size, size).numpy()
 
 
 def write_plot(path: Path, images: Tensor, poses: Poses) -> None:
@@ -43,7 +36,9 @@ def write_plot(path: Path, images: Tensor, poses: Poses) -> None:
     left, right = top.subfigures(1, 2)
     draw_cameras(left, poses.cameras[0], poses.confidence)
     draw_distributions(right, poses)
-    outlines = silhouettes(poses.grid, poses.cameras[0], images.shape[-1]) if poses.grid is not None else [None] * views
+    outlines = [None] * views
+    if poses.grid is not None:
+        outlines = render_views(poses.grid, poses.cameras[0], images.shape[-1], SAMPLES)[:, 3].numpy()
     for view, (axes, image, outline) in enumerate(zip(bottom.subplots(1, views, squeeze=False)[0], images, outlines)):
         axes.imshow(image[:3].permute(1, 2, 0).numpy())
         if outline is not None:

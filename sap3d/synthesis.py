@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from sap3d import cameras as cam
 from sap3d import grid as voxels
@@ -150,6 +151,15 @@ def joint_fit(
     raw = raw.detach()
     losses = view_losses(raw, cameras, target, level).mean(1) + PRIOR * prior_cost(cameras, estimates)
     return Fit(raw, cameras, losses)
+
+
+def coarse_to_fine(images: Tensor, cameras: Tensor, levels: tuple[Level, ...], seed: int = 0) -> Fit:
+    """One joint fit to views [N, 4, S, S], from cameras [N, 3], through levels that go on from each other's voxels."""
+    grid, moved, start = None, cameras[None].cpu(), cameras[None].cpu()
+    for level in tqdm(levels, desc="fitting voxels", leave=False):
+        fit = joint_fit(images.cpu(), moved, level, seed, start=grid, estimates=start)
+        grid, moved = fit.grid, fit.cameras
+    return fit
 
 
 @torch.no_grad()

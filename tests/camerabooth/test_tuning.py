@@ -134,8 +134,7 @@ def test_poses_descend_towards_the_truth(monkeypatch):
     truth = truth - truth[0] * torch.tensor([0.0, 1.0, 0.0])
     start = truth.clone()
     start[1:, :2] += math.radians(10) * torch.tensor([[1, -1], [-1, 0.5], [0.5, 1], [-1, 1]])
-    photos = [(view * 255).byte().permute(1, 2, 0).numpy() for view in images]
-    ends = main.descend(photos, start)
+    ends = main.descend(images, start)
     assert rotation_error(ends, truth) < 0.6 * rotation_error(start, truth)
     assert ends[0, 1] == 0
 
