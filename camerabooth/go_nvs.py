@@ -28,8 +28,9 @@ from sap3d.cameras import FIELD_OF_VIEW, camera_axes, camera_positions, evaluati
 from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
+from sap3d.framing import centre
 from sap3d.options import stage_options
-from sap3d.poses import read_best_poses
+from sap3d.poses import read_best_poses, read_middles
 from sap3d.scene import Scene
 from sap3d.views import read_images
 
@@ -71,7 +72,8 @@ def novel_views(
     seed_everything(seed)
     cameras = read_best_poses(folder / "poses.json", scene.views).to(device)
     model = load_model(folder / "model", device)
-    images = im.to_tensor(read_images(scene), model.image_size).to(device)
+    photos = centre(read_images(scene), read_middles(folder / "poses.json", scene.views))
+    images = im.to_tensor(photos, model.image_size).to(device)
     with torch.no_grad():
         sources = model.embed_sources(images, cameras)
     targets = evaluation_grid(cameras[0]) if targets is None else targets

@@ -26,9 +26,11 @@ from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditio
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
 from sap3d import images as im
+from sap3d.cameras import principal_points
 from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
+from sap3d.framing import centre
 from sap3d.options import apply_flags, stage_options
 from sap3d.poses import PoseTable, read_pose_hypotheses, write_poses
 from sap3d.scene import Scene
@@ -91,22 +93,23 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 
 
 def choose(
-    model: DiffusionModel, images: Tensor, hypotheses: Tensor, scores: list[float]
+    model: DiffusionModel, photos: list[np.ndarray], hypotheses: Tensor, scores: list[float]
 ) -> tuple[int, dict[str, list[float]]]:
     """Which of stage 1's configurations to start from, and why.
 
     Args:
-        images: [N, 4, S, S].
-        hypotheses: [K, N, 3].
+        photos: N, uint8 RGBA [S, S, 4].
+        hypotheses: [K, N, 3] or [K, N, 5].
         scores: stage 1's, negative log-weights, [K].
 
     Returns:
         An index, and the scores and energies of all.
     """
-    energies = [
-        leave_one_out(model, images, cameras, CHOICE_TIMESTEPS, CHOICE_DRAWS)[0].mean().item()
-        for cameras in tqdm(hypotheses, desc="energies of the hypotheses", leave=False, mininterval=1)
-    ]
+    energies = []
+    for cameras in tqdm(hypotheses, desc="energies of the hypotheses", leave=False, mininterval=1):
+        images = im.to_tensor(centre(photos, principal_points(cameras)), model.image_size).to(cameras.device)
+        errors, _ = leave_one_out(model, images, cameras[:, :3], CHOICE_TIMESTEPS, CHOICE_DRAWS)
+        energies.append(errors.mean().item())
     lowest = min(energies)
     total = [score + ENERGY_SHARPNESS * (energy / lowest - 1) for score, energy in zip(scores, energies)]
     return total.index(min(total)), {"stage1": scores, "energy": energies}
@@ -146,16 +149,18 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     model = load_model(pretrained, device, **config.published)
     hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
     pictures = read_images(scene)
+    first, choice = choose(model, pictures, hypotheses.to(device), scores)
+    start, middles = hypotheses[first, :, :3], hypotheses[first, :, 3:]
+    pictures = centre(pictures, principal_points(hypotheses[first]))
     images = im.to_tensor(pictures, model.image_size).to(device)
     photos = im.to_tensor(pictures, SYNTHESIS.size)
-    first, choice = choose(model, images, hypotheses.to(device), scores)
     examine = partial(judge, images=images, photos=photos)
-    judged = {"initial": examine(model, hypotheses[first].to(device))}
+    judged = {"initial": examine(model, start.to(device))}
     kept = "initial"
     if config.descent and scene.views > 1:
         judged["descended"] = examine(model, descend(photos, judged["initial"].cameras))
         kept = "descended" if judged["descended"].better_than(judged["initial"]) else kept
-    start = judged[kept]
+    best = judged[kept]
     prior = list(range(config.tuning.prior_objects))
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
@@ -166,23 +171,24 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         if batch < config.tuning.batch:
             changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
             model = load_model(pretrained, device, **config.published)  # the first attempt may have changed it
-        return tune(model, images, start.cameras, prior, OmegaConf.merge(config.tuning, changes), seed, folder)
+        return tune(model, images, best.cameras, prior, OmegaConf.merge(config.tuning, changes), seed, folder)
 
     refined, trajectory = halving(tuned, config.tuning.batch, "tuning.batch", device)
     _, after = leave_one_out(model, images, refined, ENERGY_TIMESTEPS)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     judged["refined"] = examine(load_model(pretrained, device, **config.published), refined)
-    kept = "refined" if judged["refined"].better_than(start) else kept
+    kept = "refined" if judged["refined"].better_than(best) else kept
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
-        imageio.imwrite(path, before_after(images, start.estimates, after))
+        imageio.imwrite(path, before_after(images, best.estimates, after))
     with atomic_file(folder / "trajectory.npy") as path:
         np.save(path, trajectory.numpy())
     energies = {name: each.errors.mean().item() for name, each in judged.items()}
     synthesis = {name: each.synthesis for name, each in judged.items()}
     evidence = {"energy": energies, "synthesis": synthesis, "kept": kept, "choice": choice}
-    write_poses(folder / "poses.json", judged[kept].cameras[None], [energies[kept]], **evidence)
+    cameras = torch.cat([judged[kept].cameras.cpu(), middles], -1)
+    write_poses(folder / "poses.json", cameras[None], [energies[kept]], **evidence)
     for name, energy in energies.items():
         print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
 

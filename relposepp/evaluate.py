@@ -3,6 +3,7 @@
     python relposepp/evaluate.py --type HOPE_demo --views 5                       # the table of a type
     python relposepp/evaluate.py --type HOPE_demo GSO_demo --views 3 --workers 2  # faster; seconds are of one core each
     python relposepp/evaluate.py --type HOPE_demo --views 5 --label heads joint_elevations=false    # an ablation
+    python relposepp/evaluate.py --type HOPE_demo --views 5 --label framed free_middles=true    # framed as at import
 
 Random view sets of every object; the error of a set is the mean over its pairs, plain and up to the object's symmetry
 (docs/CONVENTIONS.md). Results go to results/relposepp/<LABEL>_<N>.json as they come, and an interrupted run goes on
@@ -33,6 +34,7 @@ from sap3d import images as image_io
 from sap3d.errors import UserError, one_line_errors
 from sap3d.evaluate import read_symmetry
 from sap3d.files import root_dir, write_json
+from sap3d.framing import reframe
 from sap3d.metrics import rotation_error
 from sap3d.options import merge_overrides
 from sap3d.scene import Scene, check_views, image_paths
@@ -50,13 +52,14 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     images, truth = image_io.to_tensor(read_images(every), IMAGE_SIZE), read_poses(scene.train, every.views)
     order = np.random.default_rng([seed, index]).permutation(every.views)[: scene.views]
     chosen = torch.from_numpy(order)
+    views = reframe(images[chosen])[0] if config.free_middles else images[chosen]
     devices.seed_everything(seed)
     chosen_device = devices.choose_device(device)
     if config.threads:
         torch.set_num_threads(config.threads)
     model = load_model(Path(__file__).parents[1] / config.weights, chosen_device)
     start = time.monotonic()
-    poses = estimate_poses(model, images[chosen], config, seed + index)
+    poses = estimate_poses(model, views, config, seed + index, free_middles=bool(config.free_middles))
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
     row |= {"azimuths": poses.cameras[..., 1].tolist(), "true_azimuths": truth[chosen, 1].tolist()}
     row |= {name: values.tolist() for name, values in poses.evidence.items()}
@@ -66,7 +69,7 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
         row |= {name + suffix: error for name, error in zip(METHODS, (network, ranked[0], min(ranked)))}
         row["hypotheses" + suffix] = ranked
     if row["answer symmetric"] > FAILURE:
-        write_plot(pictures / f"{scene.object}_{index}.png", images[chosen], poses)
+        write_plot(pictures / f"{scene.object}_{index}.png", views, poses)
     return row
 
 

@@ -51,7 +51,7 @@ NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.3, 2.0
 class Poses:
     """Ranked configurations of N views and the evidence for them."""
 
-    cameras: Tensor  # [K, N, 3], view 0's azimuth 0, best first
+    cameras: Tensor  # [K, N, 3], view 0's azimuth 0, best first; [K, N, 5] if principal points were free
     scores: list[float]  # negative log-weights, lower is better
     confidence: Tensor  # probability that a view is placed within 15° relative to the others, [N]
     network: Tensor  # the network's own best configuration, [N, 3]
@@ -88,7 +88,12 @@ def propose(prediction: Prediction, count: int, generator: torch.Generator) -> T
 
 
 def estimate_poses(
-    model: RelativePose, images: Tensor, config: DictConfig, seed: int, hypotheses: Tensor | None = None
+    model: RelativePose,
+    images: Tensor,
+    config: DictConfig,
+    seed: int,
+    hypotheses: Tensor | None = None,
+    free_middles: bool = False,
 ) -> Poses:
     """Poses of N ≥ 1 views of one object.
 
@@ -96,6 +101,7 @@ def estimate_poses(
         images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64].
         config: configs/infer.yaml.
         hypotheses: configurations [K, N, 3] in the place of the network's, best first.
+        free_middles: the object's middle may be beside the images' (`sap3d.framing`), as far as verification sees.
     """
     views = len(images)
     prediction = (
@@ -109,6 +115,8 @@ def estimate_poses(
     if hypotheses is None:
         hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
     network, kept = hypotheses[0], hypotheses[: config.hypotheses]
+    if free_middles:
+        hypotheses, estimates, kept = (F.pad(cameras, (0, 2)) for cameras in (hypotheses, estimates, kept))
     fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
     if config.verify:
         fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)
@@ -162,7 +170,7 @@ def published_hypotheses(
 def table(poses: Poses) -> str:
     """The best configuration in degrees."""
     lines = ["view  elevation  azimuth  radius  confidence"]
-    for view, (elevation, azimuth, radius) in enumerate(poses.cameras[0].tolist()):
+    for view, (elevation, azimuth, radius) in enumerate(poses.cameras[0, :, :3].tolist()):
         turn = (math.degrees(azimuth) + 180) % 360 - 180
         lines.append(
             f"{view:4d}  {math.degrees(elevation):8.1f}°  {turn:6.1f}°  {radius:6.2f}  {poses.confidence[view]:10.0%}"
@@ -228,7 +236,8 @@ def main() -> None:
         elevation = model.predict(images.to(device)).elevation[0].item()
         sharp = image_io.to_tensor(photos, photos[0].shape[0])
         hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
-    poses = estimate_poses(model, images, config, arguments.seed, hypotheses)
+    free_middles = scene.photo_record.exists() if config.free_middles is None else config.free_middles
+    poses = estimate_poses(model, images, config, arguments.seed, hypotheses, free_middles)
     write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
     write_plot(scene.initial_poses.with_suffix(".png"), images, poses)
     print(table(poses))

@@ -143,8 +143,8 @@ def verify(
 
     Args:
         images: white-composited RGB + mask, [N, 4, S, S], N ≥ 2.
-        hypotheses: [K, N, 3], view 0 at azimuth 0.
-        estimates: per-view elevations and radii to stay near, [N, 3].
+        hypotheses: [K, N, 3], view 0 at azimuth 0; or [K, N, 5] with free principal points.
+        estimates: per-view elevations and radii (and principal points) to stay near, [N, 3] (or [N, 5]).
         seed: of the turns of `mutate`.
 
     Returns:

@@ -1,9 +1,11 @@
 """Cameras: the one place where conventions live (see docs/CONVENTIONS.md).
 
 A camera is a vector (elevation, azimuth, radius), angles in radians. It looks at the origin without roll, its vertical
-field of view is 49.1°, its images are square. World: z up, right-handed. Camera: OpenGL (x right, y up, looks along
-−z). Pixel centres are at half-integers; the image's first row is the top. Functions take and return torch tensors,
-are differentiable, and broadcast over leading dimensions.
+field of view is 49.1°, its images are square. (elevation, azimuth, radius, x, y) is such a camera with the image's
+principal point, where it shows the origin, at (x, y) in normalised image coordinates instead of in the middle.
+World: z up, right-handed. Camera: OpenGL (x right, y up, looks along −z). Pixel centres are at half-integers; the
+image's first row is the top. Functions take and return torch tensors, are differentiable, and broadcast over leading
+dimensions.
 """
 
 import math
@@ -26,7 +28,7 @@ def camera_axes(cameras: Tensor) -> Tensor:
     The formula is analytic in the angles, so it stays smooth over the poles (elevation ±90° and beyond).
 
     Args:
-        cameras: (elevation, azimuth, radius), [..., 3].
+        cameras: (elevation, azimuth, radius), [..., 3] (or more).
 
     Returns:
         Columns are the camera's right, up and backward axes in the world, [..., 3, 3].
@@ -41,7 +43,12 @@ def camera_axes(cameras: Tensor) -> Tensor:
 
 def camera_positions(cameras: Tensor) -> Tensor:
     """Where cameras [..., 3] stand in the world, [..., 3]."""
-    return camera_axes(cameras)[..., 2] * cameras[..., 2:]
+    return camera_axes(cameras)[..., 2] * cameras[..., 2:3]
+
+
+def principal_points(cameras: Tensor) -> Tensor:
+    """Normalised image coordinates of the origin, zero for cameras [..., 3]: [..., 2]."""
+    return cameras[..., 3:] if cameras.shape[-1] == 5 else torch.zeros_like(cameras[..., :2])
 
 
 def sight_cosines(first: Tensor, second: Tensor) -> Tensor:
@@ -97,7 +104,7 @@ def rays(cameras: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Rays through image points.
 
     Args:
-        cameras: [..., 3].
+        cameras: [..., 3] or [..., 5].
         pixels: normalised image coordinates as of `pixel_grid`, [..., P, 2] (leading dimensions broadcast).
 
     Returns:
@@ -105,24 +112,27 @@ def rays(cameras: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         distance along the ray is a depth.
     """
     axes = camera_axes(cameras)
+    if cameras.shape[-1] == 5:
+        pixels = pixels - principal_points(cameras)[..., None, :]
     local = torch.cat([pixels * TAN_HALF_FOV, -torch.ones_like(pixels[..., :1])], -1)
     directions = local @ axes.transpose(-1, -2)
-    return (axes[..., 2] * cameras[..., 2:])[..., None, :], directions
+    return (axes[..., 2] * cameras[..., 2:3])[..., None, :], directions
 
 
 def project(cameras: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Project world points.
 
     Args:
-        cameras: [..., 3].
+        cameras: [..., 3] or [..., 5].
         points: [..., P, 3].
 
     Returns:
         Normalised image coordinates (x right, y up; (−1, 1) is inside the image) [..., P, 2] and depths [..., P].
     """
     local = points @ camera_axes(cameras)
-    depth = cameras[..., 2:] - local[..., 2]
-    return local[..., :2] / (depth[..., None].clamp(min=1e-3) * TAN_HALF_FOV), depth
+    depth = cameras[..., 2:3] - local[..., 2]
+    pixels = local[..., :2] / (depth[..., None].clamp(min=1e-3) * TAN_HALF_FOV)
+    return pixels + principal_points(cameras)[..., None, :], depth
 
 
 def sample_images(images: Tensor, cameras: Tensor, points: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Image IO: RGBA in, square views with the object in the middle out, white compositing."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from sap3d.errors import UserError
+from sap3d.framing import MARGIN
 
-# Side of a recentred crop over the longer side of the foreground's bounding box: the median of the training views.
-MARGIN = 1.68
 FORMATS = ("PNG", "JPEG", "WEBP")  # PIL's other readers are not asked: damaged files break them in more ways
 # What PIL raises for files that are no pictures.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -85,20 +85,26 @@ def check_picture(path: Path, opened: Image.Image) -> None:
         raise UserError(f"{path}: an animation, not a picture")
 
 
-def recentre(rgba: np.ndarray, margin: float = MARGIN) -> np.ndarray:
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """First row, row after the last, first column and column after the last of a uint8 mask [H, W] above a half."""
+    rows, columns = (np.flatnonzero((mask > 127).any(axis)) for axis in (1, 0))
+    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+
+
+def recentre(rgba: np.ndarray, side: float | None = None) -> np.ndarray:
     """Crop a square around the foreground's bounding box, padding with transparency where it leaves the image.
 
     Args:
         rgba: uint8 [H, W, 4].
-        margin: side of the square over the longer side of the bounding box.
+        side: of the square, pixels; by default MARGIN times the longer side of the bounding box.
 
     Returns:
         uint8 [S, S, 4].
     """
-    rows, columns = (np.flatnonzero((rgba[..., 3] > 127).any(axis)) for axis in (1, 0))
-    side = int(np.ceil(max(np.ptp(rows), np.ptp(columns)) * margin)) + 1
-    top = round((rows[0] + rows[-1] + 1 - side) / 2)
-    left = round((columns[0] + columns[-1] + 1 - side) / 2)
+    first_row, end_row, first_column, end_column = bounding_box(rgba[..., 3])
+    side = math.ceil(side or MARGIN * max(end_row - first_row, end_column - first_column))
+    top = round((first_row + end_row - side) / 2)
+    left = round((first_column + end_column - side) / 2)
     padded = np.pad(rgba, ((side, side), (side, side), (0, 0)))
     return padded[top + side : top + 2 * side, left + side : left + 2 * side]
 

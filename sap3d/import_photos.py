@@ -1,4 +1,4 @@
-"""Photos of an object → a scene folder: upright, without background, the object in the middle.
+"""Photos of an object → a scene folder: upright, without background, the object in the middle, all at one scale.
 
     python -m sap3d.import_photos --type DEMO --object my_mug --views 4 --input photos/
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import imageio.v3 as imageio
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps
 from pillow_heif import register_heif_opener
 from scipy import ndimage
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from sap3d import images as im
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_json
+from sap3d.framing import square_sides
 from sap3d.scene import IMAGE_SUFFIXES, Scene, check_views
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".heic", ".heif")
@@ -229,9 +231,14 @@ def colours_in_common(rgba: np.ndarray) -> float:
     return float(np.minimum(inside / max(inside.sum(), 1), outside / max(outside.sum(), 1)).sum())
 
 
-def framed(rgba: np.ndarray) -> np.ndarray:
-    """The object in the middle of a square, uint8 [SIZE, SIZE, 4]."""
-    return im.straight_alpha(im.resize(im.recentre(rgba), SIZE))
+def framed(photos: list[np.ndarray]) -> list[np.ndarray]:
+    """Photos of one object, uint8 [H, W, 4], as squares with its bounding box in the middle, uint8 [SIZE, SIZE, 4]."""
+    # The same lens sees the same angle along the longer side, whatever the number of pixels.
+    lengths = torch.tensor([float(max(rgba.shape[:2])) for rgba in photos])
+    boxes = [im.bounding_box(rgba[..., 3]) for rgba in photos]
+    longer = torch.tensor([float(max(bottom - top, right - left)) for top, bottom, left, right in boxes])
+    sides = (square_sides(longer / lengths) * lengths).tolist()
+    return [im.straight_alpha(im.resize(im.recentre(rgba, side), SIZE)) for rgba, side in zip(photos, sides)]
 
 
 def outlined(rgba: np.ndarray) -> np.ndarray:
@@ -265,7 +272,7 @@ def import_photos(scene: Scene, folder: Path) -> None:
     if same[1] > 1:
         names = ", ".join(name for name, digest in sources.items() if digest == same[0])
         raise UserError(f"{folder}: {names} are the same picture; keep one of them")
-    record = scene.train / "photos.json"
+    record = scene.photo_record
     if (scene.train / "images").exists():
         if record.exists() and json.loads(record.read_text())["sources"] == sources:
             return
@@ -278,7 +285,7 @@ def import_photos(scene: Scene, folder: Path) -> None:
     if any(photo.method == "grabcut" for photo in photos):
         sheet = scene.train / "contact_sheet.png"
         print(f"backgrounds were told by their colours alone (GrabCut): look at {sheet}", flush=True)
-    images = [framed(photo.rgba) for photo in photos]
+    images = framed([photo.rgba for photo in photos])
     with atomic_file(scene.train / "contact_sheet.png") as partial:
         imageio.imwrite(partial, contact_sheet(photos, images))
     views = [{"photo": photo.path.name, "foreground": photo.method, "fov": photo.fov} for photo in photos]

@@ -1,4 +1,8 @@
-"""The poses.json that stages hand on: one or several ranked camera configurations."""
+"""The poses.json that stages hand on: one or several ranked camera configurations.
+
+Its cameras have principal points (x, y) where photos show the object beside the middle: stages after the first move
+such photos (`sap3d.framing.centre`), and their cameras look at the origin.
+"""
 
 import json
 import math
@@ -7,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sap3d.cameras import wrap_angle
+from sap3d.cameras import principal_points, wrap_angle
 from sap3d.errors import UserError
 from sap3d.files import write_json
 
+COLUMNS = ["elevation_deg", "azimuth_deg", "radius", "x", "y"]
+UNITS = torch.tensor([180 / math.pi, 180 / math.pi, 1.0, 1.0, 1.0])  # of the columns, in those of the code
 # Lower and upper bounds of (elevation, azimuth, radius) while cameras are refined.
 BOUNDS = ((math.radians(-30), -math.inf, 1.2), (math.radians(80), math.inf, 2.6))
 
@@ -19,20 +25,20 @@ def write_poses(path: Path, configurations: Tensor, scores: list[float], **extra
     """Write ranked camera configurations, best first; angles are written in degrees.
 
     Args:
-        configurations: (elevation, azimuth, radius), [K, N, 3], each with view 0's azimuth 0.
+        configurations: (elevation, azimuth, radius), [K, N, 3], each with view 0's azimuth 0; or [K, N, 5].
         scores: K scores, lower is better.
         extra: further JSON-serialisable evidence, written as it is.
     """
-    unit = torch.tensor([180 / math.pi, 180 / math.pi, 1.0])
+    columns = COLUMNS[: configurations.shape[-1]]
     hypotheses = [
-        {"score": score, "cameras": (configuration.detach().cpu() * unit).double().tolist()}
+        {"score": score, "cameras": (configuration.detach().cpu() * UNITS[: len(columns)]).double().tolist()}
         for configuration, score in zip(configurations, scores, strict=True)
     ]
-    write_json(path, {"columns": ["elevation_deg", "azimuth_deg", "radius"], "hypotheses": hypotheses, **extra})
+    write_json(path, {"columns": columns, "hypotheses": hypotheses, **extra})
 
 
 def read_pose_hypotheses(path: Path, views: int) -> tuple[Tensor, list[float]]:
-    """Read what `write_poses` wrote: cameras [K, N, 3] in radians and their scores.
+    """Read what `write_poses` wrote: cameras [K, N, 3] or [K, N, 5] in radians, and their scores.
 
     Raises:
         UserError: no such file, malformed, or another number of views.
@@ -45,18 +51,23 @@ def read_pose_hypotheses(path: Path, views: int) -> tuple[Tensor, list[float]]:
         raise UserError(f"{path}: no poses; run the stage before this one") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a pose file ({error})") from error
-    if configurations.ndim != 3 or configurations.shape[2] != 3:
+    if configurations.ndim != 3 or configurations.shape[2] not in (3, 5):
         raise UserError(f"{path}: not a pose file (no cameras)")
     if configurations.shape[1] != views:
         raise UserError(f"{path}: poses of {configurations.shape[1]} views, not {views}")
     if not configurations.isfinite().all() or (configurations[..., 2] <= 0).any():
         raise UserError(f"{path}: a camera is not finite, or its radius not above 0")
-    return configurations * torch.tensor([math.pi / 180, math.pi / 180, 1.0]), scores
+    return configurations / UNITS[: configurations.shape[2]], scores
 
 
 def read_best_poses(path: Path, views: int) -> Tensor:
     """The best configuration of a poses.json, [N, 3] in radians."""
-    return read_pose_hypotheses(path, views)[0][0]
+    return read_pose_hypotheses(path, views)[0][0, :, :3]
+
+
+def read_middles(path: Path, views: int) -> Tensor:
+    """Where the best configuration's photos show the object's middle, normalised image coordinates, [N, 2]."""
+    return principal_points(read_pose_hypotheses(path, views)[0][0])
 
 
 class PoseTable(torch.nn.Module):

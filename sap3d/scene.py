@@ -34,6 +34,11 @@ class Scene:
         return self.root / "dataset/data/train" / self.type / self.object
 
     @property
+    def photo_record(self) -> Path:
+        """What `sap3d.import_photos` writes beside the images; there only if they are photos that it has framed."""
+        return self.train / "photos.json"
+
+    @property
     def test(self) -> Path:
         """The 84 held-out views: images/ and poses/."""
         return self.root / "dataset/data/test" / self.type / self.object

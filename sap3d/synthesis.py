@@ -22,6 +22,9 @@ GRID_RATE = 0.25  # Adam's learning rate of raw grid values
 TOTAL_VARIATION = 2e-3
 PRIOR = 1e-4  # weight of the squared distance of elevations and radii from their estimates, in these units
 PRIOR_SIGMA = (math.radians(10), 0.15)
+# Of principal points, where they are free, from the middle: bounding boxes of the training views differ by so much from
+# the object's own middle. They may go three times as far.
+MIDDLE_SIGMA = 0.06
 # Object size and distance are nearly the same thing in an image: without an anchor, fits drift away by 0.1 and more.
 MEAN_RADIUS_SIGMA = 0.022
 
@@ -52,7 +55,7 @@ class Fit:
     """State of K joint fits."""
 
     grid: Tensor  # raw values, [K, 4, R, R, R]
-    cameras: Tensor  # [K, N, 3]
+    cameras: Tensor  # [K, N, 3], or [K, N, 5] with free principal points
     losses: Tensor  # [K]
 
     def __getitem__(self, index: Tensor | list[int]) -> "Fit":
@@ -92,7 +95,8 @@ def constrain(cameras: Tensor, start: Tensor) -> Tensor:
     """Bounded elevations and radii; view 0 keeps its azimuth (the gauge)."""
     elevation = cameras[..., 0].clamp(*ELEVATION_RANGE)
     azimuth = torch.cat([start[:, :1, 1], cameras[:, 1:, 1]], 1)
-    return torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1)
+    middles = cameras[..., 3:].clamp(-3 * MIDDLE_SIGMA, 3 * MIDDLE_SIGMA)
+    return torch.cat([torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1), middles], -1)
 
 
 @torch.enable_grad()
@@ -111,10 +115,11 @@ def joint_fit(
 
     Args:
         images: white-composited RGB + mask in [0, 1], [N, 4, S, S].
-        hypotheses: (elevation, azimuth, radius) in radians, [K, N, 3].
+        hypotheses: (elevation, azimuth, radius) in radians, [K, N, 3]; or [K, N, 5], principal points move, too.
         seed: of the random pixels.
         start: grids to go on from, [K, 4, R, R, R]; by default the carved hull.
-        estimates: [N, 3], whose elevations and radii are a weak prior; by default the hypotheses' own.
+        estimates: [N, 3] or [N, 5], whose elevations, radii and principal points are a weak prior; by default the
+            hypotheses' own.
         view_weights: [K, N]; 0 leaves a view out of the fit.
 
     Returns:
@@ -173,9 +178,14 @@ def render_views(raw: Tensor, cameras: Tensor, size: int, samples: int) -> Tenso
 
 
 def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
-    """Squared distance of elevations, radii and the mean radius from their estimates in standard deviations, [K]."""
+    """Squared distance of elevations, radii, the mean radius and principal points from their estimates, [K].
+
+    In standard deviations.
+    """
     difference = cameras - estimates
     single = (difference[..., [0, 2]] / torch.tensor(PRIOR_SIGMA)).square().mean((1, 2))
+    if cameras.shape[-1] == 5:
+        single = single + (difference[..., 3:] / MIDDLE_SIGMA).square().mean((1, 2))
     return single + (difference[..., 2].mean(1) / MEAN_RADIUS_SIGMA).square()
 
 

@@ -21,6 +21,7 @@ from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d import cameras as cam
 from sap3d import evaluate
 from sap3d.errors import UserError
+from sap3d.poses import read_middles, read_pose_hypotheses
 from sap3d.scene import Scene
 from sap3d.views import write_view
 
@@ -114,6 +115,20 @@ def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypa
     results = json.loads((scene.results / "results.json").read_text())
     for key in ("Rotation Error", "rotation_error_stage1", "2d_psnr_mean", "3d_psnr_mean", "CD", "IOU", "F1_01"):
         assert np.isfinite(results[key]), key
+
+
+def test_where_own_photos_show_the_middle_is_handed_on(root, monkeypatch):
+    scene = Scene("toy_demo", TOY, 3)
+    scene.photo_record.write_text("{}")
+    try:
+        run_stages(monkeypatch, root)
+    finally:
+        scene.photo_record.unlink()
+    hypotheses, _ = read_pose_hypotheses(scene.initial_poses, 3)
+    middles = read_middles(scene.diffusion / "poses.json", 3)
+    assert hypotheses.shape[1:] == (3, 5) and middles.abs().max() > 0
+    assert any(torch.allclose(middles, hypothesis[:, 3:]) for hypothesis in hypotheses)
+    assert read_middles(scene.reconstruction / "poses.json", 3).abs().max() == 0
 
 
 def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from camerabooth.evaluate import psnr
 from dataset.render import Renderer
 from dataset.toy_views import ToyViews, white_composite
 from dataset.toys import make_toy
+from sap3d import images as im
 from sap3d import training
 from sap3d.cameras import wrap_angle
 from sap3d.devices import seed_everything
@@ -196,11 +197,12 @@ def test_scores_and_energies_choose_together(scene, monkeypatch):
     images, cameras, model = scene
     energies = {0.0: 1.0, 1.0: 0.8, 2.0: 0.9}  # by the first view's radius
     monkeypatch.setattr(main, "leave_one_out", lambda m, i, c, *_: (torch.full((6, 5), energies[c[0, 2].item()]), None))
+    photos = list(im.to_uint8(images.permute(0, 2, 3, 1)))
     hypotheses = cameras.expand(3, -1, -1).clone()
     hypotheses[:, 0, 2] = torch.arange(3.0)
     rise = main.ENERGY_SHARPNESS * 0.25  # of the first's energy over the lowest
     for score, first in ((rise - 0.01, 1), (rise + 0.01, 0)):
-        chosen, evidence = main.choose(model, images, hypotheses, [0.0, score, rise])
+        chosen, evidence = main.choose(model, photos, hypotheses, [0.0, score, rise])
         assert chosen == first
         assert evidence["energy"] == pytest.approx([1.0, 0.8, 0.9]) and evidence["stage1"] == [0.0, score, rise]
 

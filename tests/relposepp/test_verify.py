@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from relposepp.verify import Effort, best, mutate, verify
 from sap3d import cameras as cam
@@ -49,6 +50,22 @@ def test_the_mean_radius_is_anchored(scene):
     drift = fit.cameras[0, :, 2].mean() - truth[:, 2].mean()
     free = joint_fit(images, truth[None], LEVEL, estimates=truth + torch.tensor([0.0, 0.0, 0.5]))
     assert drift.abs() < 0.05 < (free.cameras[0, :, 2].mean() - truth[:, 2].mean())
+
+
+def test_principal_points_are_found(scene):
+    images, truth = scene
+    axes = torch.tensor([[2, 0], [0, -2], [-2, 1], [0, 1]])  # pixels to the right and up
+    moved = torch.stack([image.roll((-int(y), int(x)), (1, 2)) for image, (x, y) in zip(images, axes)])
+    middles = axes * 2 / 32
+    held = joint_fit(moved, truth[None], LEVEL)
+    fit = joint_fit(moved, F.pad(truth, (0, 2))[None], LEVEL)
+    assert fit.losses[0] < 0.7 * held.losses[0]
+    # Where the field lies is free: what is wrong with the middles must be as if the field had been moved.
+    moves = cam.camera_axes(truth)[..., :2].transpose(-1, -2) / (truth[:, 2:, None] * cam.TAN_HALF_FOV)
+    wrong = fit.cameras[0, :, 3:] - middles
+    field = torch.linalg.lstsq(moves.flatten(0, 1), wrong.flatten()).solution
+    assert (wrong - moves @ field).norm() < 0.35 * middles.norm()
+    assert mean_error(fit.cameras[0], truth) < mean_error(held.cameras[0], truth)
 
 
 def test_fits_of_a_batch_are_independent_and_repeatable(scene):

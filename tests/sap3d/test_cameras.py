@@ -37,6 +37,18 @@ def test_positions():
     torch.testing.assert_close(origins[:, 0], expected, atol=1e-6, rtol=0)
 
 
+def test_principal_points_shift_the_image():
+    cameras = random_cameras(20)
+    middles = 0.2 * random_cameras(20, seed=1)[:, :2]
+    shifted = torch.cat([cameras, middles], -1)
+    points = 0.4 * random_cameras(20 * 7, seed=2).view(20, 7, 3)
+    pixels, depth = cam.project(shifted, points)
+    torch.testing.assert_close(pixels, cam.project(cameras, points)[0] + middles[:, None])
+    origins, directions = cam.rays(shifted, pixels)
+    torch.testing.assert_close(origins + depth[..., None] * directions, points)
+    torch.testing.assert_close(cam.project(shifted, torch.zeros(20, 1, 3).double())[0][:, 0], middles)
+
+
 def test_matrices_are_right_handed_and_without_roll():
     cameras = random_cameras(50)
     axes = cam.camera_axes(cameras)

@@ -58,7 +58,7 @@ def test_bad_images_are_user_errors(tmp_path):
 
 
 def test_recentre_puts_the_foreground_in_the_middle_of_a_square():
-    square = images.recentre(blob(), margin=1.5)
+    square = images.recentre(blob(), side=40 * 1.5)
     rows, columns = np.nonzero(square[..., 3])
     assert square.shape[0] == square.shape[1]
     assert abs(rows.min() + rows.max() + 1 - square.shape[0]) <= 1

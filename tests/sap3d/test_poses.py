@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sap3d.errors import UserError
-from sap3d.poses import PoseTable, read_best_poses, read_pose_hypotheses, write_poses
+from sap3d.poses import PoseTable, read_best_poses, read_middles, read_pose_hypotheses, write_poses
 
 
 def test_round_trip(tmp_path):
@@ -18,6 +18,16 @@ def test_round_trip(tmp_path):
     assert scores == [1.0, 2.0, 3.5]
     assert torch.equal(read_best_poses(tmp_path / "poses.json", 4), read[0])
     assert json.loads((tmp_path / "poses.json").read_text())["evidence"] == {"pairs": [1, 2]}
+
+
+def test_principal_points_are_handed_on_beside_the_cameras(tmp_path):
+    configurations = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0)) + 0.5
+    write_poses(tmp_path / "poses.json", configurations, [1.0, 2.0])
+    torch.testing.assert_close(read_pose_hypotheses(tmp_path / "poses.json", 4)[0], configurations)
+    torch.testing.assert_close(read_best_poses(tmp_path / "poses.json", 4), configurations[0, :, :3])
+    torch.testing.assert_close(read_middles(tmp_path / "poses.json", 4), configurations[0, :, 3:])
+    write_poses(tmp_path / "poses.json", configurations[..., :3], [1.0, 2.0])
+    assert torch.equal(read_middles(tmp_path / "poses.json", 4), torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"hypotheses": [{"cameras": [[0, 0]]}]}', '{"hypotheses": []}', "[1]"])

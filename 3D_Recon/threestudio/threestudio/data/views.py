@@ -9,6 +9,8 @@ from torch import Tensor
 from sap3d import cameras as cam
 from sap3d import images
 from sap3d.devices import step_generator
+from sap3d.framing import centre
+from sap3d.poses import read_middles
 from sap3d.scene import Scene, check_views
 from sap3d.views import read_images
 from threestudio.config import Milestones, milestone
@@ -53,7 +55,7 @@ class RayBatches:
 
 
 class Views:
-    """The first `views` photos of an object."""
+    """The first `views` photos of an object, with its middle, as stage 2 passes it on, in theirs."""
 
     @dataclass
     class Config:
@@ -66,11 +68,12 @@ class Views:
     def __init__(self, config: Config, seed: int):
         """
         Raises:
-            UserError: see `sap3d.views.read_images`.
+            UserError: see `sap3d.views.read_images` and `sap3d.poses.read_middles`.
         """
         self.config, self.seed = config, seed
         self.scene = Scene(config.type, config.object, check_views(config.views))
-        self.photos = read_images(self.scene)
+        photos = read_images(self.scene)
+        self.photos = centre(photos, read_middles(self.scene.diffusion / "poses.json", self.scene.views))
 
     def images(self, size: int) -> Tensor:
         """Colour on white and alpha, [N, 4, size, size]."""

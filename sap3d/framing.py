@@ -1,0 +1,70 @@
+"""Framing: the photos of one object, each with the object in the middle of its square, all at one scale.
+
+With the bounding box in the middle of a photo, the object's own middle is beside it: a handle moves the box, and moves
+it differently from side to side. Where the object's middle is, stage 1 finds out (docs/CONVENTIONS.md).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+# Side of a square over the longer side of the foreground's bounding box: the median of the training views.
+MARGIN = 1.68
+# People stay at about one distance from what they photograph; boxes differ because objects are not round. Boxes that
+# differ more come from other distances, or other zooms.
+SAME_SCALE = 1.4
+
+
+def square_sides(boxes: Tensor) -> Tensor:
+    """Sides of the squares for photos with foreground boxes of longer sides [N]: the median's, or near one's own."""
+    own = MARGIN * boxes
+    return own.median().clamp(own / SAME_SCALE, own * SAME_SCALE)
+
+
+def bounding_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounding boxes of masks [N, S, S].
+
+    Returns:
+        Middles in normalised image coordinates (x right, y down), [N, 2], and longer sides as shares of S, [N].
+    """
+    size = masks.shape[-1]
+    found = torch.stack([(masks > 0.5).any(1), (masks > 0.5).any(2)], 1).float()  # columns, rows: [N, 2, S]
+    first, last = found.argmax(-1), size - found.flip(-1).argmax(-1)
+    return (first + last) / size - 1, ((last - first).amax(1) / size).clamp(min=1 / size)
+
+
+def reframe(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of one object as `sap3d.import_photos` would frame them.
+
+    Args:
+        images: white-composited RGB + mask, [N, 4, S, S].
+
+    Returns:
+        Such images, and by what factor each shrank, [N]: a camera seems farther away by it.
+    """
+    middles, boxes = bounding_boxes(images[:, 3])
+    scale = square_sides(boxes)
+    return move(images, middles, scale), scale
+
+
+def move(images: Tensor, middles: Tensor, scale: Tensor) -> Tensor:
+    """Squares about `middles` [N, 2] (normalised, y down) of images [N, 4, S, S], of `scale` [N] times their sides."""
+    theta = torch.cat([torch.eye(2).to(images) * scale[:, None, None], middles[..., None]], -1)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    premultiplied = torch.cat([images[:, :3] - 1 + images[:, 3:], images[:, 3:]], 1)  # zero outside the photo
+    color, alpha = F.grid_sample(premultiplied, grid, align_corners=False).split((3, 1), 1)
+    return torch.cat([color + 1 - alpha, alpha], 1)
+
+
+def centre(photos: list[np.ndarray], middles: Tensor) -> list[np.ndarray]:
+    """Photos, uint8 RGBA [S, S, 4], moved by whole pixels so that `middles` come into the middle.
+
+    Args:
+        middles: normalised image coordinates (x right, y up), [N, 2].
+    """
+    moved = []
+    for photo, (x, y) in zip(photos, (middles.cpu() * photos[0].shape[0] / 2).round().int().tolist(), strict=True):
+        moved.append(ndimage.shift(photo, (y, -x, 0), order=0) if x or y else photo)
+    return moved
