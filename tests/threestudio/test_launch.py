@@ -21,7 +21,7 @@ from sap3d.images import to_uint8
 from sap3d.poses import read_best_poses, write_poses
 from sap3d.scene import Scene
 from threestudio.data.views import RayBatches
-from threestudio.models.guidance.sds import MultiViewSDS
+from threestudio.models.guidance.sds import MultiViewSDS, sharpen
 
 CAMERAS = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.9, 1.8], [0.1, -2.2, 1.6]])
 TINY = [
@@ -32,6 +32,7 @@ TINY = [
     "data.image_size=[[0,32],[60,64]]",
     "system.geometry.resolution=[[0,12],[60,16]]",
     "system.guidance_weight=0",
+    "system.expected_weight=0",
     "system.field_rate=[60,0.3,0.05,120]",
     "system.pose_rate=[20,0.01,0.001,120]",
     "system.occupancy_from=60",
@@ -217,6 +218,41 @@ class BlueGuidance(torch.nn.Module):
         return (rendered[:, :3] - blue.detach()).square().mean()
 
 
+class TrueGuidance(torch.nn.Module):
+    """Expects what is there."""
+
+    @dataclass
+    class Config:
+        pass
+
+    image_size = 32
+
+    def __init__(self, config, scene):
+        super().__init__()
+
+    def condition(self, images, cameras):
+        assert images.shape == (1, 4, 32, 32) and cameras.shape == (1, 3)
+
+    def expect(self, inputs, generator):
+        cameras = inputs + torch.tensor([[0.0, turn, 0.0] for turn in (1.0, 2.1, 3.1, -2.1, -1.0)])
+        views = dense.render_images(true_field(), cameras, 32, 64)
+        return torch.cat([views.color, views.opacity[..., None]], -1).permute(0, 3, 1, 2), cameras
+
+
+def test_the_field_is_fitted_to_expected_views(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    scene = make_scene(tmp_path, CAMERAS, views=1)
+    unseen = CAMERAS[:1] + torch.tensor([0.1, math.pi / 2, 0.0])
+    truth, errors = dense.render_images(true_field(), unseen, 32, 64).color, []
+    for weight in (0, 1):
+        options = config(1, f"system.expected_weight={weight}")
+        options["system"]["guidance"] = {"target": f"{__name__}.TrueGuidance"}
+        launch.train(options)
+        grid = load_file(scene.reconstruction / "field.safetensors")["grid"]
+        errors.append((dense.render_images(grid, unseen, 32, 48).color - truth).square().mean())
+    assert errors[1] < 0.2 * errors[0]
+
+
 def test_guidance_decides_what_no_photo_shows(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     scene = make_scene(tmp_path, CAMERAS, views=1)
@@ -276,6 +312,14 @@ def test_sds_cameras_cover_the_sphere():
     assert -10.01 < torch.rad2deg(drawn[:, 0]).min() < -8 and 75 < torch.rad2deg(drawn[:, 0]).max() < 80.01
     assert drawn[:, 1].max() - drawn[:, 1].min() > 6.2
     assert 1.6 <= drawn[:, 2].min() and drawn[:, 2].max() <= 1.8
+
+
+def test_sharpened_masks_keep_colours():
+    alpha = torch.tensor([0.0, 0.2, 0.5, 0.7, 1.0]).view(1, 1, 1, 5)
+    own = torch.tensor([0.2, 0.9, 0.4]).view(1, 3, 1, 1)
+    sharp = sharpen(torch.cat([own * alpha + 1 - alpha, alpha], 1), 2.0)
+    expected = torch.tensor([0.0, 0.0, 0.5, 0.9, 1.0]).view(1, 1, 1, 5)
+    torch.testing.assert_close(sharp, torch.cat([own * expected + 1 - expected, expected], 1))
 
 
 def test_a_hash_grid_takes_the_dense_grids_place(tmp_path, monkeypatch):

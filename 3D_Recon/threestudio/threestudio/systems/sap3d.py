@@ -11,7 +11,7 @@ from sap3d import cameras as cam
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
 from threestudio.config import Schedule, build, milestone, scheduled
-from threestudio.data.views import RayBatch, Views
+from threestudio.data.views import RayBatch, RayBatches, Views
 
 
 class SAP3D(pl.LightningModule):
@@ -27,7 +27,9 @@ class SAP3D(pl.LightningModule):
         corrections: dict
         color_weight: Schedule = 1.0
         mask_weight: Schedule = 1.0
-        guidance_weight: Schedule = 0.0
+        expected_weight: Schedule = 0.0  # of views that the model expects
+        expected_rays: int = 1024  # of them, a step
+        guidance_weight: Schedule = 0.0  # of score distillation
         guidance_every: int = 4  # steps
         opacity_weight: Schedule = 0.0  # rays should be either opaque or transparent
         distortion_weight: Schedule = 0.0  # and dense in one place
@@ -57,7 +59,7 @@ class SAP3D(pl.LightningModule):
         self.renderer = build(config.renderer, self.geometry, self.material, self.background)
         self.poses = PoseTable(cameras)
         self.corrections = build(config.corrections, len(cameras))
-        self.guidance = None
+        self.guidance = self.expected = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = [{"params": list(self.geometry.parameters())}, {"params": [self.poses.offsets]}]
@@ -65,9 +67,16 @@ class SAP3D(pl.LightningModule):
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
-        weight = self.config.guidance_weight
-        if weight if isinstance(weight, (int, float)) else max(weight[1:3]):
+        weights = self.config.guidance_weight, self.config.expected_weight
+        used = [bool(weight if isinstance(weight, (int, float)) else max(weight[1:3])) for weight in weights]
+        if any(used):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
+        if used[1]:
+            cameras = self.poses.initial  # the same whether the run starts or goes on
+            self._condition(cameras)
+            images, self.expected_cameras = self.guidance.expect(cameras, step_generator(self.seed, 0))
+            size = self.guidance.image_size
+            self.expected = RayBatches({size: images.cpu()}, [[0, size]], self.config.expected_rays, self.seed + 1)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
@@ -89,7 +98,9 @@ class SAP3D(pl.LightningModule):
         batch = self.batches.draw(step).to(self.device)
         losses = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
         losses |= self.variation(step, generator)
-        if self.guidance is not None and step % self.config.guidance_every == 0:
+        if self.expected is not None:
+            losses["expected"] = self.expected_loss(step, generator)
+        if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
             losses["guidance"] = self.distill(step, generator)
         weights = {name: scheduled(getattr(self.config, f"{name}_weight"), step) for name in losses}
         optimizer.zero_grad()
@@ -154,11 +165,21 @@ class SAP3D(pl.LightningModule):
         density, *color = (self.geometry.variation(generator) * scale).unbind()
         return {"density_variation": density, "color_variation": sum(color)}
 
+    def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """Squared errors of colour and opacity on rays of the views that the model expects."""
+        batch = self.expected.draw(step).to(self.device)
+        origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
+        rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
+        return F.mse_loss(rendering.color, batch.color) + F.mse_loss(rendering.opacity, batch.alpha)
+
+    def _condition(self, cameras: Tensor) -> None:
+        photos = F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
+        self.guidance.condition(self.corrections.undo(photos), cameras)
+
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        photos = F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
-        self.guidance.condition(self.corrections.undo(photos), known)
+        self._condition(known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(

@@ -1,4 +1,4 @@
-"""Score distillation from the model that stage 2 tuned, conditioned on all input views."""
+"""What the model that stage 2 tuned knows, conditioned on all input views: views it expects, and score distillation."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from sap3d.scene import Scene
 from threestudio.config import Schedule, scheduled
 
+GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))  # spreads points on a sphere evenly
+
 
 class MultiViewSDS(nn.Module):
     """DreamFusion's gradient (arXiv 2209.14988) at random cameras, with time-step annealing.
@@ -20,6 +22,8 @@ class MultiViewSDS(nn.Module):
 
     @dataclass
     class Config:
+        expected_views: int = 48  # all round, that the model expects and the field is fitted to
+        contrast: float = 2.0  # of their masks: a mean's silhouettes fade out
         cameras: int = 2  # random views a step
         render_size: int = 64  # the views' side; enlarged to the model's
         elevation_range: list[float] = field(default_factory=lambda: [-10.0, 80.0])  # degrees
@@ -49,6 +53,25 @@ class MultiViewSDS(nn.Module):
         """Take the inputs [N, 4, S, S] (colour on white and alpha in [0, 1]) and their cameras [N, 3]."""
         self.sources = self.model.embed_sources(images, cameras)
 
+    @torch.no_grad()
+    def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The model's views from all round, at the mean radius of the inputs [N, 3].
+
+        A mean is blurred where the inputs leave much open, but a field fitted to many of them has a whole shape.
+
+        Returns:
+            Colour on white and alpha in [0, 1], [M, 4, S, S], and cameras [M, 3].
+        """
+        from camerabooth.sampling import sample
+
+        count = self.config.expected_views
+        low, high = (math.sin(math.radians(angle)) for angle in self.config.elevation_range)
+        order = torch.arange(count, device=inputs.device)
+        elevation = torch.asin(low + (high - low) * (order + 0.5) / count)
+        cameras = torch.stack([elevation, order * GOLDEN_ANGLE, inputs[:, 2].mean().expand(count)], -1)
+        views = sample(self.model, self.sources, cameras, generator, **self.model.sampling, batch=8)
+        return sharpen(views, self.config.contrast), cameras
+
     def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random cameras about the inputs' radii [N, 3] → [B, 3]: azimuths all round, elevations uniform by area."""
         count = self.config.cameras
@@ -74,3 +97,11 @@ class MultiViewSDS(nn.Module):
             rendered.detach(), cameras, self.sources, level, config.guidance_scale, generator
         )
         return (gradient * rendered).mean()
+
+
+def sharpen(views: Tensor, contrast: float) -> Tensor:
+    """Views [M, 4, S, S], colour on white and alpha, with masks of higher contrast about a half."""
+    color, alpha = views.split((3, 1), 1)
+    sharper = ((alpha - 0.5) * contrast + 0.5).clamp(0, 1)
+    own = ((color - 1 + alpha) / alpha.clamp(min=0.05)).clamp(0, 1)
+    return torch.cat([own * sharper + 1 - sharper, sharper], 1)
