@@ -27,7 +27,7 @@ class SAP3D(pl.LightningModule):
         corrections: dict
         color_weight: Schedule = 1.0
         mask_weight: Schedule = 1.0
-        expected_weight: Schedule = 0.0  # of views that the model expects
+        expected_weight: Schedule = 0.0  # of views that the model expects, for one photo
         expected_rays: int = 1024  # of them, a step
         guidance_weight: Schedule = 0.0  # of score distillation
         guidance_every: int = 4  # steps
@@ -75,8 +75,10 @@ class SAP3D(pl.LightningModule):
             cameras = self.poses.initial  # the same whether the run starts or goes on
             self._condition(cameras)
             images, self.expected_cameras = self.guidance.expect(cameras, step_generator(self.seed, 0))
-            size = self.guidance.image_size
-            self.expected = RayBatches({size: images.cpu()}, [[0, size]], self.config.expected_rays, self.seed + 1)
+            pyramid = {self.guidance.image_size: images.cpu()}
+            if len(images):
+                sizes = [[0, self.guidance.image_size]]
+                self.expected = RayBatches(pyramid, sizes, self.config.expected_rays, self.seed + 1)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
@@ -98,7 +100,7 @@ class SAP3D(pl.LightningModule):
         batch = self.batches.draw(step).to(self.device)
         losses = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
         losses |= self.variation(step, generator)
-        if self.expected is not None:
+        if self.expected is not None and scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
         if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
             losses["guidance"] = self.distill(step, generator)
@@ -166,11 +168,16 @@ class SAP3D(pl.LightningModule):
         return {"density_variation": density, "color_variation": sum(color)}
 
     def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Squared errors of colour and opacity on rays of the views that the model expects."""
+        """Squared errors of colour and opacity on rays of the views that the model expects.
+
+        Over the square of the number of photos: the more they show, the less is left open, and the more an expectation
+        that is blurred, or made at cameras that are a little off, stands in their way.
+        """
         batch = self.expected.draw(step).to(self.device)
         origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
-        return F.mse_loss(rendering.color, batch.color) + F.mse_loss(rendering.opacity, batch.alpha)
+        errors = F.mse_loss(rendering.color, batch.color) + F.mse_loss(rendering.opacity, batch.alpha)
+        return errors / len(self.photos) ** 2
 
     def _condition(self, cameras: Tensor) -> None:
         photos = F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sap3d.cameras import sight_cosines
 from sap3d.scene import Scene
 from threestudio.config import Schedule, scheduled
 
@@ -22,7 +23,8 @@ class MultiViewSDS(nn.Module):
 
     @dataclass
     class Config:
-        expected_views: int = 48  # all round, that the model expects and the field is fitted to
+        expected_views: int = 48  # all round, that the model expects and the field is fitted to …
+        unseen_from: float = 40.0  # … but for those within so many degrees of an input, which knows better
         contrast: float = 2.0  # of their masks: a mean's silhouettes fade out
         cameras: int = 2  # random views a step
         render_size: int = 64  # the views' side; enlarged to the model's
@@ -60,7 +62,7 @@ class MultiViewSDS(nn.Module):
         A mean is blurred where the inputs leave much open, but a field fitted to many of them has a whole shape.
 
         Returns:
-            Colour on white and alpha in [0, 1], [M, 4, S, S], and cameras [M, 3].
+            Colour on white and alpha in [0, 1], [M, 4, S, S], and cameras [M, 3]; M is 0 when inputs are everywhere.
         """
         from camerabooth.sampling import sample
 
@@ -69,6 +71,10 @@ class MultiViewSDS(nn.Module):
         order = torch.arange(count, device=inputs.device)
         elevation = torch.asin(low + (high - low) * (order + 0.5) / count)
         cameras = torch.stack([elevation, order * GOLDEN_ANGLE, inputs[:, 2].mean().expand(count)], -1)
+        nearest = sight_cosines(cameras, inputs).amax(1)
+        cameras = cameras[nearest < math.cos(math.radians(self.config.unseen_from))]
+        if not len(cameras):
+            return inputs.new_zeros(0, 4, self.image_size, self.image_size), cameras
         views = sample(self.model, self.sources, cameras, generator, **self.model.sampling, batch=8)
         return sharpen(views, self.config.contrast), cameras
 
