@@ -65,6 +65,7 @@ def centre(photos: list[np.ndarray], middles: Tensor) -> list[np.ndarray]:
         middles: normalised image coordinates (x right, y up), [N, 2].
     """
     moved = []
-    for photo, (x, y) in zip(photos, (middles.cpu() * photos[0].shape[0] / 2).round().int().tolist(), strict=True):
+    for photo, middle in zip(photos, middles.tolist(), strict=True):
+        x, y = (round(coordinate * photo.shape[0] / 2) for coordinate in middle)
         moved.append(ndimage.shift(photo, (y, -x, 0), order=0) if x or y else photo)
     return moved
