@@ -118,6 +118,7 @@ def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypa
 
 
 def test_where_own_photos_show_the_middle_is_handed_on(root, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
     scene = Scene("toy_demo", TOY, 3)
     scene.photo_record.write_text("{}")
     try:
