@@ -114,9 +114,10 @@ def estimate_poses(
         return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
     if hypotheses is None:
         hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
-    network, kept = hypotheses[0], hypotheses[: config.hypotheses]
+    network = hypotheses[0]
     if free_middles:
-        hypotheses, estimates, kept = (F.pad(cameras, (0, 2)) for cameras in (hypotheses, estimates, kept))
+        hypotheses, estimates = F.pad(hypotheses, (0, 2)), F.pad(estimates, (0, 2))
+    kept = hypotheses[: config.hypotheses]
     fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
     if config.verify:
         fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)

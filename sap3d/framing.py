@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-# Side of a square over the longer side of the foreground's bounding box: the median of the training views.
-MARGIN = 1.68
+from sap3d.images import MARGIN, bounding_box, resample
+
 # People stay at about one distance from what they photograph; boxes differ because objects are not round. Boxes that
 # differ more come from other distances, or other zooms.
 SAME_SCALE = 1.4
@@ -29,10 +29,9 @@ def bounding_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Middles in normalised image coordinates (x right, y down), [N, 2], and longer sides as shares of S, [N].
     """
-    size = masks.shape[-1]
-    found = torch.stack([(masks > 0.5).any(1), (masks > 0.5).any(2)], 1).float()  # columns, rows: [N, 2, S]
-    first, last = found.argmax(-1), size - found.flip(-1).argmax(-1)
-    return (first + last) / size - 1, ((last - first).amax(1) / size).clamp(min=1 / size)
+    boxes = torch.tensor([bounding_box(mask) for mask in (masks > 0.5).numpy()]) / masks.shape[-1]
+    top, bottom, left, right = boxes.unbind(-1)
+    return torch.stack([left + right, top + bottom], -1) - 1, torch.maximum(bottom - top, right - left)
 
 
 def reframe(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,16 +45,8 @@ def reframe(images: Tensor) -> tuple[Tensor, Tensor]:
     """
     middles, boxes = bounding_boxes(images[:, 3])
     scale = square_sides(boxes)
-    return move(images, middles, scale), scale
-
-
-def move(images: Tensor, middles: Tensor, scale: Tensor) -> Tensor:
-    """Squares about `middles` [N, 2] (normalised, y down) of images [N, 4, S, S], of `scale` [N] times their sides."""
-    theta = torch.cat([torch.eye(2).to(images) * scale[:, None, None], middles[..., None]], -1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    premultiplied = torch.cat([images[:, :3] - 1 + images[:, 3:], images[:, 3:]], 1)  # zero outside the photo
-    color, alpha = F.grid_sample(premultiplied, grid, align_corners=False).split((3, 1), 1)
-    return torch.cat([color + 1 - alpha, alpha], 1)
+    theta = torch.cat([torch.eye(2) * scale[:, None, None], middles[..., None]], -1)
+    return resample(images, F.affine_grid(theta, list(images.shape), align_corners=False)), scale
 
 
 def centre(photos: list[np.ndarray], middles: Tensor) -> list[np.ndarray]:

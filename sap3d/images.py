@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from sap3d.errors import UserError
-from sap3d.framing import MARGIN
 
+# Side of a square over the longer side of the foreground's bounding box: the median of the training views.
+MARGIN = 1.68
 FORMATS = ("PNG", "JPEG", "WEBP")  # PIL's other readers are not asked: damaged files break them in more ways
 # What PIL raises for files that are no pictures.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -86,8 +88,8 @@ def check_picture(path: Path, opened: Image.Image) -> None:
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """First row, row after the last, first column and column after the last of a uint8 mask [H, W] above a half."""
-    rows, columns = (np.flatnonzero((mask > 127).any(axis)) for axis in (1, 0))
+    """First row, row after the last, first column and column after the last where a bool mask [H, W] is set."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
@@ -101,7 +103,7 @@ def recentre(rgba: np.ndarray, side: float | None = None) -> np.ndarray:
     Returns:
         uint8 [S, S, 4].
     """
-    first_row, end_row, first_column, end_column = bounding_box(rgba[..., 3])
+    first_row, end_row, first_column, end_column = bounding_box(rgba[..., 3] > 127)
     side = math.ceil(side or MARGIN * max(end_row - first_row, end_column - first_column))
     top = round((first_row + end_row - side) / 2)
     left = round((first_column + end_column - side) / 2)
@@ -140,6 +142,13 @@ def straight_alpha(image: np.ndarray) -> np.ndarray:
 def to_tensor(images: list[np.ndarray], size: int) -> Tensor:
     """uint8 RGBA images → float tensor in [0, 1] of white-composited colour and alpha, [N, 4, size, size]."""
     return torch.from_numpy(np.stack([resize(image, size) for image in images])).permute(0, 3, 1, 2).contiguous()
+
+
+def resample(images: Tensor, grid: Tensor) -> Tensor:
+    """Colour on white and alpha, [N, 4, S, S], at `F.grid_sample`'s grid [N, H, W, 2]; white and empty outside."""
+    premultiplied = torch.cat([images[:, :3] - 1 + images[:, 3:], images[:, 3:]], 1)
+    color, alpha = F.grid_sample(premultiplied, grid, align_corners=False).split((3, 1), 1)
+    return torch.cat([color + 1 - alpha, alpha], 1)
 
 
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:

@@ -235,7 +235,7 @@ def framed(photos: list[np.ndarray]) -> list[np.ndarray]:
     """Photos of one object, uint8 [H, W, 4], as squares with its bounding box in the middle, uint8 [SIZE, SIZE, 4]."""
     # The same lens sees the same angle along the longer side, whatever the number of pixels.
     lengths = torch.tensor([float(max(rgba.shape[:2])) for rgba in photos])
-    boxes = [im.bounding_box(rgba[..., 3]) for rgba in photos]
+    boxes = [im.bounding_box(rgba[..., 3] > 127) for rgba in photos]
     longer = torch.tensor([float(max(bottom - top, right - left)) for top, bottom, left, right in boxes])
     sides = (square_sides(longer / lengths) * lengths).tolist()
     return [im.straight_alpha(im.resize(im.recentre(rgba, side), SIZE)) for rgba, side in zip(photos, sides)]

@@ -1,7 +1,7 @@
 import pytest
 
 from sap3d.errors import UserError
-from threestudio.config import build, milestone, scheduled
+from threestudio.config import build, ever, milestone, scheduled
 from threestudio.models.backgrounds.solid import Solid
 
 
@@ -9,6 +9,13 @@ def test_schedule_is_constant_linear_constant():
     schedule = [10, 1.0, 3.0, 20]
     assert [scheduled(schedule, step) for step in (0, 10, 15, 20, 99)] == [1.0, 1.0, 2.0, 3.0, 3.0]
     assert scheduled(0.5, 7) == 0.5
+    assert [ever(value) for value in (0, 0.1, [9, 0.0, 0.0, 20], [9, 0.0, 1.0, 20], [9, 1.0, 0.0, 20])] == [
+        0,
+        1,
+        0,
+        1,
+        1,
+    ]
     assert scheduled([5, 0.0, 1.0, 5], 4) == 0.0 and scheduled([5, 0.0, 1.0, 5], 6) == 1.0
 
 

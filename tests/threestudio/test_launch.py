@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from sap3d import cameras as cam
 from sap3d import grid as dense
-from sap3d.cameras import sight_cosines
 from sap3d.errors import UserError
 from sap3d.images import to_uint8
 from sap3d.poses import read_best_poses, write_poses
@@ -306,10 +305,16 @@ def test_bad_override_is_refused(override, tmp_path, monkeypatch):
         launch.train(config(3, override))
 
 
-def test_sds_cameras_cover_the_sphere():
+def bare_guidance(**options) -> MultiViewSDS:
+    """Guidance whose model stage 2 has not saved."""
     guidance = MultiViewSDS.__new__(MultiViewSDS)
     torch.nn.Module.__init__(guidance)
-    guidance.config = MultiViewSDS.Config(cameras=2000, elevation_range=[-10, 80])
+    guidance.config = MultiViewSDS.Config(**options)
+    return guidance
+
+
+def test_sds_cameras_cover_the_sphere():
+    guidance = bare_guidance(cameras=2000, elevation_range=[-10, 80])
     drawn = guidance.draw_cameras(CAMERAS, torch.Generator().manual_seed(0))
     assert -10.01 < torch.rad2deg(drawn[:, 0]).min() < -8 and 75 < torch.rad2deg(drawn[:, 0]).max() < 80.01
     assert drawn[:, 1].max() - drawn[:, 1].min() > 6.2
@@ -322,13 +327,12 @@ def test_views_are_expected_where_no_photo_looks(views):
     model = ViewConditionedDiffusion(DiffusionConfig(
         feature_channels=16, volume_channels=8, depths=4, collapsed_channels=8, unet_channels=(8, 16, 16)
     ))  # fmt: skip
-    guidance = MultiViewSDS.__new__(MultiViewSDS)
-    torch.nn.Module.__init__(guidance)
-    guidance.config, guidance.model = MultiViewSDS.Config(expected_views=12, unseen_from=60.0), model
+    guidance = bare_guidance(expected_views=12, unseen_from=60.0)
+    guidance.model = model
     guidance.condition(torch.rand(views, 4, 64, 64), CAMERAS[:views])
     images, cameras = guidance.expect(CAMERAS[:views], torch.Generator().manual_seed(0))
     assert 0 < len(images) == len(cameras) < 12
-    assert sight_cosines(cameras, CAMERAS[:views]).max() < 0.5
+    assert cam.sight_cosines(cameras, CAMERAS[:views]).max() < 0.5
     guidance.config.unseen_from = 180.0
     assert len(guidance.expect(CAMERAS[:views], torch.Generator().manual_seed(0))[0]) == 0
 

@@ -43,6 +43,11 @@ def scheduled(schedule: Schedule, step: int) -> float:
     return start + (end - start) * min(max(fraction, 0.0), 1.0)
 
 
+def ever(schedule: Schedule) -> bool:
+    """Whether a schedule is above zero at any step."""
+    return max(schedule[1:3]) > 0 if isinstance(schedule, list) else schedule > 0
+
+
 def milestone(table: Milestones, step: int) -> int:
     """The value whose step was reached last; before the first one, the first."""
     return table[max(bisect_right([start for start, _ in table], step) - 1, 0)][1]

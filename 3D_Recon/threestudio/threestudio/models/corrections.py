@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sap3d import cameras as cam
+from sap3d.images import resample
 
 
 class PhotoCorrections(nn.Module):
@@ -55,9 +55,9 @@ class PhotoCorrections(nn.Module):
         ideal = cam.pixel_grid(size, photos.device).expand(len(photos), -1, -1)
         pixel = rotate(ideal, roll[:, None]) * focal.exp()[:, None, None] + shift[:, None]
         grid = (pixel * pixel.new_tensor([1.0, -1.0])).view(len(photos), size, size, 2)
-        premultiplied = torch.cat([photos[:, :3] - 1 + photos[:, 3:], photos[:, 3:]], 1)  # zero outside the photo
-        color, alpha = F.grid_sample(premultiplied, grid, align_corners=False).split((3, 1), 1)
-        return torch.cat([(color / gain.exp()[..., None, None] + 1 - alpha).clamp(0, 1), alpha], 1)
+        color, alpha = resample(photos, grid).split((3, 1), 1)
+        premultiplied = (color - 1 + alpha) / gain.exp()[..., None, None]
+        return torch.cat([(premultiplied + 1 - alpha).clamp(0, 1), alpha], 1)
 
     def prior(self) -> Tensor:
         """Mean squared value, in expected deviations."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from sap3d import cameras as cam
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
-from threestudio.config import Schedule, build, milestone, scheduled
+from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 
 
@@ -67,18 +67,15 @@ class SAP3D(pl.LightningModule):
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
-        weights = self.config.guidance_weight, self.config.expected_weight
-        used = [bool(weight if isinstance(weight, (int, float)) else max(weight[1:3])) for weight in weights]
-        if any(used):
+        if ever(self.config.guidance_weight) or ever(self.config.expected_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
-        if used[1]:
-            cameras = self.poses.initial  # the same whether the run starts or goes on
-            self._condition(cameras)
-            images, self.expected_cameras = self.guidance.expect(cameras, step_generator(self.seed, 0))
-            pyramid = {self.guidance.image_size: images.cpu()}
+        if ever(self.config.expected_weight):
+            # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
+            self.guidance.condition(self._guidance_photos(), self.poses.initial)
+            images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
-                sizes = [[0, self.guidance.image_size]]
-                self.expected = RayBatches(pyramid, sizes, self.config.expected_rays, self.seed + 1)
+                size = self.guidance.image_size
+                self.expected = RayBatches({size: images.cpu()}, [[0, size]], self.config.expected_rays, self.seed + 1)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
@@ -179,14 +176,14 @@ class SAP3D(pl.LightningModule):
         errors = F.mse_loss(rendering.color, batch.color) + F.mse_loss(rendering.opacity, batch.alpha)
         return errors / len(self.photos) ** 2
 
-    def _condition(self, cameras: Tensor) -> None:
-        photos = F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
-        self.guidance.condition(self.corrections.undo(photos), cameras)
+    def _guidance_photos(self) -> Tensor:
+        """The photos at the guidance's size, [N, 4, S, S]."""
+        return F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
 
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        self._condition(known)
+        self.guidance.condition(self.corrections.undo(self._guidance_photos()), known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(

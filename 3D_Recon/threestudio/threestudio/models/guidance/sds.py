@@ -67,9 +67,8 @@ class MultiViewSDS(nn.Module):
         from camerabooth.sampling import sample
 
         count = self.config.expected_views
-        low, high = (math.sin(math.radians(angle)) for angle in self.config.elevation_range)
         order = torch.arange(count, device=inputs.device)
-        elevation = torch.asin(low + (high - low) * (order + 0.5) / count)
+        elevation = self._elevations((order + 0.5) / count)
         cameras = torch.stack([elevation, order * GOLDEN_ANGLE, inputs[:, 2].mean().expand(count)], -1)
         nearest = sight_cosines(cameras, inputs).amax(1)
         cameras = cameras[nearest < math.cos(math.radians(self.config.unseen_from))]
@@ -81,11 +80,15 @@ class MultiViewSDS(nn.Module):
     def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random cameras about the inputs' radii [N, 3] → [B, 3]: azimuths all round, elevations uniform by area."""
         count = self.config.cameras
-        low, high = (math.sin(math.radians(angle)) for angle in self.config.elevation_range)
         uniform = torch.rand(3, count, generator=generator).to(inputs.device)
-        elevation = torch.asin(low + (high - low) * uniform[0])
+        elevation = self._elevations(uniform[0])
         radius = inputs[:, 2].min() + (inputs[:, 2].max() - inputs[:, 2].min()) * uniform[2]
         return torch.stack([elevation, 2 * math.pi * uniform[1], radius], -1)
+
+    def _elevations(self, shares: Tensor) -> Tensor:
+        """Elevations below which these shares of the sphere's area within the range lie."""
+        low, high = (math.sin(math.radians(angle)) for angle in self.config.elevation_range)
+        return torch.asin(low + (high - low) * shares)
 
     def forward(self, rendered: Tensor, cameras: Tensor, step: int, generator: torch.Generator) -> Tensor:
         """A loss whose gradient is that of score distillation, averaged over images.
