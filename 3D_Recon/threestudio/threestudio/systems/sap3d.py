@@ -27,7 +27,8 @@ class SAP3D(pl.LightningModule):
         corrections: dict
         color_weight: Schedule = 1.0
         mask_weight: Schedule = 1.0
-        expected_weight: Schedule = 0.0  # of views that the model expects, for one photo
+        expected_weight: Schedule = 0.0  # of views that the model expects, for one photo …
+        expected_until: int = 5  # … falling linearly to zero at so many
         expected_rays: int = 1024  # of them, a step
         guidance_weight: Schedule = 0.0  # of score distillation
         guidance_every: int = 4  # steps
@@ -60,6 +61,7 @@ class SAP3D(pl.LightningModule):
         self.poses = PoseTable(cameras)
         self.corrections = build(config.corrections, len(cameras))
         self.guidance = self.expected = None
+        self.open_share = max(0.0, 1 - (len(cameras) - 1) / (config.expected_until - 1))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = [{"params": list(self.geometry.parameters())}, {"params": [self.poses.offsets]}]
@@ -67,9 +69,10 @@ class SAP3D(pl.LightningModule):
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
-        if ever(self.config.guidance_weight) or ever(self.config.expected_weight):
+        expects = self.open_share > 0 and ever(self.config.expected_weight)
+        if expects or ever(self.config.guidance_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
-        if ever(self.config.expected_weight):
+        if expects:
             # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
             self.guidance.condition(self._guidance_photos(), self.poses.initial)
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
@@ -167,14 +170,14 @@ class SAP3D(pl.LightningModule):
     def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Squared errors of colour and opacity on rays of the views that the model expects.
 
-        Over the square of the number of photos: the more they show, the less is left open, and the more an expectation
-        that is blurred, or made at cameras that are a little off, stands in their way.
+        Less with every photo: the more they show, the less is left open, and the more an expectation that is blurred,
+        or made at cameras that are a little off, stands in their way.
         """
         batch = self.expected.draw(step).to(self.device)
         origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
         errors = F.mse_loss(rendering.color, batch.color) + F.mse_loss(rendering.opacity, batch.alpha)
-        return errors / len(self.photos) ** 2
+        return self.open_share * errors
 
     def _guidance_photos(self) -> Tensor:
         """The photos at the guidance's size, [N, 4, S, S]."""
