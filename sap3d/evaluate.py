@@ -53,15 +53,15 @@ def evaluate(scene: Scene, seed: int) -> dict:
     """
     start = time.monotonic()
     poses = read_stage_poses(scene)
-    meshes = sorted(p for p in scene.mesh_folder.glob("*") if p.suffix in MESH_SUFFIXES)
     has_poses, has_test = any((scene.train / "poses").glob("*.npy")), bool(image_paths(scene.test))
-    absent = [name for name, has in (("poses", has_poses), ("test views", has_test), ("mesh", meshes)) if not has]
+    truths = {"poses": has_poses, "test views": has_test, "mesh": true_mesh(scene)}
+    absent = [name for name, has in truths.items() if not has]
     if absent:
         print(f"no ground-truth {', '.join(absent)} of {scene.type}/{scene.object}: their metrics are null", flush=True)
 
     truth = read_poses(scene.train, scene.views) if has_poses else None
     results = {"NAME": scene.object}
-    results |= evaluate_mesh(scene, meshes[0] if has_poses and meshes else None, truth, seed)
+    results |= evaluate_mesh(scene, truth, seed)
     results |= evaluate_poses(poses, truth, read_symmetry(scene))
     results |= evaluate_pictures(scene, has_test)
     seconds = read_seconds(scene.results / "stages.json") | {"evaluation": round(time.monotonic() - start, 1)}
@@ -147,14 +147,19 @@ def compare_folder(folder: Path, stage: str, truths: list[Path], lpips: metrics.
     return metrics.picture_metrics(pictures, references, lpips, title=f"comparing {folder.name}")
 
 
-def evaluate_mesh(scene: Scene, truth_path: Path | None, truth: Tensor | None, seed: int) -> dict:
-    """Mesh metrics, with the true mesh turned into the pipeline's world."""
-    if truth_path is None:
+def true_mesh(scene: Scene) -> Path | None:
+    """The file of the ground-truth mesh, if there is one."""
+    return min((path for path in scene.mesh_folder.glob("*") if path.suffix in MESH_SUFFIXES), default=None)
+
+
+def evaluate_mesh(scene: Scene, truth: Tensor | None, seed: int) -> dict:
+    """Mesh metrics, with the true mesh turned into the world of the true cameras [N, 3] with view 0's azimuth 0."""
+    path = true_mesh(scene)
+    if path is None or truth is None:
         return dict.fromkeys(MESH_METRICS)
-    mesh = _load_mesh(_output(scene.reconstruction / "mesh.obj", POSE_STAGES[3]))
-    true_mesh = _load_mesh(truth_path)
-    true_mesh.apply_transform(trimesh.transformations.rotation_matrix(-truth[0, 1].item(), [0, 0, 1]))
-    return metrics.mesh_metrics(mesh, true_mesh, seed)
+    mesh, reference = _load_mesh(_output(scene.reconstruction / "mesh.obj", POSE_STAGES[3])), _load_mesh(path)
+    reference.apply_transform(trimesh.transformations.rotation_matrix(-truth[0, 1].item(), [0, 0, 1]))
+    return metrics.mesh_metrics(mesh, reference, seed)
 
 
 def _load_mesh(path: Path) -> trimesh.Trimesh:

@@ -6,10 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import ablate as ablate_field
 import launch
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from camerabooth import ablate, go_nvs, main
@@ -30,6 +32,17 @@ TRAIN_CAMERAS = torch.tensor([[0.3, 0.5, 1.7], [0.5, 2.0, 1.9], [0.2, -1.5, 1.8]
 TINY_DIFFUSION = DiffusionConfig(
     feature_channels=16, volume_channels=8, depths=4, collapsed_channels=8, unet_channels=(8, 16, 16)
 )
+
+TINY_FIELD = [
+    "data.image_size=[[0,32]]",
+    "data.rays=256",
+    "system.geometry.resolution=[[0,16]]",
+    "system.guidance_every=4",
+    "trainer.max_steps=8",
+    "pictures.size=32",
+    "mesh.resolution=32",
+    "mesh.density=0.1",  # below the density that the field starts with, so that eight steps leave a mesh
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +91,8 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
         "data.type=toy_demo",
         f"data.object={TOY}",
         f"data.views={views}",
-        "data.image_size=[[0,32]]",
-        "data.rays=256",
     ]
-    grid = ["system.geometry.resolution=[[0,16]]", "trainer.max_steps=8", "system.guidance_every=4"]
-    # The level lies below the density that the field starts with, so that eight steps leave a mesh.
-    pictures = ["pictures.size=32", "mesh.resolution=32", "mesh.density=0.1", "device=cpu"]
-    run(monkeypatch, launch, "--train", *data, *grid, *pictures)
+    run(monkeypatch, launch, "--train", *data, *TINY_FIELD, "device=cpu")
     handed_on = [
         scene.initial_poses,
         scene.diffusion / "poses.json",
@@ -153,7 +161,31 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     rows = [objects[f"toy_demo/{TOY}"] for objects in table.values()]
     assert rows[0]["psnr"] != rows[1]["psnr"] and rows[0]["stage2"] == rows[1]["stage2"]
     assert ablations("full", "without tuning")["full"] == table["full"]
-    assert len(tuned) == 2 and tuned[1][4].steps == 0
+    assert len(tuned) == 2 and tuned[1][5].steps == 0
+
+
+def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    scene = Scene("toy_demo", TOY, 3)
+    before = {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}
+    (tmp_path / "list.txt").write_text(f"{scene.type} {scene.object}\n")
+    tuning = {"steps": 1, "batch": 2, "prior_objects": 1, "prior_nearest": False}
+    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning}
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(main.CONFIG), changes), tmp_path / "camerabooth.yaml")
+    monkeypatch.setattr(main, "CONFIG", tmp_path / "camerabooth.yaml")
+    monkeypatch.setitem(ablate_field.VARIANTS, "untuned model", [f"system.guidance.model={root / 'diffusion'}"])
+    argv = ["ablate", "--list", str(tmp_path / "list.txt"), "--views", "3", "--device", "cpu", "--true_poses"]
+    monkeypatch.setattr(sys, "argv", [*argv, *TINY_FIELD])
+    ablate_field.run()
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    path = root / "results/threestudio/ablations.json"
+    table = json.loads(path.read_text())["3 views, true poses, seed 0"]
+    rows = [table[name][f"toy_demo/{TOY}"] for name in ablate_field.VARIANTS]
+    assert len({row["psnr"] for row in rows}) == 3
+    assert [row["rotation"] for row in rows] == pytest.approx([0, 0, 0], abs=1e-3)
+    monkeypatch.setattr(ablate_field, "evaluate", lambda *_: pytest.fail("what is there was done again"))
+    ablate_field.run()
+    assert before == {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}
 
 
 def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypatch, capsys):
@@ -161,7 +193,7 @@ def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypa
     common = ["--type", "toy_demo", "--object", TOY, "--views", "1", "--device", "cpu"]
     run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
 
-    def tune(model, images, cameras, prior, config, *_):
+    def tune(model, images, cameras, prior, field, config, *_):
         if (config.batch, config.prior_batch) != (4, 2):
             model.encoder.layers[0].weight.data.fill_(float("nan"))
             raise torch.OutOfMemoryError("CUDA out of memory.")

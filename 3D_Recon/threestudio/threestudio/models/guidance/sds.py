@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ class MultiViewSDS(nn.Module):
 
     @dataclass
     class Config:
+        model: str | None = None  # folder of a diffusion model; null: the one that stage 2 tuned
         expected_views: int = 48  # all round, that the model expects and the field is fitted to …
         unseen_from: float = 40.0  # … but for those within so many degrees of an input, which knows better
         contrast: float = 2.0  # of their masks: a mean's silhouettes fade out
@@ -36,14 +38,14 @@ class MultiViewSDS(nn.Module):
     def __init__(self, config: Config, scene: Scene):
         """
         Raises:
-            UserError: stage 2 has not saved a model.
+            UserError: there is no such model.
         """
         super().__init__()
         # Stage 2's public class; imported here so that the stage runs without guidance when stage 2 is absent.
         from camerabooth.diffusion import load_model
 
         self.config = config
-        self.model = load_model(scene.diffusion / "model").requires_grad_(False)
+        self.model = load_model(Path(config.model or scene.diffusion / "model")).requires_grad_(False)
         self.sources = None
 
     @property

@@ -1,0 +1,127 @@
+"""What the diffusion prior is worth to stage 3: fields without it, with the untuned model's, and with the tuned one's.
+
+    python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --device cpu
+    python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 2 3 5 --device cpu --true_poses
+
+Objects must have gone through stage 2. With --true_poses stage 2 tunes anew at the true cameras, and neither stage
+moves them. Everything goes to ROOT_DIR/runs/reconstruction_ablations, the table to
+results/threestudio/ablations.json; what is there is not done again.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import launch
+import torch
+from omegaconf import OmegaConf
+
+from camerabooth import main as camerabooth
+from camerabooth.diffusion import EMBEDDED_WEIGHTS
+from sap3d import metrics
+from sap3d.devices import choose_device
+from sap3d.errors import one_line_errors
+from sap3d.evaluate import compare_folder, evaluate_mesh, read_symmetry
+from sap3d.files import root_dir, write_json
+from sap3d.names import read_object_list
+from sap3d.poses import read_best_poses, write_poses
+from sap3d.scene import Scene, check_views, image_paths
+from sap3d.views import read_poses
+
+VARIANTS = {
+    "no prior": ["system.expected_weight=0", "system.guidance_weight=0"],
+    "untuned model": [f"system.guidance.model={EMBEDDED_WEIGHTS}"],
+    "tuned model": [],
+}
+HELD = ["system.pose_rate=0"]
+COLUMNS = {"psnr": "3D PSNR", "ssim": "3D SSIM", "IOU": "IoU", "CD": "Chamfer", "rotation": "rotation (°)"}
+
+
+def below(scene: Scene, root: Path) -> Scene:
+    """The same scene under another root, with links to its photos and its ground truth."""
+    other = replace(scene, root=root)
+    for name in ("train", "test", "mesh_folder"):
+        link(getattr(scene, name), getattr(other, name))
+    return other
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` be a link to `source`, unless something is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        target.symlink_to(source)
+
+
+def tune_at_truth(scene: Scene, root: Path, device: str, seed: int) -> Scene:
+    """The scene under another root, where stage 2 has tuned the model at the true cameras."""
+    other = below(scene, root)
+    if not (other.diffusion / "poses.json").exists():
+        cameras = read_poses(scene.train, scene.views)
+        write_poses(other.initial_poses, (cameras - cameras[0] * torch.tensor([0, 1, 0]))[None], [0.0])
+        config = OmegaConf.load(camerabooth.CONFIG)
+        config.descent, config.tuning.pose_learning_rate = False, 0.0
+        camerabooth.run(other, config, choose_device(device), seed, other.diffusion)
+    return other
+
+
+def evaluate(scene: Scene, overrides: list[str], device: str, seed: int, lpips: metrics.Lpips) -> dict:
+    """Stage 3 of one variant: metrics of its test views and of its mesh, and its rotation error up to symmetry."""
+    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
+    config = launch.read_config(launch.DEFAULT, [*names, f"device={device}", f"seed={seed}", *overrides])
+    launch.train(config)
+    truth = read_poses(scene.train, scene.views)
+    pictures = compare_folder(scene.reconstruction / "test", "launch.py", image_paths(scene.test), lpips)
+    rotation = metrics.rotation_error(
+        read_best_poses(scene.reconstruction / "poses.json", scene.views), truth, read_symmetry(scene)
+    )
+    return pictures | evaluate_mesh(scene, truth, seed) | {"rotation": rotation}
+
+
+def print_table(rows: dict[str, dict[str, dict]], title: str) -> None:
+    """Means over the objects."""
+    print(f"\n{title:34s}" + "".join(f"{heading:>14s}" for heading in COLUMNS.values()))
+    for name, objects in rows.items():
+        means = (mean(row[key] for row in objects.values()) for key in COLUMNS)
+        print(f"{name:34s}" + "".join(f"{value:14.3f}" for value in means))
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
+    parser.add_argument("--views", nargs="+", default=["1", "2", "3", "5"])
+    parser.add_argument("--true_poses", action="store_true", help="give both stages the true cameras")
+    parser.add_argument("--device", default="0", help="a CUDA index, or cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of sap3d.yaml, for all variants")
+    arguments = parser.parse_intermixed_args()
+    root, poses = root_dir(), "true" if arguments.true_poses else "estimated"
+    folder, path = root / "runs/reconstruction_ablations" / poses, root / "results/threestudio/ablations.json"
+    done, lpips = json.loads(path.read_text()) if path.exists() else {}, metrics.Lpips()
+    for views in map(check_views, arguments.views):
+        title = f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}"
+        table = done.setdefault(title, {name: {} for name in VARIANTS})
+        for type_name, object_name in read_object_list(arguments.list):
+            scene = Scene(type_name, object_name, views, root)
+            if arguments.true_poses:
+                scene = tune_at_truth(scene, folder, arguments.device, arguments.seed)
+            for name, overrides in VARIANTS.items():
+                if f"{type_name}/{object_name}" in table[name]:
+                    continue
+                variant = below(scene, folder / name.replace(" ", "_"))
+                link(scene.diffusion, variant.diffusion)
+                os.environ["ROOT_DIR"] = str(variant.root)
+                overrides = [*overrides, *HELD * arguments.true_poses, *arguments.overrides]
+                row = evaluate(variant, overrides, arguments.device, arguments.seed, lpips)
+                table[name][f"{type_name}/{object_name}"] = row
+                write_json(path, done)
+                print(f"{variant.type}/{variant.name}  {name}: {row['psnr']:.2f} dB", flush=True)
+        print_table(table, title)
+    print(f"→ {path}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        run()
