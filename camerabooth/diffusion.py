@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from camerabooth.conditioning import Condition, Lifting, SourceEncoder, Sources
+from camerabooth.instance_field import InstanceField
 from camerabooth.network import DenoisingUNet
 from sap3d.devices import autocast
 from sap3d.errors import UserError
@@ -34,6 +35,7 @@ class DiffusionConfig:
     collapsed_channels: int = 64
     unet_channels: tuple[int, int, int] = (64, 128, 256)
     instance_resolution: int = 0  # of a tuned model's instance volume; 0: it has none
+    field: tuple[int, int, int] | None = None  # `InstanceField.shape` of a tuned model's
 
 
 class DiffusionModel(nn.Module):
@@ -52,6 +54,13 @@ class DiffusionModel(nn.Module):
 
     def add_instance_volume(self, resolution: int) -> None:
         """Give tuning a place for what it learns of one object; a model that lifts nothing has none."""
+
+    def add_field(self, field: InstanceField) -> None:
+        """Remember voxels of one object; a model whose latents are no pixels has none."""
+
+    def recall(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor, cameras: Tensor) -> Tensor:
+        """The network's prediction for target cameras [B, 3], as what is remembered of the object changes it."""
+        return prediction
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
         """The network's prediction (v or ε) with classifier-free guidance (arXiv 2207.12598).
@@ -157,6 +166,7 @@ class ViewConditionedDiffusion(DiffusionModel):
             config.feature_channels, config.volume_channels, config.depths, config.collapsed_channels
         )
         self.unet = DenoisingUNet(tuple(config.unet_channels), self.lifting.out_channels)
+        self.field = InstanceField(*config.field) if config.field else None
         self.register_parameter("instance", None)
         if config.instance_resolution:
             self.add_instance_volume(config.instance_resolution)
@@ -191,6 +201,18 @@ class ViewConditionedDiffusion(DiffusionModel):
         self.config = replace(self.config, instance_resolution=resolution)
         volume = torch.zeros(self.config.feature_channels, resolution, resolution, resolution, device=self.device)
         self.instance = nn.Parameter(volume)
+
+    def add_field(self, field: InstanceField) -> None:
+        """Let `recall` weigh voxels of the object against the network."""
+        self.config, self.field = replace(self.config, field=field.shape), field
+
+    def recall(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor, cameras: Tensor) -> Tensor:
+        """The v-prediction of the network's clean estimate combined with the instance field, if there is one."""
+        if self.field is None:
+            return prediction
+        clean = self.encode(self.field.combine(self.decode(self.clean_estimate(noisy, timesteps, prediction)), cameras))
+        signal, noise_level = self.noise_coefficients(timesteps)
+        return (signal * noisy - clean) / noise_level
 
     # Latents. The embedded model works on pixels, so these only change the range.
 

@@ -22,7 +22,14 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
+from camerabooth.diffusion import (
+    EMBEDDED_WEIGHTS,
+    TRAIN_TIMESTEPS,
+    DiffusionModel,
+    ViewConditionedDiffusion,
+    load_model,
+)
+from camerabooth.instance_field import InstanceField
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
 from sap3d import images as im
@@ -48,7 +55,7 @@ ENERGY_TIMESTEPS = [500, 700, 850, 999]
 ENERGY_DRAWS = 4  # of noise, at each
 # Of stage 1's configurations, the one of lowest score (a negative log-weight) plus this times the share by which its
 # energy is above the lowest is taken; fitted to held-out toys, like the scores.
-ENERGY_SHARPNESS = 8.0
+ENERGY_SHARPNESS = 4.0
 CHOICE_TIMESTEPS, CHOICE_DRAWS = [700, 850, 999], 2
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
 SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
@@ -59,11 +66,13 @@ def tune(
     images: Tensor,
     cameras: Tensor,
     prior: list[int],
+    field: InstanceField | None,
     config: DictConfig,
     seed: int,
     folder: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3], beside the `prior` objects of the pool.
+    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3], on views of their field, and on the `prior`
+    objects of the pool.
 
     Returns:
         The refined cameras, and the cameras before every step and after the last, [steps + 1, N, 3].
@@ -73,7 +82,7 @@ def tune(
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
-    synthesised = synthesised_views(model, images, cameras, 0 if config.poses_only else config.synthesised, seed)
+    synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
     if config.instance_resolution and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
@@ -165,13 +174,19 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
+    field = None
+    if scene.views > 1:
+        _, blind = leave_one_out(model, images, best.cameras, [TRAIN_TIMESTEPS - 1])
+        field = InstanceField.fit(images, best.cameras, (blind - images).square().mean(), seed)
+
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
         nonlocal model
         changes = {"batch": batch}
         if batch < config.tuning.batch:
             changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
             model = load_model(pretrained, device, **config.published)  # the first attempt may have changed it
-        return tune(model, images, best.cameras, prior, OmegaConf.merge(config.tuning, changes), seed, folder)
+        settings = OmegaConf.merge(config.tuning, changes)
+        return tune(model, images, best.cameras, prior, field, settings, seed, folder)
 
     refined, trajectory = halving(tuned, config.tuning.batch, "tuning.batch", device)
     _, after = leave_one_out(model, images, refined, ENERGY_TIMESTEPS)
@@ -179,6 +194,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     judged["refined"] = examine(load_model(pretrained, device, **config.published), refined)
     kept = "refined" if judged["refined"].better_than(best) else kept
+    if field is not None and config.tuning.field:
+        model.add_field(field if kept != "refined" else InstanceField.fit(images, refined, field.error, seed))
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
         imageio.imwrite(path, before_after(images, best.estimates, after))

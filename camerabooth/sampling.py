@@ -61,10 +61,12 @@ def sample(
             noisy, condition = latents[part], _gather(known, chosen[part])
             times = timestep.to(noisy.device).expand(len(noisy))
             predictions.append(model.predict(noisy, times, condition, guidance_scale))
+        prediction = torch.cat(predictions)
+        if timestep == model.scheduler.timesteps[0]:  # later steps see in the noisy views what was remembered here
+            times = timestep.to(latents.device).expand(len(latents))
+            prediction = model.recall(latents, times, prediction, targets)
         noise = torch.randn(shape, generator=generator).to(latents.device) if eta > 0 else None
-        latents = model.scheduler.step(
-            torch.cat(predictions), timestep, latents, eta=eta, variance_noise=noise
-        ).prev_sample
+        latents = model.scheduler.step(prediction, timestep, latents, eta=eta, variance_noise=noise).prev_sample
     return torch.cat([model.decode(latents[part]) for part in parts])
 
 

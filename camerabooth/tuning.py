@@ -16,20 +16,15 @@ from torch import Tensor
 
 from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, DiffusionModel, ViewConditionedDiffusion
+from camerabooth.instance_field import InstanceField
 from camerabooth.sampling import sample
 from sap3d.cameras import wrap_angle
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
-from sap3d.synthesis import Level, coarse_to_fine, render_views
 
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
 # what it can.
 HELD_OUT_TIMESTEPS = [650, 900]
-# The voxels whose views are denoised, at held cameras.
-SYNTHESIS = (
-    Level(resolution=24, size=64, steps=80, pixels=384, samples=32, pose_rate=0.0),
-    Level(resolution=48, size=64, steps=120, pixels=384, samples=48, pose_rate=0.0),
-)
 SYNTHESISED_ELEVATIONS = (math.radians(-15), math.radians(60))
 # Lightning's, with an average: of the average, and of what is trained.
 CHECKPOINT_STATES = ("state_dict", "current_model_state")
@@ -158,7 +153,7 @@ class TestTimeTraining(lightning.LightningModule):
 
 @torch.no_grad()
 def synthesised_views(
-    model: DiffusionModel, images: Tensor, cameras: Tensor, count: int, seed: int
+    model: DiffusionModel, images: Tensor, cameras: Tensor, field: InstanceField | None, count: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Views from all around, at the inputs' mean radius: half voxels fitted to the inputs, half the model's own.
 
@@ -169,21 +164,20 @@ def synthesised_views(
     Args:
         model: as pretrained.
         images: input views in [0, 1], [N, 4, S, S]; cameras: [N, 3].
-        count: how many; none are made from a single view, whose voxels have no back.
+        field: of the inputs; there is none, nor are there views, for a single input, whose voxels have no back.
+        count: how many.
 
     Returns:
         Images [count, 4, S, S] and cameras [count, 3].
     """
-    if len(images) == 1 or count == 0:
+    if field is None or count == 0:
         return images[:0], cameras[:0]
-    grid = coarse_to_fine(images, cameras, SYNTHESIS, seed).grid[0]
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(count, 2, generator=generator)
     low, high = SYNTHESISED_ELEVATIONS
     elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
-    targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().cpu().expand(count)], -1)
-    rendered = render_views(grid, targets, model.image_size, SYNTHESIS[-1].samples).to(images)
-    targets = targets.to(cameras)
+    targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().cpu().expand(count)], -1).to(cameras)
+    rendered = field.render(targets, model.image_size)
     own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling)
     return (rendered + own) / 2, targets
 

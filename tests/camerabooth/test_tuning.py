@@ -8,9 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth import main, pretrain, regularisation, tuning
+from camerabooth import instance_field, main, pretrain, regularisation, tuning
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.evaluate import psnr
+from camerabooth.instance_field import InstanceField
+from camerabooth.sampling import sample
 from dataset.render import Renderer
 from dataset.toy_views import ToyViews, white_composite
 from dataset.toys import make_toy
@@ -34,14 +36,22 @@ TINY = {
 
 
 @pytest.fixture
-def scene(monkeypatch):
+def scene():
     """Five views of a toy, their cameras with view 0's azimuth 0, and a tiny model."""
-    monkeypatch.setattr(tuning, "SYNTHESIS", (Level(16, 32, steps=60, pixels=128, samples=16, pose_rate=0.0),))
     seed_everything(0)  # as the stage does: without deterministic kernels, two threads differ in the last bits
     images, cameras = regularisation.regularisation_views([0])
     cameras = cameras[0, :5].clone()
     cameras[:, 1] -= cameras[0, 1].item()
     return images[0, :5], cameras, ViewConditionedDiffusion(DiffusionConfig(**TINY))
+
+
+@pytest.fixture
+def field(scene, monkeypatch):
+    """A coarse field of the scene."""
+    for name in ("WHOLE", "PARTIAL"):
+        monkeypatch.setattr(instance_field, name, (Level(16, 32, steps=60, pixels=128, samples=16, pose_rate=0.0),))
+    images, cameras, _ = scene
+    return InstanceField.fit(images, cameras, torch.tensor(0.02), seed=0)
 
 
 def config(**changes):
@@ -57,7 +67,7 @@ def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
     images, cameras, model = scene
     before, _ = tuning.leave_one_out(model, images, cameras, [850, 999])
     settings = config(learning_rate=3e-3, synthesised=0)  # the model knows nothing yet: nor does its mean
-    refined, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=0, folder=tmp_path)
+    refined, trajectory = main.tune(model, images, cameras, [0, 1], None, settings, seed=0, folder=tmp_path)
     after, estimates = tuning.leave_one_out(model, images, refined, [850, 999])
     assert after.mean() < 0.8 * before.mean()
     assert refined[0, 1] == 0
@@ -71,22 +81,22 @@ def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
     assert list((tmp_path / "log/from_step_0").glob("events*")) and not list(tmp_path.glob("*.ckpt"))
 
 
-def test_tuning_repeats_with_its_seed(scene, tmp_path):
+def test_tuning_repeats_with_its_seed(scene, field, tmp_path):
     images, cameras, model = scene
     results = []
     for _ in range(2):
         same = copy.deepcopy(model)
-        results.append(main.tune(same, images, cameras, [0, 1], config(steps=3), seed=1, folder=tmp_path)[0])
+        results.append(main.tune(same, images, cameras, [0, 1], field, config(steps=3), seed=1, folder=tmp_path)[0])
     assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("changes", [{}, {"poses_only": True}, {"ema": None}])
-def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch, changes):
+def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, field, tmp_path, monkeypatch, changes):
     images, cameras, model = scene
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
     settings = config(validate_every=4, **changes)
     untouched = copy.deepcopy(model)
-    whole, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "whole")
+    whole, trajectory = main.tune(model, images, cameras, [0, 1], field, settings, seed=1, folder=tmp_path / "whole")
     loss, steps = tuning.TestTimeTraining._instance_loss, []
 
     def killed(module):
@@ -97,26 +107,28 @@ def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch
 
     monkeypatch.setattr(tuning.TestTimeTraining, "_instance_loss", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        main.tune(copy.deepcopy(untouched), images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "killed")
+        main.tune(
+            copy.deepcopy(untouched), images, cameras, [0, 1], field, settings, seed=1, folder=tmp_path / "killed"
+        )
     state = torch.load(tmp_path / "killed/checkpoint.ckpt", weights_only=True)["state_dict"]
     assert any(name.startswith("model.") for name in state) != settings.poses_only, "what is held is not saved again"
     resumed = copy.deepcopy(untouched)
     refined, resumed_trajectory = main.tune(
-        resumed, images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "killed"
+        resumed, images, cameras, [0, 1], field, settings, seed=1, folder=tmp_path / "killed"
     )
     assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 7]
     assert torch.equal(refined, whole) and torch.equal(resumed_trajectory, trajectory)
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     steps[:] = [-1]
-    main.tune(untouched, images, cameras, [0, 1], settings, seed=2, folder=tmp_path / "killed")
+    main.tune(untouched, images, cameras, [0, 1], field, settings, seed=2, folder=tmp_path / "killed")
     assert steps[1] == 0, "another run starts at the beginning"
 
 
 def test_poses_alone_leave_the_network(scene, tmp_path):
     images, cameras, model = scene
     before = copy.deepcopy(model.state_dict())
-    refined, _ = main.tune(model, images, cameras, [0, 1], config(poses_only=True), seed=0, folder=tmp_path)
+    refined, _ = main.tune(model, images, cameras, [0, 1], None, config(poses_only=True), seed=0, folder=tmp_path)
     torch.testing.assert_close(model.state_dict(), before)
     assert not torch.equal(refined, cameras)
 
@@ -125,7 +137,7 @@ def test_tuning_stops_when_held_out_noise_levels_gain_nothing(scene, tmp_path):
     images, cameras, model = scene
     # A rate at which training destroys what the model knows.
     settings = config(steps=40, learning_rate=0.3, validate_every=2, patience=1, ema=None)
-    _, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=0, folder=tmp_path)
+    _, trajectory = main.tune(model, images, cameras, [0, 1], None, settings, seed=0, folder=tmp_path)
     assert torch.equal(trajectory[30], trajectory[-1])
 
 
@@ -147,10 +159,10 @@ def test_better_poses_convince_both_judges():
         assert main.Judged(torch.zeros(5, 3), 1 + noise - drop, noise, loss).better_than(start) == better
 
 
-def test_synthesised_views_are_half_the_object_and_half_the_models_own(scene, monkeypatch):
+def test_synthesised_views_are_half_the_object_and_half_the_models_own(scene, field, monkeypatch):
     monkeypatch.setattr(tuning, "sample", lambda *_, **__: torch.full((6, 4, 64, 64), 0.25))
     images, cameras, model = scene
-    views, targets = tuning.synthesised_views(model, images, cameras, 6, seed=0)
+    views, targets = tuning.synthesised_views(model, images, cameras, field, 6, seed=0)
     assert views.shape == (6, 4, 64, 64) and targets[:, 2] == pytest.approx(cameras[:, 2].mean().item())
     low, high = tuning.SYNTHESISED_ELEVATIONS
     assert (low <= targets[:, 0]).all() and (targets[:, 0] <= high).all() and targets[:, 1].std() > 0.5
@@ -163,9 +175,9 @@ def test_synthesised_views_are_half_the_object_and_half_the_models_own(scene, mo
     assert psnr(rendered, seen).mean() > psnr(rendered, wrong).mean() + 3
 
 
-def test_the_instance_volume_learns_the_object_and_no_other(scene, tmp_path):
+def test_the_instance_volume_learns_the_object_and_no_other(scene, field, tmp_path):
     images, cameras, model = scene
-    main.tune(model, images, cameras, [0, 1], config(learning_rate=0.0), seed=0, folder=tmp_path)
+    main.tune(model, images, cameras, [0, 1], field, config(learning_rate=0.0), seed=0, folder=tmp_path)
     assert model.instance.shape == (16, 24, 24, 24) and model.instance.abs().max() > 0
     before, _ = tuning.leave_one_out(model, images, cameras, [999])
     prior = regularisation.regularisation_views([0])
@@ -181,10 +193,47 @@ def test_the_instance_volume_learns_the_object_and_no_other(scene, tmp_path):
     assert before.mean() < after.mean(), "it explains the views that it was tuned on"
 
 
+def test_the_field_counts_where_fits_without_one_view_agree(field):
+    cameras = torch.tensor([[0.3, 0.4, 1.8], [0.2, -2.0, 1.9]])
+    blank, render = torch.zeros(2, 4, 64, 64), field.render(cameras, 64)
+    share = field.combine(blank, cameras) / render.clamp(min=1e-3)  # the field's weight, where it shows something
+    assert 0.1 < share[:, 3][render[:, 3] > 0.5].mean() < 0.9
+    corner = share[:, 0, :4, :4]  # white, whatever is left out
+    torch.testing.assert_close(corner, torch.ones_like(corner), atol=0.02, rtol=0)
+    field.error.fill_(1e-6)
+    doubted = field.combine(blank, cameras)
+    assert doubted[:, 3].mean() < 0.1 * render[:, 3].mean(), "a network without errors is believed"
+    field.partial[:] = field.partial[:1]
+    torch.testing.assert_close(field.combine(blank, cameras), render)
+
+
+def test_a_model_with_a_field_sees_the_object_from_the_first_step_on(scene, field, tmp_path):
+    images, cameras, model = scene
+    model.add_field(field)
+    model.save_pretrained(tmp_path / "model")
+    model = ViewConditionedDiffusion.from_pretrained(tmp_path / "model")
+    assert torch.equal(model.field.whole, field.whole.half().float())
+    targets = cameras + torch.tensor([0.1, 0.3, 0.0])
+    turned = targets + torch.tensor([0.0, 1.0, 0.0]) * regularisation.regularisation_views([0])[1][0, 0, 1]
+    seen = white_composite(torch.from_numpy(Renderer(make_toy(regularisation.pool_seed(0))).render(turned, 64)))
+    with torch.no_grad():
+        sources = model.embed_sources(images, cameras)
+    for steps in (1, 2):
+        views = sample(model, sources, targets, torch.Generator().manual_seed(0), steps=steps)
+        field, model.field = model.field, None
+        without = sample(model, sources, targets, torch.Generator().manual_seed(0), steps=steps)
+        model.field = field
+        assert psnr(views, seen).mean() > psnr(without, seen).mean() + 1
+    one_step = sample(model, sources, targets, torch.Generator().manual_seed(0), steps=1)
+    model.field = None
+    alone = sample(model, sources, targets, torch.Generator().manual_seed(0), steps=1)
+    torch.testing.assert_close(one_step, field.combine(alone, targets).clamp(0, 1), atol=1e-4, rtol=0)
+
+
 def test_one_view_is_its_own_source(scene):
     images, cameras, model = scene
     prior = regularisation.regularisation_views([0])
-    synthesised = tuning.synthesised_views(model, images[:1], cameras[:1], 4, seed=0)
+    synthesised = tuning.synthesised_views(model, images[:1], cameras[:1], None, 4, seed=0)
     assert len(synthesised[0]) == len(synthesised[1]) == 0
     module = tuning.TestTimeTraining(model, PoseTable(cameras[:1]), images[:1], prior, synthesised, config(), seed=0)
     module._instance_loss().backward()

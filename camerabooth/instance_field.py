@@ -1,0 +1,72 @@
+"""Voxels fitted to the inputs, and how far they can be trusted: what a tuned model remembers of its object besides.
+
+Where inputs overlap, voxels are sharper than the network's mean; where nothing was seen, they are anything. Fits that
+leave one input out each tell the one from the other: the spread of their renders is a jackknife estimate of variance.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sap3d.synthesis import Level, coarse_to_fine, joint_fit, render_views
+
+# At held cameras: the fit to all inputs, and those that leave one out.
+WHOLE = (
+    Level(resolution=24, size=64, steps=80, pixels=384, samples=32, pose_rate=0.0),
+    Level(resolution=48, size=64, steps=120, pixels=384, samples=48, pose_rate=0.0),
+)
+PARTIAL = (
+    Level(resolution=16, size=64, steps=60, pixels=256, samples=24, pose_rate=0.0),
+    Level(resolution=32, size=64, steps=80, pixels=320, samples=32, pose_rate=0.0),
+)
+SMOOTHING = 3  # pixels, of the spread at half the views' size
+
+
+class InstanceField(nn.Module):
+    """Raw voxels of all inputs [4, R, R, R] and of all but one [N, 4, r, r, r], and the network's squared error."""
+
+    def __init__(self, resolution: int, views: int, partial_resolution: int):
+        super().__init__()
+        self.register_buffer("whole", torch.zeros(4, *(resolution,) * 3))
+        self.register_buffer("partial", torch.zeros(views, 4, *(partial_resolution,) * 3))
+        self.register_buffer("error", torch.zeros(()))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What `__init__` takes."""
+        return self.whole.shape[-1], len(self.partial), self.partial.shape[-1]
+
+    @classmethod
+    def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int) -> "InstanceField":
+        """Fit voxels to two or more views [N, 4, S, S] at cameras [N, 3].
+
+        Args:
+            error: mean squared error, in [0, 1], of the network's view of one input, given the others.
+        """
+        views = len(images)
+        field = cls(WHOLE[-1].resolution, views, PARTIAL[-1].resolution)
+        field.whole = coarse_to_fine(images, cameras, WHOLE, seed).grid[0]
+        field.partial, weights = None, 1 - torch.eye(views)
+        for level in PARTIAL:
+            hypotheses = cameras.cpu().expand(views, -1, -1).contiguous()
+            field.partial = joint_fit(
+                images.cpu(), hypotheses, level, seed, start=field.partial, view_weights=weights
+            ).grid
+        field.error = error.detach().cpu().clamp(min=1e-6)  # spreads may be zero
+        return field.to(images.device)
+
+    def render(self, cameras: Tensor, size: int) -> Tensor:
+        """Colour on white and alpha in [0, 1] at cameras [M, 3], [M, 4, size, size]."""
+        return render_views(self.whole.cpu(), cameras.cpu(), size, WHOLE[-1].samples).to(cameras.device)
+
+    def combine(self, views: Tensor, cameras: Tensor) -> Tensor:
+        """The network's views [M, 4, S, S] with the field's, each weighted by the inverse of its variance."""
+        size = views.shape[-1]
+        parts = [
+            render_views(grid, cameras.cpu(), size // 2, PARTIAL[-1].samples) for grid in self.partial.cpu().unbind()
+        ]
+        spread = torch.stack(parts).var(0).mean(1, keepdim=True)
+        spread = F.avg_pool2d(spread, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
+        spread = F.interpolate(spread, size=size, mode="bilinear").to(views)
+        weight = self.error / (self.error + spread)
+        return weight * self.render(cameras, size) + (1 - weight) * views
