@@ -18,8 +18,10 @@ import bundle
 import gradio as gr
 import imageio.v3 as imageio
 import jobs as jb
+import numpy as np
 import trimesh
 from jobs import Job
+from PIL import Image
 from uploads import Limits
 
 from sap3d.errors import UserError
@@ -33,6 +35,7 @@ EXAMPLES = Path(__file__).resolve().parent / "examples"
 JOBS = root_dir() / "demo/jobs"
 REFRESH = 1.5  # seconds
 COLUMNS, ROW = 4, 150  # of previews; a row's height in pixels
+THUMBNAIL = 320  # pixels of an example's longer side
 TRUSTED = 30.0  # seconds of work after which what is expected follows this run's own pace as much as what was known
 TITLES = {"data": "photos", "novel_views": "novel views"}  # of stages that are called otherwise
 DOWNLOADS = ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4", "novel_views.mp4", "report.html")
@@ -238,6 +241,13 @@ def open_example(event: gr.SelectData) -> list:
     return show_job(job)
 
 
+def example_thumbnail(folder: Path) -> np.ndarray:
+    """An example's first photo, small, uint8 [H, W, 3]."""
+    with Image.open(min((folder / "photos").iterdir())) as photo:
+        photo.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(photo.convert("RGB"))
+
+
 def example_folders() -> list[Path]:
     return sorted(path.parent for path in EXAMPLES.glob("*/results"))
 
@@ -313,7 +323,8 @@ def build() -> gr.Blocks:
             with gr.Column(scale=2):
                 drop = gr.File(label="Photos (JPEG, PNG, WebP, HEIC, or one zip)", file_count="multiple", height=140,
                                elem_id="photos")  # fmt: skip
-                thumbnails = [(str(min((path / "photos").iterdir())), path.name) for path in example_folders()]
+                # As arrays: Gradio would keep a file by its content, where an upload of the same photo ends its life.
+                thumbnails = [(example_thumbnail(path), path.name) for path in example_folders()]
                 there = bool(thumbnails)
                 gr.Markdown("Or an example, whose results are there already:", visible=there)
                 examples = gr.Gallery(thumbnails, show_label=False, columns=3, height=ROW, allow_preview=False,

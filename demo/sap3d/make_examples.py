@@ -43,6 +43,8 @@ class Example:
 
 EXAMPLES = {
     "packet": Example("toy_011", (170, 214, 178), 65),
+    "cat": Example("toy_043", (226, 196, 148), 30),
+    "donkey": Example("toy_060", (240, 226, 190), 20),
 }
 
 

@@ -1,10 +1,14 @@
 """The page in a real browser, with a stand-in for the pipeline (docs/figures/demo.py drives the real one)."""
 
 import io
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import jobs as jb
 import pytest
@@ -29,7 +33,26 @@ def browser():
 
 
 @pytest.fixture
-def address(tmp_path, stand_in, monkeypatch):
+def examples(tmp_path, stand_in, monkeypatch) -> Path:
+    """The repository's examples, and one of the stand-in's making, which the page then shows."""
+    import app
+
+    copy, files = tmp_path / "examples", tmp_path / "files"
+    for path in app.example_folders():
+        shutil.copytree(path, copy / path.name)
+    write_photos(copy / "ellipse/photos")
+    (copy / "ellipse/results").mkdir()
+    for source, name in (("mesh.glb",) * 2, ("turntable.mp4",) * 2, ("sheet.png", "novel_views.png"),
+                         ("poses_4.json", "poses.json")):  # fmt: skip
+        shutil.copy(files / source, copy / "ellipse/results" / name)
+    results = json.loads((files / "results.json").read_text()) | {"views": 4}
+    (copy / "ellipse/results/results.json").write_text(json.dumps(results))
+    monkeypatch.setattr(app, "EXAMPLES", copy)
+    return copy
+
+
+@pytest.fixture
+def address(tmp_path, stand_in, examples, monkeypatch):
     """A running server with one worker; its jobs are in tmp_path/jobs."""
     import app
 
@@ -37,7 +60,9 @@ def address(tmp_path, stand_in, monkeypatch):
     (tmp_path / "jobs").mkdir()
     page, worker = app.build(), jb.Worker(tmp_path / "jobs", "cpu")
     worker.start()
-    address = page.launch(prevent_thread_lock=True, quiet=True, allowed_paths=[str(tmp_path / "jobs")])[1]
+    address = page.launch(prevent_thread_lock=True, quiet=True, allowed_paths=[str(tmp_path / "jobs"), str(examples)])[
+        1
+    ]
     yield address
     worker.ends.set()
     page.close()
@@ -181,7 +206,53 @@ def test_a_click_on_a_photo_mends_its_outline(visitor, tmp_path):
     assert abs(x - 0.5) < 0.1 and abs(y - 0.5) < 0.1
 
 
+def test_an_example_opens_with_its_results_and_can_be_run(visitor, examples):
+    for folder in sorted(examples.iterdir()):
+        page = visitor()
+        page.click(f"#examples button:has-text('{folder.name}')")
+        page.wait_for_url(re.compile(r"\?job="))
+        mesh_shown(page)
+        page.reload()  # the address keeps it
+        mesh_shown(page)
+        assert page.locator("#previews img").count() == 4
+        assert page.locator("#status").inner_text().startswith(f"{folder.name}: its results are from an earlier run")
+        assert download(page, "mesh.glb") == (folder / "results/mesh.glb").read_bytes()
+        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1.5e6
+    (folder / "results").rename(folder / "hidden")
+    run(page)
+    page.get_by_role("tab", name="Mesh").click()
+    mesh_shown(page)  # its own
+    assert download(page, "points.ply")
+
+
+def test_a_mended_outline_hides_the_results_of_the_one_before(visitor, tmp_path):
+    page = visitor()
+    send(page, write_photos(tmp_path / "sent", 2))
+    run(page)
+    mesh_shown(page)
+    page.click("#previews img >> nth=0")
+    page.click("text=remove what I click")
+    page.locator("#editor img").click()
+    page.locator("#results").wait_for(state="hidden")
+    assert job_of(page, tmp_path).known["state"] == "draft"
+
+
 def test_an_address_of_no_job_says_so(visitor, address):
     page = visitor()
     page.goto(f"{address}?job=../../etc/passwd")
     page.wait_for_selector("text=no such job")
+
+
+def test_a_server_that_is_told_to_end_ends_cleanly(tmp_path):
+    program = Path(jb.__file__).with_name("app.py")
+    environment = os.environ | {"ROOT_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        try:
+            assert any("Running on local URL" in line for line in server.stdout)
+            server.terminate()
+            assert "Traceback" not in server.stdout.read()
+            assert server.wait(PATIENCE / 1000) == 0
+        finally:
+            server.kill()
