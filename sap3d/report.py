@@ -34,7 +34,7 @@ h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; }
 p, figcaption { color: var(--faint); }
 figure { margin: 0 0 1rem; }
 img, video, iframe { display: block; width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
-iframe { height: min(70vh, 32rem); }
+iframe { height: min(70vh, 32rem, 90vw); }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem;
   align-items: start; }
 .scroll { overflow-x: auto; }

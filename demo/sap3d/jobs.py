@@ -37,9 +37,9 @@ TYPE, OBJECT = "DEMO", "object"
 STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation")
 # Seconds of the stages for four photos on two cores, until jobs of this machine tell better.
 SECONDS = {
-    "fast": (2, 45, 60, 10, 40, 4),
-    "standard": (2, 60, 110, 10, 80, 4),
-    "best": (2, 120, 300, 10, 300, 4),
+    "fast": (5, 30, 50, 15, 45, 4),
+    "standard": (5, 45, 150, 15, 60, 4),
+    "best": (5, 120, 300, 15, 300, 4),
 }
 KEEP = 7 * 24 * 3600.0  # seconds after which a job that nobody runs is removed
 HEADER = re.compile(r"^\[\d/\d\] (\w+)$")
