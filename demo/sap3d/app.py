@@ -51,8 +51,8 @@ STYLE = """
 .stages .later { opacity: .5; }
 .bar { height: .4rem; border-radius: .2rem; background: var(--border-color-primary); overflow: hidden; }
 .bar > div { height: 100%; background: var(--color-accent); transition: width 1s linear; }
-.viewer iframe { width: 100%; height: min(460px, 75vw); border: 1px solid var(--border-color-primary); border-radius: 6px;
-  background: #fff; }
+.viewer iframe { width: 100%; height: min(460px, 75vw); border: 1px solid var(--border-color-primary);
+  border-radius: 6px; background: #fff; }
 #previews .grid-container, #examples .grid-container { grid-template-rows: none; grid-auto-rows: auto; }
 #previews .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }

@@ -1,6 +1,7 @@
 """Faults at length, which pytest does not collect: random kills, many pipelines at once, and a disk that is full.
 
     .venv/bin/python tests/faults/at_length.py kills --count 30
+    .venv/bin/python tests/faults/at_length.py launchers --count 10
     .venv/bin/python tests/faults/at_length.py together --pipelines 8 --minutes 30
     .venv/bin/python tests/faults/at_length.py full_disk      # as root, who may mount a small file system
 
@@ -12,6 +13,7 @@ not as docs/RELIABILITY.md promises. Set OMP_NUM_THREADS: results are the same t
 import argparse
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -191,7 +193,7 @@ def flaws(scene: Scene) -> list[str]:
     found = []
     for path in scene.root.rglob("*"):
         name = str(path.relative_to(scene.root))
-        if (path.name.startswith(".") and path.name != ".run") or path.suffix == ".ckpt":
+        if (path.name.startswith(".") and path.name not in (".run", ".lock")) or path.suffix == ".ckpt":
             found.append(f"{name} is left")
         elif path.is_file() and path.suffix in readers:
             try:
@@ -275,6 +277,104 @@ def kills(arguments: argparse.Namespace) -> int:
     print(f"{arguments.count} kills: {arguments.count - failures} completions that equal the undisturbed run; "
           f"{refused} first refused while orphans worked")  # fmt: skip
     return failures
+
+
+class Sweep:
+    """run_pipeline.py over all scenes, on its own slots or on Ray's, with its log."""
+
+    def __init__(self, root: Path, ray: bool):
+        self.root, self.ray = root, ray
+        self.log = root.with_name(f"{root.name}_sweep.log")
+        command = [sys.executable, REPOSITORY / "run_pipeline.py", "--object_type", "DEMO", "--input_dir", root / "own"]
+        command += ["--views", "2", "--preset", "fast", "--cpu", *["--ray"] * ray]
+        with self.log.open("wb") as log:
+            environment = os.environ | {"ROOT_DIR": str(root)}
+            self.launcher = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def children(self) -> dict[int, int]:
+        """Processes of jobs, which alone have a SEED in their environment, and their parents."""
+        found, mark = {}, f"ROOT_DIR={self.root}".encode()
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (path / "environ").read_bytes().split(b"\0")
+                state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:  # has ended meanwhile
+                continue
+            if mark in variables and b"SEED=0" in variables and state != "Z":
+                found[int(path.name)] = int(parent)
+        return found
+
+    def victims(self) -> dict[str, list[int]]:
+        """What may be killed now."""
+        children = self.children()
+        return {
+            "launcher": [self.launcher.pid],
+            "child": list(children),
+            "worker": [parent for parent in {*children.values()} if is_worker(parent)],
+        }
+
+    def kill(self, kind: str, seconds: float, rng: random.Random) -> bool:
+        """Kill one of a kind after so many seconds; false if the sweep has ended by then, or there is none."""
+        try:
+            self.launcher.wait(seconds)
+        except subprocess.TimeoutExpired:
+            if pool := self.victims()[kind]:
+                os.kill(rng.choice(pool), signal.SIGKILL)
+                return True
+        return False
+
+
+def is_worker(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::")
+    except OSError:
+        return False
+
+
+def launchers(arguments: argparse.Namespace) -> int:
+    """Kill run_pipeline.py, a process of its jobs or a Ray worker at random moments, and start it until all is done.
+
+    Sweeps run on the launcher's own slots and on Ray in turn. What is done must stay as it is, byte and time.
+    """
+    rng = random.Random(arguments.seed)
+    _, expected = reference(arguments.root)
+    root = arguments.root / "sweep"
+    shutil.rmtree(root, ignore_errors=True)
+    scenes = [begin(root, f"toy_{number:03}") for number in range(arguments.objects)]
+    (root / "own").mkdir()
+    for scene in scenes:
+        (root / "own" / scene.object).symlink_to(photos(scene) / "images")
+    done: dict[Path, tuple] = {}
+    killed, starts, status, changed = [], 0, None, []
+    while status != 0 and starts <= 2 * arguments.count:
+        sweep = Sweep(root, ray=starts % 2 == 1)
+        starts += 1
+        kinds = itertools.cycle(("worker", "child", "worker", "launcher") if sweep.ray else ("child", "launcher"))
+        while len(killed) < arguments.count and sweep.launcher.poll() is None:
+            changed += note_results(scenes, done)
+            kind = next(kinds)
+            if sweep.kill(kind, rng.uniform(5, arguments.pause), rng):
+                killed.append(kind)
+                print(f"kill {len(killed)}: {kind}, {len(done)} of {len(scenes)} done", flush=True)
+        status = sweep.launcher.wait()
+        changed += note_results(scenes, done)
+        print(f"start {starts}, on {'Ray' if sweep.ray else 'slots'}: exit {status}, {len(done)} done", flush=True)
+    wrong = changed + [f"{scene.object} is not done" for scene in scenes if scene.results / "results.json" not in done]
+    wrong = wrong or differences(scenes[0], expected) + flaws(scenes[0])
+    print(f"{len(killed)} kills, {starts} starts: {len(done)} of {len(scenes)} done; {'; '.join(wrong) or 'all whole'}")
+    return len(wrong) + (status != 0)
+
+
+def note_results(scenes: list[Scene], done: dict[Path, tuple]) -> list[str]:
+    """Note the results that are there; returns those noted before that are not what they were."""
+    changed = []
+    for path in (scene.results / "results.json" for scene in scenes):
+        found = (path.stat().st_mtime_ns, path.read_bytes()) if path.exists() else None
+        if path in done and found != done[path]:
+            changed.append(f"{path} was done and has changed")
+        if found:
+            done[path] = found
+    return changed
 
 
 def together(arguments: argparse.Namespace) -> int:
@@ -396,12 +496,15 @@ def main() -> int:
         "--root", type=Path, help="folder to work in; a reference that is there is taken (default: new)"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for function in (kills, together, full_disk):
+    for function in (kills, launchers, together, full_disk):
         command = commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
         command.set_defaults(function=function)
-        if function is kills:
-            command.add_argument("--count", type=int, default=30)
+        if function in (kills, launchers):
+            command.add_argument("--count", type=int, default=30 if function is kills else 10)
             command.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
+        if function is launchers:
+            command.add_argument("--objects", type=int, default=6)
+            command.add_argument("--pause", type=float, default=60.0, help="seconds between two kills, at most")
         if function is together:
             command.add_argument("--pipelines", type=int, default=8)
             command.add_argument("--minutes", type=float, default=30.0)
