@@ -62,6 +62,10 @@ class DiffusionModel(nn.Module):
         """The network's prediction for target cameras [B, 3], as what is remembered of the object changes it."""
         return prediction
 
+    def open_share(self, cameras: Tensor) -> Tensor:
+        """How far the inputs leave open what is seen at cameras [M, 3], in [0, 1], [M, 1, S, S]."""
+        return torch.ones(len(cameras), 1, self.image_size, self.image_size, device=cameras.device)
+
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
         """The network's prediction (v or ε) with classifier-free guidance (arXiv 2207.12598).
 
@@ -213,6 +217,10 @@ class ViewConditionedDiffusion(DiffusionModel):
         clean = self.encode(self.field.combine(self.decode(self.clean_estimate(noisy, timesteps, prediction)), cameras))
         signal, noise_level = self.noise_coefficients(timesteps)
         return (signal * noisy - clean) / noise_level
+
+    def open_share(self, cameras: Tensor) -> Tensor:
+        """1 but for where the voxels of the instance field agree."""
+        return super().open_share(cameras) if self.field is None else 1 - self.field.trust(cameras, self.image_size)
 
     # Latents. The embedded model works on pixels, so these only change the range.
 

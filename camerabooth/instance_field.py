@@ -59,14 +59,18 @@ class InstanceField(nn.Module):
         """Colour on white and alpha in [0, 1] at cameras [M, 3], [M, 4, size, size]."""
         return render_views(self.whole.cpu(), cameras.cpu(), size, WHOLE[-1].samples).to(cameras.device)
 
-    def combine(self, views: Tensor, cameras: Tensor) -> Tensor:
-        """The network's views [M, 4, S, S] with the field's, each weighted by the inverse of its variance."""
-        size = views.shape[-1]
+    def trust(self, cameras: Tensor, size: int) -> Tensor:
+        """How far to trust the field rather than the network at cameras [M, 3], in [0, 1], [M, 1, size, size]."""
         parts = [
             render_views(grid, cameras.cpu(), size // 2, PARTIAL[-1].samples) for grid in self.partial.cpu().unbind()
         ]
         spread = torch.stack(parts).var(0).mean(1, keepdim=True)
         spread = F.avg_pool2d(spread, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
-        spread = F.interpolate(spread, size=size, mode="bilinear").to(views)
-        weight = self.error / (self.error + spread)
-        return weight * self.render(cameras, size) + (1 - weight) * views
+        spread = F.interpolate(spread, size=size, mode="bilinear").to(cameras.device)
+        return self.error / (self.error + spread)
+
+    def combine(self, views: Tensor, cameras: Tensor) -> Tensor:
+        """The network's views [M, 4, S, S] with the field's, each weighted by the inverse of its variance."""
+        size = views.shape[-1]
+        trust = self.trust(cameras, size)
+        return trust * self.render(cameras, size) + (1 - trust) * views

@@ -220,7 +220,7 @@ class BlueGuidance(torch.nn.Module):
 
 
 class TrueGuidance(torch.nn.Module):
-    """Expects what is there."""
+    """Expects what is true, all round."""
 
     @dataclass
     class Config:
@@ -232,26 +232,32 @@ class TrueGuidance(torch.nn.Module):
         super().__init__()
 
     def condition(self, images, cameras):
-        assert images.shape == (1, 4, 32, 32) and cameras.shape == (1, 3)
+        assert images.shape == (len(cameras), 4, 32, 32)
 
     def expect(self, inputs, generator):
-        cameras = inputs + torch.tensor([[0.0, turn, 0.0] for turn in (1.0, 2.1, 3.1, -2.1, -1.0)])
+        cameras = inputs[:1] + torch.tensor([[0.0, turn, 0.0] for turn in (1.0, 2.1, 3.1, -2.1, -1.0)])
         views = dense.render_images(true_field(), cameras, 32, 64)
-        return torch.cat([views.color, views.opacity[..., None]], -1).permute(0, 3, 1, 2), cameras
+        images = torch.cat([views.color, views.opacity[..., None]], -1).permute(0, 3, 1, 2)
+        return images, self.open_share.expand(len(cameras), 1, 32, 32), cameras
 
 
-def test_the_field_is_fitted_to_expected_views(tmp_path, monkeypatch):
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_field_is_fitted_to_expected_views(tmp_path, monkeypatch, views):
+    """With two photos these views come at the start alone, and their shape stays."""
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    scene = make_scene(tmp_path, CAMERAS, views=1)
+    scene = make_scene(tmp_path, CAMERAS, views)
     unseen = CAMERAS[:1] + torch.tensor([0.1, math.pi / 2, 0.0])
     truth, errors = dense.render_images(true_field(), unseen, 32, 64).color, []
-    for weight in (0, 1):
-        options = config(1, f"system.expected_weight={weight}")
+    for weight, open_share in ((0, 1.0), (1, 1.0), (1, 0.0)):
+        monkeypatch.setattr(TrueGuidance, "open_share", torch.tensor(open_share), raising=False)
+        options = config(views, f"system.expected_weight={weight}", "system.expected_until=60")
         options["system"]["guidance"] = {"target": f"{__name__}.TrueGuidance"}
         launch.train(options)
         grid = load_file(scene.reconstruction / "field.safetensors")["grid"]
         errors.append((dense.render_images(grid, unseen, 32, 48).color - truth).square().mean())
-    assert errors[1] < 0.2 * errors[0]
+    nothing, everything, what_is_not_open = errors
+    assert everything < (0.2 if views == 1 else 0.7) * nothing
+    assert what_is_not_open == pytest.approx(nothing.item(), rel=0.3)
 
 
 def test_guidance_decides_what_no_photo_shows(tmp_path, monkeypatch):
@@ -330,8 +336,8 @@ def test_views_are_expected_where_no_photo_looks(views):
     guidance = bare_guidance(expected_views=12, unseen_from=60.0)
     guidance.model = model
     guidance.condition(torch.rand(views, 4, 64, 64), CAMERAS[:views])
-    images, cameras = guidance.expect(CAMERAS[:views], torch.Generator().manual_seed(0))
-    assert 0 < len(images) == len(cameras) < 12
+    images, open_share, cameras = guidance.expect(CAMERAS[:views], torch.Generator().manual_seed(0))
+    assert 0 < len(images) == len(open_share) == len(cameras) < 12
     assert cam.sight_cosines(cameras, CAMERAS[:views]).max() < 0.5
     guidance.config.unseen_from = 180.0
     assert len(guidance.expect(CAMERAS[:views], torch.Generator().manual_seed(0))[0]) == 0

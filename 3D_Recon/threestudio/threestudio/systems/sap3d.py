@@ -27,8 +27,8 @@ class SAP3D(pl.LightningModule):
         corrections: dict
         color_weight: Schedule = 1.0
         mask_weight: Schedule = 1.0
-        expected_weight: Schedule = 0.0  # of views that the model expects, for one photo …
-        expected_until: int = 5  # … falling linearly to zero at so many
+        expected_weight: Schedule = 0.0  # of views that the model expects
+        expected_until: int = 150  # step; with two photos or more they start the shape, with one they stay
         expected_rays: int = 1024  # of them, a step
         guidance_weight: Schedule = 0.0  # of score distillation
         guidance_every: int = 4  # steps
@@ -61,7 +61,6 @@ class SAP3D(pl.LightningModule):
         self.poses = PoseTable(cameras)
         self.corrections = build(config.corrections, len(cameras))
         self.guidance = self.expected = None
-        self.open_share = max(0.0, 1 - (len(cameras) - 1) / (config.expected_until - 1))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = [{"params": list(self.geometry.parameters())}, {"params": [self.poses.offsets]}]
@@ -69,16 +68,17 @@ class SAP3D(pl.LightningModule):
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
-        expects = self.open_share > 0 and ever(self.config.expected_weight)
+        expects = ever(self.config.expected_weight)
         if expects or ever(self.config.guidance_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
         if expects:
             # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
             self.guidance.condition(self._guidance_photos(), self.poses.initial)
-            images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
+            generator, size = step_generator(self.seed, 0), self.guidance.image_size
+            images, open_share, self.expected_cameras = self.guidance.expect(self.poses.initial, generator)
             if len(images):
-                size = self.guidance.image_size
-                self.expected = RayBatches({size: images.cpu()}, [[0, size]], self.config.expected_rays, self.seed + 1)
+                views = torch.cat([images, open_share], 1).cpu()
+                self.expected = RayBatches({size: views}, [[0, size]], self.config.expected_rays, self.seed + 1)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
@@ -100,7 +100,7 @@ class SAP3D(pl.LightningModule):
         batch = self.batches.draw(step).to(self.device)
         losses = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
         losses |= self.variation(step, generator)
-        if self.expected is not None and scheduled(self.config.expected_weight, step):
+        if self.expected is not None and self.expected_share(step) * scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
         if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
             losses["guidance"] = self.distill(step, generator)
@@ -167,17 +167,21 @@ class SAP3D(pl.LightningModule):
         density, *color = (self.geometry.variation(generator) * scale).unbind()
         return {"density_variation": density, "color_variation": sum(color)}
 
-    def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Squared errors of colour and opacity on rays of the views that the model expects.
+    def expected_share(self, step: int) -> float:
+        """What is left of the expected views' weight at a step.
 
-        Less with every photo: the more they show, the less is left open, and the more an expectation that is blurred,
-        or made at cameras that are a little off, stands in their way.
+        With one photo nothing else says what it does not show. With more, a field that has its shape from the expected
+        views keeps it where no photo says otherwise, and what is blurred in them no longer stands in the photos' way.
         """
+        return 1.0 if len(self.photos) == 1 else max(0.0, 1 - step / self.config.expected_until)
+
+    def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """Squared errors of colour and opacity on rays of expected views, weighted by how far photos leave them open."""
         batch = self.expected.draw(step).to(self.device)
         origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
-        errors = F.mse_loss(rendering.color, batch.color) + F.mse_loss(rendering.opacity, batch.alpha)
-        return self.open_share * errors
+        errors = (rendering.color - batch.color).square().mean(1) + (rendering.opacity - batch.alpha).square()
+        return self.expected_share(step) * (batch.weight * errors).mean()
 
     def _guidance_photos(self) -> Tensor:
         """The photos at the guidance's size, [N, 4, S, S]."""
