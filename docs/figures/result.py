@@ -1,6 +1,6 @@
 """Draw one object's result: inputs, novel views of the tuned model, and the turntable's colours and normals.
 
-python docs/figures/result.py --type GSO_demo --object chefmate_8_frypan --views 5     # docs/figures/OBJECT.png
+python docs/figures/result.py --type GSO_demo --object basket --views 5     # docs/figures/OBJECT.png
 """
 
 import argparse
