@@ -176,7 +176,7 @@ class SAP3D(pl.LightningModule):
         return 1.0 if len(self.photos) == 1 else max(0.0, 1 - step / self.config.expected_until)
 
     def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Squared errors of colour and opacity on rays of expected views, weighted by how far photos leave them open."""
+        """Squared errors of colour and opacity on rays of expected views, as far as photos leave them open."""
         batch = self.expected.draw(step).to(self.device)
         origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
