@@ -6,18 +6,18 @@ The variants are in configs/ablations.yaml. Objects must be prepared and have st
 go to ROOT_DIR/runs/ablations, the table to results/camerabooth/ablations.json; what is there is not done again.
 """
 
-import argparse
 import json
 import re
 import time
+from functools import partial
 from pathlib import Path
-from statistics import mean
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from camerabooth import go_nvs, main
 from sap3d import metrics
+from sap3d.ablations import AblationTable, argument_parser
 from sap3d.devices import choose_device
 from sap3d.errors import one_line_errors
 from sap3d.evaluate import compare_folder, read_symmetry
@@ -67,41 +67,22 @@ def evaluate(
     )
 
 
-def print_table(rows: dict[str, dict[str, dict]], views: int) -> None:
-    """Means over the objects of one number of views."""
-    print(f"\n{f'{views} views':26s}" + "".join(f"{title:>14s}" for title in COLUMNS.values()))
-    for name, objects in rows.items():
-        values = {key: [row[key] for row in objects.values() if row[key] is not None] for key in COLUMNS}
-        print(f"{name:26s}" + "".join(f"{mean(v):14.3f}" if v else f"{'n/a':>14s}" for v in values.values()))
-
-
 def run() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
-    parser.add_argument("--views", nargs="+", default=["5"])
+    parser = argument_parser(__doc__, views=["5"])
     parser.add_argument("--variants", nargs="+", help="names in configs/ablations.yaml; by default all")
-    parser.add_argument("--device", default="0", help="a CUDA index, or cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"of {main.CONFIG.name}, for all variants")
     arguments = parser.parse_intermixed_args()
     device, base = choose_device(arguments.device), merge_overrides(OmegaConf.load(main.CONFIG), arguments.overrides)
     variants, lpips = OmegaConf.load(VARIANTS), metrics.Lpips()
-    path = root_dir() / "results/camerabooth/ablations.json"
-    done = json.loads(path.read_text()) if path.exists() else {}
+    table = AblationTable(root_dir() / "results/camerabooth/ablations.json", COLUMNS)
     for views in map(check_views, arguments.views):
-        table = done.setdefault(f"{views} views, seed {arguments.seed}", {})
+        title = f"{views} views, seed {arguments.seed}"
         for type_name, object_name in read_object_list(arguments.list):
             scene = Scene(type_name, object_name, views)
             for name in arguments.variants or variants:
-                rows = table.setdefault(name, {})
-                if f"{type_name}/{object_name}" not in rows:
-                    config = OmegaConf.merge(base, variants[name])
-                    row = evaluate(scene, name, config, device, arguments.seed, lpips)
-                    rows[f"{type_name}/{object_name}"] = row
-                    write_json(path, done)
-                    print(f"{scene.type}/{scene.name}  {name}: {row['psnr']:.2f} dB", flush=True)
-        print_table(table, views)
-    print(f"→ {path}")
+                config = OmegaConf.merge(base, variants[name])
+                table.fill(title, name, scene, partial(evaluate, scene, name, config, device, arguments.seed, lpips))
+        table.print(title)
+    print(f"→ {table.path}")
 
 
 if __name__ == "__main__":

@@ -22,13 +22,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.diffusion import (
-    EMBEDDED_WEIGHTS,
-    TRAIN_TIMESTEPS,
-    DiffusionModel,
-    ViewConditionedDiffusion,
-    load_model,
-)
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
 from camerabooth.instance_field import InstanceField
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
@@ -130,7 +124,7 @@ class Judged:
 
     cameras: Tensor  # [N, 3]
     errors: Tensor  # the pretrained model's when each view is denoised given the others, [T · draws, N]
-    estimates: Tensor  # how each view looks to it then, [N, 4, S, S]
+    estimates: Tensor  # how each view looks to it then, at pure noise, [N, 4, S, S]
     synthesis: float  # loss of voxels fitted at these cameras
 
     def better_than(self, other: "Judged") -> bool:
@@ -176,8 +170,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
 
     field = None
     if scene.views > 1:
-        _, blind = leave_one_out(model, images, best.cameras, [TRAIN_TIMESTEPS - 1])
-        field = InstanceField.fit(images, best.cameras, (blind - images).square().mean(), seed)
+        field = InstanceField.fit(images, best.cameras, (best.estimates - images).square().mean(), seed)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
         nonlocal model

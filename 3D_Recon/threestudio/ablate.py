@@ -8,12 +8,10 @@ moves them. Everything goes to ROOT_DIR/runs/reconstruction_ablations, the table
 results/threestudio/ablations.json; what is there is not done again.
 """
 
-import argparse
-import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import mean
 
 import launch
 import torch
@@ -22,10 +20,11 @@ from omegaconf import OmegaConf
 from camerabooth import main as camerabooth
 from camerabooth.diffusion import EMBEDDED_WEIGHTS
 from sap3d import metrics
+from sap3d.ablations import AblationTable, argument_parser
 from sap3d.devices import choose_device
 from sap3d.errors import one_line_errors
 from sap3d.evaluate import compare_folder, evaluate_mesh, read_symmetry
-from sap3d.files import root_dir, write_json
+from sap3d.files import root_dir
 from sap3d.names import read_object_list
 from sap3d.poses import read_best_poses, write_poses
 from sap3d.scene import Scene, check_views, image_paths
@@ -69,6 +68,7 @@ def tune_at_truth(scene: Scene, root: Path, device: str, seed: int) -> Scene:
 
 def evaluate(scene: Scene, overrides: list[str], device: str, seed: int, lpips: metrics.Lpips) -> dict:
     """Stage 3 of one variant: metrics of its test views and of its mesh, and its rotation error up to symmetry."""
+    os.environ["ROOT_DIR"] = str(scene.root)  # where launch.py looks
     names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
     config = launch.read_config(launch.DEFAULT, [*names, f"device={device}", f"seed={seed}", *overrides])
     launch.train(config)
@@ -80,46 +80,28 @@ def evaluate(scene: Scene, overrides: list[str], device: str, seed: int, lpips: 
     return pictures | evaluate_mesh(scene, truth, seed) | {"rotation": rotation}
 
 
-def print_table(rows: dict[str, dict[str, dict]], title: str) -> None:
-    """Means over the objects."""
-    print(f"\n{title:34s}" + "".join(f"{heading:>14s}" for heading in COLUMNS.values()))
-    for name, objects in rows.items():
-        means = (mean(row[key] for row in objects.values()) for key in COLUMNS)
-        print(f"{name:34s}" + "".join(f"{value:14.3f}" for value in means))
-
-
 def run() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
-    parser.add_argument("--views", nargs="+", default=["1", "2", "3", "5"])
+    parser = argument_parser(__doc__, views=["1", "2", "3", "5"])
     parser.add_argument("--true_poses", action="store_true", help="give both stages the true cameras")
-    parser.add_argument("--device", default="0", help="a CUDA index, or cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of sap3d.yaml, for all variants")
     arguments = parser.parse_intermixed_args()
     root, poses = root_dir(), "true" if arguments.true_poses else "estimated"
-    folder, path = root / "runs/reconstruction_ablations" / poses, root / "results/threestudio/ablations.json"
-    done, lpips = json.loads(path.read_text()) if path.exists() else {}, metrics.Lpips()
+    folder, held = root / "runs/reconstruction_ablations" / poses, HELD * arguments.true_poses
+    table, lpips = AblationTable(root / "results/threestudio/ablations.json", COLUMNS), metrics.Lpips()
     for views in map(check_views, arguments.views):
         title = f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}"
-        table = done.setdefault(title, {name: {} for name in VARIANTS})
         for type_name, object_name in read_object_list(arguments.list):
             scene = Scene(type_name, object_name, views, root)
             if arguments.true_poses:
                 scene = tune_at_truth(scene, folder, arguments.device, arguments.seed)
             for name, overrides in VARIANTS.items():
-                if f"{type_name}/{object_name}" in table[name]:
-                    continue
                 variant = below(scene, folder / name.replace(" ", "_"))
                 link(scene.diffusion, variant.diffusion)
-                os.environ["ROOT_DIR"] = str(variant.root)
-                overrides = [*overrides, *HELD * arguments.true_poses, *arguments.overrides]
-                row = evaluate(variant, overrides, arguments.device, arguments.seed, lpips)
-                table[name][f"{type_name}/{object_name}"] = row
-                write_json(path, done)
-                print(f"{variant.type}/{variant.name}  {name}: {row['psnr']:.2f} dB", flush=True)
-        print_table(table, title)
-    print(f"→ {path}")
+                changes = [*overrides, *held, *arguments.overrides]
+                table.fill(
+                    title, name, variant, partial(evaluate, variant, changes, arguments.device, arguments.seed, lpips)
+                )
+        table.print(title)
+    print(f"→ {table.path}")
 
 
 if __name__ == "__main__":

@@ -74,11 +74,10 @@ class SAP3D(pl.LightningModule):
         if expects:
             # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
             self.guidance.condition(self._guidance_photos(), self.poses.initial)
-            generator, size = step_generator(self.seed, 0), self.guidance.image_size
-            images, open_share, self.expected_cameras = self.guidance.expect(self.poses.initial, generator)
+            images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
-                views = torch.cat([images, open_share], 1).cpu()
-                self.expected = RayBatches({size: views}, [[0, size]], self.config.expected_rays, self.seed + 1)
+                size = self.guidance.image_size
+                self.expected = RayBatches({size: images.cpu()}, [[0, size]], self.config.expected_rays, self.seed + 1)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]

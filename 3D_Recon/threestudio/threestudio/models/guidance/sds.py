@@ -58,14 +58,14 @@ class MultiViewSDS(nn.Module):
         self.sources = self.model.embed_sources(images, cameras)
 
     @torch.no_grad()
-    def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The model's views from all round, at the mean radius of the inputs [N, 3].
 
         A mean is blurred where the inputs leave much open, but a field fitted to many of them has a whole shape.
 
         Returns:
-            Colour on white and alpha in [0, 1], [M, 4, S, S]; how far the inputs leave them open, in [0, 1],
-            [M, 1, S, S]; and cameras [M, 3]. M is 0 when inputs are everywhere.
+            Colour on white, alpha, and how far the inputs leave both open, in [0, 1], [M, 5, S, S], and cameras [M, 3];
+            M is 0 when inputs are everywhere.
         """
         from camerabooth.sampling import sample
 
@@ -76,10 +76,9 @@ class MultiViewSDS(nn.Module):
         nearest = sight_cosines(cameras, inputs).amax(1)
         cameras = cameras[nearest < math.cos(math.radians(self.config.unseen_from))]
         if not len(cameras):
-            blank = inputs.new_zeros(0, 5, self.image_size, self.image_size)
-            return blank[:, :4], blank[:, 4:], cameras
+            return inputs.new_zeros(0, 5, self.image_size, self.image_size), cameras
         views = sample(self.model, self.sources, cameras, generator, **self.model.sampling, batch=8)
-        return sharpen(views, self.config.contrast), self.model.open_share(cameras), cameras
+        return torch.cat([sharpen(views, self.config.contrast), self.model.open_share(cameras)], 1), cameras
 
     def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random cameras about the inputs' radii [N, 3] → [B, 3]: azimuths all round, elevations uniform by area."""

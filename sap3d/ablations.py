@@ -1,0 +1,46 @@
+"""Tables of what the variants of a stage give, over a list of objects, kept in a JSON file."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+
+from sap3d.files import write_json
+from sap3d.scene import Scene
+
+
+def argument_parser(description: str, views: list[str]) -> argparse.ArgumentParser:
+    """What every ablation is asked; `views` are the default numbers of input images."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
+    parser.add_argument("--views", nargs="+", default=views)
+    parser.add_argument("--device", default="0", help="a CUDA index, or cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of sap3d.yaml, for all variants")
+    return parser
+
+
+class AblationTable:
+    """Title → variant → "TYPE/OBJECT" → metrics; written after every row, so that a second start goes on."""
+
+    def __init__(self, path: Path, columns: dict[str, str]):
+        """Args: columns: metric → heading, of what `print` shows."""
+        self.path, self.columns = path, columns
+        self.titles = json.loads(path.read_text()) if path.exists() else {}
+
+    def fill(self, title: str, variant: str, scene: Scene, evaluate: Callable[[], dict]) -> None:
+        """Evaluate a variant on a scene, unless its row is there."""
+        rows = self.titles.setdefault(title, {}).setdefault(variant, {})
+        if f"{scene.type}/{scene.object}" in rows:
+            return
+        row = rows[f"{scene.type}/{scene.object}"] = evaluate()
+        write_json(self.path, self.titles)
+        print(f"{scene.type}/{scene.name}  {variant}: {row['psnr']:.2f} dB", flush=True)
+
+    def print(self, title: str) -> None:
+        """Means over the objects; "n/a" where no object has the metric."""
+        print(f"\n{title:34s}" + "".join(f"{heading:>14s}" for heading in self.columns.values()))
+        for variant, objects in self.titles[title].items():
+            values = ([row[key] for row in objects.values() if row[key] is not None] for key in self.columns)
+            print(f"{variant:34s}" + "".join(f"{mean(v):14.3f}" if v else f"{'n/a':>14s}" for v in values))
