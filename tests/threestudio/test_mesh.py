@@ -3,6 +3,7 @@ import pytest
 import torch
 import trimesh
 
+from sap3d.grid import DENSITY_SCALE
 from tests.threestudio.fields import ball, nodes, renderer
 from threestudio.models.exporters.mesh import MeshExporter
 
@@ -67,9 +68,11 @@ def test_files_load_and_glb_is_y_up(tmp_path):
 
 
 def test_simplified_surface_stays_closed():
+    level = np.log(np.expm1(MeshExporter.Config.density / DENSITY_SCALE))  # of the raw density after its shift …
+    radius = 0.4 - level / 400  # … which falls by 400 a unit of length and is 0 at the ball's radius
     mesh = exporter(ball(48, 0.4, CENTRE), faces=2000).extract()
     assert len(mesh.faces) <= 2000 and mesh.is_watertight
-    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.02)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.02)
     assert len(mesh.visual.vertex_colors) == len(mesh.vertices)
 
 

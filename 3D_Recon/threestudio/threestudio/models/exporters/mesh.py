@@ -27,7 +27,7 @@ class MeshExporter:
     @dataclass
     class Config:
         resolution: int = 128  # of marching cubes
-        density: float = 20.0  # level, per unit of length
+        density: float = 5.0  # level, per unit of length: low, for what no photo shows is dim
         smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
         smallest: float = 0.02  # components below this share of the largest one's volume are floaters
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
