@@ -119,7 +119,9 @@ def estimate_poses(
         hypotheses, estimates = F.pad(hypotheses, (0, 2)), F.pad(estimates, (0, 2))
     kept = hypotheses[: config.hypotheses]
     fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
-    if config.verify:
+    # Two photos have little that must agree: the network by itself is more exact (docs/RESULTS.md).
+    verified = config.verify if config.verify is not None else views > 2 or free_middles
+    if verified:
         fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)
     log_probabilities = configuration_scores(prediction.azimuths, to_bins(fit.cameras[..., 1], prediction.azimuths))
     log_weights = weigh(log_probabilities, fit.losses, views)
@@ -132,7 +134,7 @@ def estimate_poses(
         network,
         prediction,
         {"network_log_probability": log_probabilities[order]}
-        | ({"synthesis_loss": fit.losses[order]} if config.verify else {}),
+        | ({"synthesis_loss": fit.losses[order]} if verified else {}),
         grid=fit.grid[first] if first < len(fit.grid) else None,
     )
 

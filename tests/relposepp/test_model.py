@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from relposepp import train
+from relposepp import infer, train
 from relposepp.infer import (
     CONFIG,
     add_flags,
@@ -100,6 +100,15 @@ def test_the_network_alone_ranks_by_probability(model, tmp_path):
     assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
     write_plot(tmp_path / "poses.png", images, poses)
     assert imageio.imread(tmp_path / "poses.png").std() > 0
+
+
+def test_two_renders_are_the_networks_alone_but_not_two_own_photos(model, monkeypatch):
+    images = torch.rand(2, 4, 64, 64, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr(infer, "verify", lambda *_: pytest.fail("verified"))
+    poses = estimate_poses(model, images, OmegaConf.load(CONFIG), seed=0)
+    assert torch.equal(poses.cameras[0], poses.network) and "synthesis_loss" not in poses.evidence
+    with pytest.raises(pytest.fail.Exception, match="verified"):
+        estimate_poses(model, images, OmegaConf.load(CONFIG), seed=0, free_middles=True)
 
 
 def test_without_a_network_nothing_is_preferred():
