@@ -205,6 +205,8 @@ def main() -> None:
         raise UserError("VIEWS must be at least 2 here: one view has no relative pose")
     if arguments.workers > 1:
         config.threads = 1
+    if arguments.calibrate:
+        config.verify = True  # the sharpnesses weigh the network against synthesis
     scenes = find_scenes(arguments.type, arguments.object, views)
     path = root_dir() / "results/relposepp" / f"{arguments.label or '+'.join(arguments.type)}_{views}.json"
     objects = evaluate(
