@@ -137,10 +137,10 @@ def write_report(scene: Scene) -> Path:
         f"<h1>{html.escape(scene.type)} / {html.escape(scene.object)}</h1>",
         f"<p>{scene.views} view{'s' * (scene.views > 1)}, seed {results['seed']}, "
         f"{html.escape(machine)}, commit {html.escape(str(results['commit'])[:12])}</p>",
-        figure(field / "turntable.mp4", "Turntable of the field: colour, normals, depth"),
+        figure(field / "turntable.mp4", "Turntable of the field: colour, normals, depth, opacity"),
         viewer(field / "mesh.glb"),
         "<h2>Photos and poses</h2>",
-        figure(field / "inputs.png", "The photos, and the field seen from where they were taken"),
+        figure(field / "inputs.png", "The photos, the field seen from where they were taken, and where the two differ"),
         figure(scene.initial_poses.with_suffix(".png"), "Stage 1: cameras, pairwise azimuths, silhouettes of the fit"),
         "<h2>Novel views</h2>",
         figure(scene.diffusion / "page.png", "Stage 2: before and after tuning, novel views, where the cameras went"),

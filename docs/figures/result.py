@@ -40,7 +40,7 @@ def rows(scene: Scene) -> list[np.ndarray]:
     inputs = [im.to_uint8(im.resize(image, SIZE)[..., :3]) for image in read_images(scene)][:COLUMNS]
     frames = imageio.imread(turntable)
     chosen = frames[np.arange(COLUMNS) * len(frames) // COLUMNS]
-    panels = np.split(chosen, 3, axis=2)  # colour, normals, depth side by side
+    panels = np.split(chosen, 4, axis=2)  # colour, normals, depth, opacity side by side
     blank = [np.full((SIZE, SIZE, 3), 255, np.uint8)] * (COLUMNS - len(inputs))
     return [
         *inputs,

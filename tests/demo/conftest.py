@@ -29,7 +29,7 @@ def stand_in(tmp_path, monkeypatch):
     cameras = torch.tensor([[0.3, azimuth, 1.8] for azimuth in (0.0, 1.5, 3.0, -1.5)])
     for views in range(1, 5):
         write_poses(files / f"poses_{views}.json", cameras[None, :views], [0.0])
-    write_video(files / "turntable.mp4", [np.full((32, 96, 3), value, np.uint8) for value in range(0, 200, 20)])
+    write_video(files / "turntable.mp4", [np.full((32, 128, 3), value, np.uint8) for value in range(0, 200, 20)])
     Image.fromarray(sheet(np.zeros((84, 16, 16, 3), np.uint8), 12)).save(files / "sheet.png")
     metrics = [f"3d_{key}_mean" for key in ("psnr", "ssim", "lpips", "flip")] + ["CD", "IOU", "F1_01", "F1_02", "F1_03"]
     results = dict.fromkeys([*metrics, "rotation_error_stage3_symmetric"])

@@ -103,7 +103,7 @@ def test_all_files_are_written(trained):
     }
     assert [path.name for path in sorted((folder / "test").iterdir())] == [f"{index:03d}.png" for index in range(84)]
     assert imageio.imread(folder / "test" / "000.png").shape == (32, 32, 3)
-    assert imageio.imread(folder / "turntable.mp4").shape == (4, 32, 96, 3)
+    assert imageio.imread(folder / "turntable.mp4").shape == (4, 32, 128, 3)
     assert load_file(folder / "field.safetensors")["grid"].shape == (4, 16, 16, 16)
     assert trimesh.load_mesh(folder / "mesh.glb").volume > 0
 

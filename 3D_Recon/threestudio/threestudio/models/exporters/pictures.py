@@ -1,4 +1,4 @@
-"""Pictures of the field: the evaluation views, a turntable, the inputs beside their re-renders."""
+"""Pictures of the field: the evaluation views, a turntable, the inputs beside their re-renders and the errors."""
 
 import math
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ from threestudio.models.renderers.culled import CulledRenderer, Rendering
 
 PREVIEW = "preview.png"  # in the folder of a training run
 PREVIEW_SIZE, PREVIEW_EVERY = 128, 40  # pixels, steps
+WORST = 0.5  # error of a pixel's colour, mean over its channels, that is drawn brightest
 
 
 class Preview(pl.Callback):
@@ -75,20 +76,26 @@ class PictureExporter:
                 imageio.imwrite(partial / f"{index:03d}.png", to_uint8(image.color))
 
     def write_inputs(self, path: Path, photos: Tensor, cameras: Tensor) -> None:
-        """Photos in the upper row, the field at their cameras in the lower one."""
+        """Rows: photos, the field at their cameras, and where the two differ, from black to yellow."""
         size = self.config.size
         photos = F.interpolate(photos[:, :3].cpu(), size=size, mode="area").permute(0, 2, 3, 1)
         renders = torch.stack([image.color.cpu() for image in self.render(cameras, "inputs")])
+        errors = colored((renders - photos).abs().mean(-1) / WORST, "inferno")
         with atomic_file(path) as partial:
-            imageio.imwrite(partial, sheet(to_uint8(torch.cat([photos, renders])), len(cameras)))
+            imageio.imwrite(partial, sheet(to_uint8(torch.cat([photos, renders, errors])), len(cameras)))
 
     def write_turntable(self, path: Path, reference: Tensor) -> None:
-        """RGB | normal | depth once around the object, from a reference camera's [3] elevation and radius."""
+        """RGB | normal | depth | opacity once around the object, from a reference camera's [3] elevation and radius."""
         cameras = reference.repeat(self.config.frames, 1)
         cameras[:, 1] += torch.arange(self.config.frames) * (2 * math.pi / self.config.frames)
         normals = normal_grid(self.renderer.geometry.grid.detach())
         images = self.render(cameras, "turntable")
         write_video(path, (frame(image, camera, normals) for image, camera in zip(images, cameras)), self.config.fps)
+
+
+def colored(values: Tensor, name: str) -> Tensor:
+    """Colours [..., 3] of values [...] in matplotlib's map of that name, from 0 to 1."""
+    return torch.from_numpy(matplotlib.colormaps[name](values.cpu().numpy())[..., :3]).float()
 
 
 @contextmanager
@@ -114,15 +121,14 @@ def normal_grid(grid: Tensor) -> Tensor:
 
 
 def frame(image: Rendering, camera: Tensor, normals: Tensor) -> np.ndarray:
-    """A turntable frame from an image [S, S] and its camera [3]: RGB | world normal | depth, uint8 [S, 3 S, 3]."""
-    size = len(image.opacity)
-    opacity = image.opacity.reshape(-1, 1)
-    depth = image.depth.reshape(-1, 1) / opacity.clamp(min=1e-4)
-    origins, directions = cam.rays(camera, cam.pixel_grid(size, camera.device))
-    normal = F.normalize(dense.sample(normals, (origins + depth * directions)[None])[0], dim=-1)
-    normal = (normal / 2 + 0.5) * opacity + 1 - opacity
+    """A turntable frame from an image [S, S] and its camera [3], uint8 [S, 4 S, 3]: RGB | world normal | depth |
+    opacity (black is opaque)."""
+    opacity = image.opacity[..., None]
+    depth = image.depth[..., None] / opacity.clamp(min=1e-4)
+    origins, directions = cam.rays(camera, cam.pixel_grid(len(opacity), camera.device))
+    points = origins + depth.view(-1, 1) * directions
+    normal = F.normalize(dense.sample(normals, points[None])[0], dim=-1).view_as(image.color)
     near = (camera[2] + dense.SCENE_BOUND - depth) / (2 * dense.SCENE_BOUND)  # 1 is nearest
-    shade = torch.from_numpy(matplotlib.colormaps["turbo"](near[:, 0].cpu().numpy())[:, :3]).float()
-    shade = shade * opacity.cpu() + 1 - opacity.cpu()
-    panels = [image.color.cpu(), normal.view(size, size, 3).cpu(), shade.view(size, size, 3)]
-    return to_uint8(torch.cat(panels, 1))
+    shade = colored(near[..., 0], "turbo").to(opacity)
+    layers = (normal / 2 + 0.5, shade, torch.zeros_like(shade))
+    return to_uint8(torch.cat([image.color, *(layer * opacity + 1 - opacity for layer in layers)], 1))
