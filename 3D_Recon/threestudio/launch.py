@@ -115,6 +115,16 @@ def train(config: dict) -> None:
 
 def reexport(config: dict, mesh: bool) -> None:
     """Write the mesh or the pictures from the field and the poses in the results' folder."""
+    system, data = restore(config)
+    export(config, system, data, data.scene.reconstruction, mesh=mesh, pictures=not mesh)
+
+
+def restore(config: dict) -> tuple:
+    """The system, with the field and the poses that are in the results' folder, and its data.
+
+    Raises:
+        UserError: there is no field, or it is not one of this geometry.
+    """
     from threestudio.config import build
 
     data = build(config["data"], config["seed"])
@@ -129,7 +139,7 @@ def reexport(config: dict, mesh: bool) -> None:
         raise UserError(
             f"{folder / 'field.safetensors'}: not a field of this geometry; run --train ({error})"
         ) from error
-    export(config, system, data, folder, mesh=mesh, pictures=not mesh)
+    return system, data
 
 
 def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures: bool = True) -> None:

@@ -12,6 +12,7 @@ from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
+from threestudio.models.normals import Hits, normals, orientation, smoothness
 
 
 class SAP3D(pl.LightningModule):
@@ -36,7 +37,9 @@ class SAP3D(pl.LightningModule):
         distortion_weight: Schedule = 0.0  # and dense in one place
         density_variation_weight: Schedule = 0.0  # total variation of the raw density
         color_variation_weight: Schedule = 0.0
-        variation_every: int = 4
+        orientation_weight: Schedule = 0.0  # visible surfaces face the camera
+        smoothness_weight: Schedule = 0.0  # and their normals change slowly
+        variation_every: int = 4  # steps, of these four
         pose_prior_weight: Schedule = 0.0
         correction_prior_weight: Schedule = 0.0
         field_rate: Schedule = 0.1  # learning rates
@@ -97,8 +100,11 @@ class SAP3D(pl.LightningModule):
             group["lr"] = scheduled(rate, step)
         generator = step_generator(self.seed, step)
         batch = self.batches.draw(step).to(self.device)
-        losses = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
-        losses |= self.variation(step, generator)
+        losses, hits = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
+        if step % self.config.variation_every == 0:
+            losses |= self.variation(generator)
+            if scheduled(self.config.orientation_weight, step) or scheduled(self.config.smoothness_weight, step):
+                losses |= self.surface_losses(hits, generator)
         if self.expected is not None and self.expected_share(step) * scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
         if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
@@ -141,8 +147,8 @@ class SAP3D(pl.LightningModule):
         if step >= self.config.occupancy_from and (resized or step % self.config.occupancy_every == 0):
             self.renderer.update_occupancy()
 
-    def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> dict[str, Tensor]:
-        """Losses on rays of the inputs; `refine` lets gradients reach the cameras."""
+    def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> tuple[dict[str, Tensor], Hits]:
+        """Losses on rays of the inputs, and where they end; `refine` lets gradients reach the cameras."""
         cameras = self.poses() if refine else self.poses().detach()
         pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
         origins, directions = cam.rays(cameras[batch.view], pixel[:, None])
@@ -156,15 +162,22 @@ class SAP3D(pl.LightningModule):
             "distortion": rendering.distortion.mean(),
             "correction_prior": self.corrections.prior(),
         }
-        return losses | ({"pose_prior": self.poses.prior()} if refine else {})
+        if refine:
+            losses["pose_prior"] = self.poses.prior()
+        return losses, Hits.of(rendering, origins[:, 0], directions[:, 0])
 
-    def variation(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def variation(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Total variation, taken rarely and weighted up for it: it costs as much as many rays."""
-        if step % self.config.variation_every:
-            return {}
         scale = self.config.variation_every * self.geometry.resolution
         density, *color = (self.geometry.variation(generator) * scale).unbind()
         return {"density_variation": density, "color_variation": sum(color)}
+
+    def surface_losses(self, hits: Hits, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of the normals, weighted up like the variation."""
+        normal = normals(self.geometry, hits.points)
+        rough = smoothness(self.geometry, normal, hits, generator)
+        every = self.config.variation_every
+        return {"orientation": every * orientation(normal, hits), "smoothness": every * rough}
 
     def expected_share(self, step: int) -> float:
         """What is left of the expected views' weight at a step.

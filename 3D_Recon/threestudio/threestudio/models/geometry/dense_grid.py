@@ -55,8 +55,12 @@ class DenseGrid(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density per unit of length, [P], and raw colour, [P, 3], at world points [P, 3]."""
-        raw = dense.sample(self.grid, points[None])[0]
+        raw = self.raw(points)
         return dense.activate_density(raw[:, 0]), raw[:, 1:]
+
+    def raw(self, points: Tensor) -> Tensor:
+        """Raw density and colour at world points [P, 3], [P, 4]."""
+        return dense.sample(self.grid, points[None])[0]
 
     def variation(self, _: torch.Generator) -> Tensor:
         """Mean squared differences of neighbouring nodes' raw values, summed over axes, [4]."""

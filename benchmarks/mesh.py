@@ -1,0 +1,82 @@
+"""What the mesh shows, beside the field: metrics of the 84 test views, drawn by Embree from mesh.glb.
+
+    python benchmarks/mesh.py --list dataset/benchmarks/scans8.txt --views 5
+
+Objects must have gone through stage 3. The rows of each are the field's own renders, the mesh with its baked texture,
+and the same surface with the field's colours at its vertices; colours are shown as they are, without light.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from torch import Tensor
+
+from dataset.render import Lighting, Renderer
+from sap3d import metrics
+from sap3d.cameras import Y_UP, evaluation_grid
+from sap3d.errors import one_line_errors
+from sap3d.images import read_on_white
+from sap3d.names import read_object_list
+from sap3d.poses import read_best_poses
+from sap3d.scene import Scene, check_views, image_paths
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "3D_Recon/threestudio"))
+import launch  # noqa: E402
+
+from threestudio.config import build  # noqa: E402
+
+SIZE = 256
+UNLIT = Lighting(ambient=1.0, intensities=np.zeros(1))
+COLUMNS = ("psnr", "ssim", "flip")
+
+
+def views_of(mesh: trimesh.Trimesh, cameras: Tensor) -> np.ndarray:
+    """Views on white in [0, 1], [V, SIZE, SIZE, 3]."""
+    views = Renderer(mesh).render(cameras, SIZE, lighting=UNLIT) / np.float32(255)
+    return views[..., :3] * views[..., 3:] + 1 - views[..., 3:]
+
+
+def with_vertex_colors(scene: Scene) -> trimesh.Trimesh:
+    """The field's surface, as it is before it gets its texture."""
+    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
+    config = launch.read_config(launch.DEFAULT, names)
+    system, _ = launch.restore(config)
+    return build(config["mesh"], system.renderer).extract()
+
+
+def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:
+    """What is shown → COLUMNS."""
+    truth = [read_on_white(path, SIZE) for path in image_paths(scene.test)]
+    cameras = evaluation_grid(read_best_poses(scene.reconstruction / "poses.json", scene.views)[0])
+    textured = trimesh.load_mesh(scene.reconstruction / "mesh.glb").apply_transform(np.linalg.inv(Y_UP))
+    pictures = {
+        "field": [read_on_white(path, SIZE) for path in sorted((scene.reconstruction / "test").glob("*.png"))],
+        "mesh, texture": [*views_of(textured, cameras)],
+        "mesh, vertex colours": [*views_of(with_vertex_colors(scene), cameras)],
+    }
+    measured = {name: metrics.picture_metrics(views, truth, lpips) for name, views in pictures.items()}
+    return {name: [values[column] for column in COLUMNS] for name, values in measured.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
+    parser.add_argument("--views", default="5")
+    arguments = parser.parse_args()
+    views, objects, lpips = check_views(arguments.views), {}, metrics.Lpips()
+    for type_name, object_name in read_object_list(arguments.list):
+        objects[f"{type_name}/{object_name}"] = evaluate(Scene(type_name, object_name, views), lpips)
+    rows = next(iter(objects.values()))
+    objects["mean"] = {row: np.mean([each[row] for each in objects.values()], 0).tolist() for row in rows}
+    print(f"{'84 test views':56s}" + "".join(f"{column:>8s}" for column in COLUMNS))
+    for name, shown in objects.items():
+        for row, values in shown.items():
+            print(f"{name:32s}{row:24s}" + "".join(f"{value:8.3f}" for value in values))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
