@@ -159,8 +159,9 @@ def run(arguments: argparse.Namespace, scene: Scene) -> int:
     if reason != NEVER:
         print(f"      runs: {reason}", flush=True)
     start = time.monotonic()
-    # The stage holds the run's lock, too: it may outlive this process and the shell.
-    status = subprocess.run(arguments.command, pass_fds=_run_lock()).returncode
+    # The stage inherits the descriptors that hold the run's lock and the launcher's: it may outlive this process, the
+    # shell and the launcher.
+    status = subprocess.run(arguments.command, close_fds=False).returncode
     if status == 0:
         record.note(arguments.stage, stage, arguments.command, inputs, time.monotonic() - start)
     return status if status >= 0 else 128 - status
@@ -180,15 +181,6 @@ def lock(scene: Scene) -> None:
         raise UserError(f"{scene.type}/{scene.object}, {scene.views} views: {holder} works on it") from error
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     path.write_text(f"process {os.getppid()} on {socket.gethostname()}, since {since},\n")
-
-
-def _run_lock() -> list[int]:
-    """The lock's descriptor, if this process was started by run_pipeline.sh."""
-    try:
-        os.fstat(LOCK_DESCRIPTOR)
-    except OSError:
-        return []
-    return [LOCK_DESCRIPTOR]
 
 
 def lock_path(scene: Scene) -> Path:

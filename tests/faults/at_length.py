@@ -282,9 +282,9 @@ def kills(arguments: argparse.Namespace) -> int:
 class Sweep:
     """run_pipeline.py over all scenes, on its own slots or on Ray's, with its log."""
 
-    def __init__(self, root: Path, ray: bool):
+    def __init__(self, root: Path, number: int, ray: bool):
         self.root, self.ray = root, ray
-        self.log = root.with_name(f"{root.name}_sweep.log")
+        self.log = root.with_name(f"{root.name}_{number}.log")
         command = [sys.executable, REPOSITORY / "run_pipeline.py", "--object_type", "DEMO", "--input_dir", root / "own"]
         command += ["--views", "2", "--preset", "fast", "--cpu", *["--ray"] * ray]
         with self.log.open("wb") as log:
@@ -347,8 +347,8 @@ def launchers(arguments: argparse.Namespace) -> int:
     done: dict[Path, tuple] = {}
     killed, starts, status, changed = [], 0, None, []
     while status != 0 and starts <= 2 * arguments.count:
-        sweep = Sweep(root, ray=starts % 2 == 1)
         starts += 1
+        sweep = Sweep(root, starts, ray=starts % 2 == 0)
         kinds = itertools.cycle(("worker", "child", "worker", "launcher") if sweep.ray else ("child", "launcher"))
         while len(killed) < arguments.count and sweep.launcher.poll() is None:
             changed += note_results(scenes, done)

@@ -1,5 +1,6 @@
 """Run state: what is up to date is left alone, what is stale is run with a reason, and one run holds a scene."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -147,10 +148,11 @@ def pipeline(tmp_path):
     for name in ("evaluate", "report"):
         (repository / f"sap3d/{name}.py").write_text(f"print({name!r})")
 
-    def start(*options: str) -> subprocess.Popen:
+    def start(*options: str, inherited: tuple[int, ...] = ()) -> subprocess.Popen:
         return subprocess.Popen(
             ["sh", "run_pipeline.sh", "T", "o", "1", "cpu", *options],
             cwd=repository,
+            pass_fds=inherited,
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(repository)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -213,10 +215,22 @@ def bookkeeper(folder: Path) -> int:
     raise AssertionError("no such process")
 
 
+def is_taken(path: Path) -> bool:
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def test_a_second_run_says_who_holds_the_scene(pipeline):
     pipeline()
     (pipeline.folder / "hold").touch()
-    first = pipeline.start("--from", "tuning")
+    launchers = pipeline.folder / "lock"  # run_pipeline.py's, of the job
+    with launchers.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        first = pipeline.start("--from", "tuning", inherited=(file.fileno(),))
     while "holding" not in first.stdout.readline():
         pass
     second = pipeline.start()
@@ -224,12 +238,14 @@ def test_a_second_run_says_who_holds_the_scene(pipeline):
     assert second.returncode == 2 and output.count("\n") == 1
     assert output.startswith("error: T/o, 1 views: process ") and str(first.pid) in output
     os.kill(bookkeeper(pipeline.folder), signal.SIGKILL)
-    first.kill()  # the stage lives on, and with it the lock
+    first.kill()  # the stage lives on, and with it the locks
     third = pipeline.start()
     assert "works on it" in third.communicate()[0]
+    assert is_taken(launchers)
     (pipeline.folder / "hold").unlink()
     first.stdin.write("go on\n")
     first.stdin.close()
     first.stdout.read()  # ends with the stage
     first.wait()
+    assert not is_taken(launchers)
     assert ran(pipeline())[-1] == "evaluation"
