@@ -43,8 +43,8 @@ def with_vertex_colors(scene: Scene) -> trimesh.Trimesh:
     """The field's surface, as it is before it gets its texture."""
     names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
     config = launch.read_config(launch.DEFAULT, names)
-    system, _ = launch.restore(config)
-    return build(config["mesh"], system.renderer).extract()
+    system, _, scale = launch.restore(config)
+    return build(config["mesh"], system.renderer).extract().apply_scale(scale)
 
 
 def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:

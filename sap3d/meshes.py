@@ -4,6 +4,7 @@ import numpy as np
 import trimesh
 
 BOUNDING_SPHERE_RADIUS = 0.6
+LONGEST_SIDE = 1.0
 
 
 def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
@@ -19,5 +20,19 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     vertices = vertices - (low + high) / 2
     longest_side = (high - low).max()
     reach = np.linalg.norm(vertices, axis=1).max()
-    mesh.vertices = vertices * min(1.0 / longest_side, BOUNDING_SPHERE_RADIUS / reach)
+    mesh.vertices = vertices * min(LONGEST_SIDE / longest_side, BOUNDING_SPHERE_RADIUS / reach)
     return mesh
+
+
+def normal_scale(vertices: np.ndarray) -> float:
+    """The factor that gives a z-up object the size of a normalised one.
+
+    Args:
+        vertices: [V, 3]; which way the object faces is not known, so its box is turned about z to where it is smallest.
+    """
+    to_box, sides = trimesh.bounds.oriented_bounds_2D(vertices[:, :2])
+    height = np.ptp(vertices[:, 2])
+    middle = vertices[:, 2].min() + height / 2
+    centred = np.column_stack([trimesh.transform_points(vertices[:, :2], to_box), vertices[:, 2] - middle])
+    reach = np.linalg.norm(centred, axis=1).max()
+    return min(LONGEST_SIDE / max(*sides, height), BOUNDING_SPHERE_RADIUS / reach)

@@ -12,9 +12,11 @@ import argparse
 import shutil
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from yaml import YAMLError
 
 from sap3d.devices import choose_device, halving, seed_everything
@@ -25,7 +27,7 @@ from sap3d.poses import read_best_poses, write_poses
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
-CORRECTIONS = "corrections"  # key in field.safetensors, beside the geometry's
+CORRECTIONS, SCALE = "corrections", "scale"  # keys in field.safetensors, beside the geometry's
 
 
 def main() -> None:
@@ -106,21 +108,30 @@ def train(config: dict) -> None:
         (work / "log").rename(folder / "log")
         shutil.rmtree(work)  # with the last preview, and what a kill has left of an earlier one
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-        state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
+        # With one photo most of the shape is the model's guess, and its size says nothing.
+        scale = build(config["mesh"], system.renderer).scale() if scene.views > 1 else 1.0
+        state = system.geometry.state() | {CORRECTIONS: system.corrections.values, SCALE: torch.tensor(scale)}
         save_file({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
-        write_poses(folder / "poses.json", system.poses.cameras()[None], [system.final_loss], refined=system.refined)
-        export(config, system, data, folder)
+        cameras = resized(system.poses.cameras(), scale)
+        write_poses(folder / "poses.json", cameras[None], [system.final_loss], refined=system.refined)
+        export(config, system, data, folder, scale)
     print(f"reconstruction: {scene.reconstruction}")
 
 
 def reexport(config: dict, mesh: bool) -> None:
     """Write the mesh or the pictures from the field and the poses in the results' folder."""
-    system, data = restore(config)
-    export(config, system, data, data.scene.reconstruction, mesh=mesh, pictures=not mesh)
+    system, data, scale = restore(config)
+    export(config, system, data, data.scene.reconstruction, scale, mesh=mesh, pictures=not mesh)
+
+
+def resized(cameras: Tensor, scale: float) -> Tensor:
+    """Cameras (elevation, azimuth, radius), [N, 3], of a world that is `scale` times as large."""
+    return cameras * torch.tensor([1.0, 1.0, scale])
 
 
 def restore(config: dict) -> tuple:
-    """The system, with the field and the poses that are in the results' folder, and its data.
+    """What is in the results' folder: the system, with field and poses of its own world, its data, and the scale from
+    that world to the results'.
 
     Raises:
         UserError: there is no field, or it is not one of this geometry.
@@ -130,28 +141,32 @@ def restore(config: dict) -> tuple:
     data = build(config["data"], config["seed"])
     folder = data.scene.reconstruction
     cameras = read_best_poses(folder / "poses.json", data.scene.views)
-    system = build(config["system"], data, cameras)
     try:
         state = load_file(folder / "field.safetensors")
-        system.corrections.values.data = state.pop(CORRECTIONS)
+        corrections, scale = state.pop(CORRECTIONS), state.pop(SCALE).item()
+        system = build(config["system"], data, resized(cameras, 1 / scale))
+        system.corrections.values.data = corrections
         system.geometry.load(state)
     except (OSError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{folder / 'field.safetensors'}: not a field of this geometry; run --train ({error})"
         ) from error
-    return system, data
+    return system, data, scale
 
 
-def export(config: dict, system, data, folder: Path, mesh: bool = True, pictures: bool = True) -> None:
-    """Write the mesh (with what other tools read) and the pictures of a system into a folder."""
+def export(config: dict, system, data, folder: Path, scale: float, mesh: bool = True, pictures: bool = True) -> None:
+    """Write the mesh (with what other tools read) and the pictures of a system into a folder.
+
+    `scale` makes no difference to pictures: what is shown and where it is seen from grow alike.
+    """
     from threestudio.config import build
 
     if mesh:
         interchange = build(config["interchange"])
         photos = system.corrections.undo(data.images(interchange.config.size))
         cameras = system.poses.cameras()
-        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras)
-        interchange.write(folder, photos, cameras, surface)
+        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras, scale)
+        interchange.write(folder, photos, resized(cameras, scale), surface)
     if pictures:
         build(config["pictures"], system.renderer).write(
             folder, system.corrections.undo(data.images(256)), system.poses.cameras()

@@ -14,6 +14,11 @@ def exporter(grid, **options) -> MeshExporter:
     return MeshExporter(MeshExporter.Config(**{"resolution": 64, **options}), renderer(grid))
 
 
+def depth(density: float) -> float:
+    """How far below a `ball`'s radius it has a density: the raw one rises by 400 a unit of length, from 0 there."""
+    return np.log(np.expm1(density / DENSITY_SCALE)) / 400
+
+
 def test_ball_is_a_coloured_watertight_sphere():
     mesh = exporter(ball(48, 0.4, CENTRE)).extract()
     distance = np.linalg.norm(mesh.vertices - CENTRE, axis=1)
@@ -68,8 +73,7 @@ def test_files_load_and_glb_is_y_up(tmp_path):
 
 
 def test_simplified_surface_stays_closed():
-    level = np.log(np.expm1(MeshExporter.Config.density / DENSITY_SCALE))  # of the raw density after its shift …
-    radius = 0.4 - level / 400  # … which falls by 400 a unit of length and is 0 at the ball's radius
+    radius = 0.4 - depth(MeshExporter.Config.density)
     mesh = exporter(ball(48, 0.4, CENTRE), faces=2000).extract()
     assert len(mesh.faces) <= 2000 and mesh.is_watertight
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.02)
@@ -79,3 +83,20 @@ def test_simplified_surface_stays_closed():
 def test_empty_field_has_an_empty_mesh():
     grid = torch.zeros(4, 8, 8, 8)
     assert len(exporter(grid).extract().faces) == 0
+    assert exporter(grid).scale() == 1
+
+
+@pytest.mark.parametrize("radius, scale", [(0.4, 1.0), (0.52, 0.5 / 0.52), (0.57, 0.92)])
+def test_what_stands_out_of_the_unit_cube_is_shrunk(radius, scale):
+    grid = ball(48, radius + depth(MeshExporter.Config.scale_density))
+    assert exporter(grid).scale() == pytest.approx(scale, abs=0.005)
+
+
+def test_scaled_mesh_is_the_mesh_scaled(tmp_path):
+    photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
+    (tmp_path / "half").mkdir()
+    whole = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(tmp_path, photos, cameras)
+    half = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(tmp_path / "half", photos, cameras, 0.5)
+    np.testing.assert_allclose(half.vertices, 0.5 * whole.vertices)
+    np.testing.assert_array_equal(half.visual.uv, whole.visual.uv)
+    assert (tmp_path / "half/mesh.png").read_bytes() == (tmp_path / "mesh.png").read_bytes()

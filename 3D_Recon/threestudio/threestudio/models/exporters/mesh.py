@@ -15,6 +15,7 @@ from trimesh.exchange.obj import export_obj
 from sap3d import grid as dense
 from sap3d.cameras import SCENE_BOUND, Y_UP
 from sap3d.files import atomic_file
+from sap3d.meshes import normal_scale
 from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer
 
@@ -28,6 +29,8 @@ class MeshExporter:
     class Config:
         resolution: int = 128  # of marching cubes
         density: float = 5.0  # level, per unit of length: low, for what no photo shows is dim
+        scale_density: float = 20.0  # level at which the object's size is measured
+        most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
         smallest: float = 0.02  # components below this share of the largest one's volume are floaters
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
@@ -37,11 +40,31 @@ class MeshExporter:
     def __init__(self, config: Config, renderer: CulledRenderer):
         self.config, self.renderer = config, renderer
 
-    def write(self, folder: Path, photos: Tensor, cameras: Tensor) -> trimesh.Trimesh:
-        """Write the files; returns the mesh. `photos` are colour on white and alpha, [N, 4, S, S]; cameras [N, 3]."""
+    def scale(self) -> float:
+        """What field and cameras are to be multiplied by: at most 1, where they are larger than normalised objects are.
+
+        Photos do not tell a scene from a larger one farther away, so radii are stage 1's guess; an object that stands
+        out of the unit cube or of the bounding sphere (`sap3d.meshes.normalise`) was put too far.
+        """
+        surface = self.level_set(self.config.scale_density)
+        if not len(surface.faces):
+            return 1.0
+        return float(np.clip(normal_scale(surface.vertices), 1 - self.config.most_shrinking, 1.0))
+
+    def write(self, folder: Path, photos: Tensor, cameras: Tensor, scale: float = 1.0) -> trimesh.Trimesh:
+        """Write the files.
+
+        Args:
+            photos: colour on white and alpha, [N, 4, S, S].
+            cameras: of the field's world, [N, 3].
+            scale: from that world to the mesh's.
+
+        Returns:
+            The mesh.
+        """
         mesh = self.extract()
         if len(mesh.faces):
-            mesh = bake(mesh, photos, cameras, self.config.texture_size)
+            mesh = bake(mesh, photos, cameras, self.config.texture_size).apply_scale(scale)
         text, files = export_obj(mesh, return_texture=True, mtl_name="mesh.mtl", include_normals=True)
         # The file that names the others comes last.
         for name, content in [*files.items(), ("mesh.obj", text.encode())]:
@@ -52,21 +75,28 @@ class MeshExporter:
         return mesh
 
     def extract(self) -> trimesh.Trimesh:
-        """The mesh in the world frame, triangles counter-clockwise from outside; empty where nothing is dense."""
+        """The mesh in the field's world, triangles counter-clockwise from outside; empty where nothing is dense."""
+        mesh = self.level_set(self.config.density)
+        if not len(mesh.faces):
+            return mesh
+        if len(mesh.faces) > self.config.faces:
+            mesh = mesh.simplify_quadric_decimation(face_count=self.config.faces)
+        mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
+        return mesh
+
+    def level_set(self, density: float) -> trimesh.Trimesh:
+        """The surface of a density, at the full resolution and without colours."""
         raw = dense.resize(self.renderer.geometry.grid.detach(), self.config.resolution)[0, 0].cpu().numpy()
-        level = math.log(math.expm1(self.config.density / dense.DENSITY_SCALE)) - dense.DENSITY_SHIFT
+        level = math.log(math.expm1(density / dense.DENSITY_SCALE)) - dense.DENSITY_SHIFT
         excess = solidify(ndimage.gaussian_filter(raw - level, self.config.smoothing), self.config)
         if excess.max() <= 0:
             return trimesh.Trimesh()
         # Marching cubes leaves open what touches the volume's sides, so a layer of emptiness goes round it.
-        vertices, faces, normals, _ = measure.marching_cubes(np.pad(excess, 1, constant_values=-1.0), 0.0)
+        vertices, faces, _, _ = measure.marching_cubes(np.pad(excess, 1, constant_values=-1.0), 0.0)
         vertices = (vertices - 1)[:, ::-1] * (2 * SCENE_BOUND / (self.config.resolution - 1)) - SCENE_BOUND
         mesh = trimesh.Trimesh(vertices, faces[:, ::-1], process=False)
         if mesh.volume < 0:
             mesh.invert()
-        if len(mesh.faces) > self.config.faces:
-            mesh = mesh.simplify_quadric_decimation(face_count=self.config.faces)
-        mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
         return mesh
 
     @torch.no_grad()
