@@ -51,6 +51,8 @@ ENERGY_DRAWS = 4  # of noise, at each
 # energy is above the lowest is taken; fitted to held-out toys, like the scores.
 ENERGY_SHARPNESS = 4.0
 CHOICE_TIMESTEPS, CHOICE_DRAWS = [700, 850, 999], 2
+# From fewer photos what the object's own volume and voxels learn is wrong between them (docs/RESULTS.md).
+INSTANCE_VIEWS = 3
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
 SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
 
@@ -77,7 +79,7 @@ def tune(
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
     synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
-    if config.instance_resolution and not config.poses_only:
+    if config.instance_resolution and len(images) >= INSTANCE_VIEWS and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
@@ -169,7 +171,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
     field = None
-    if scene.views > 1:
+    if scene.views >= INSTANCE_VIEWS:
         field = InstanceField.fit(images, best.cameras, (best.estimates - images).square().mean(), seed)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:

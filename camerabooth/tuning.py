@@ -164,7 +164,7 @@ def synthesised_views(
     Args:
         model: as pretrained.
         images: input views in [0, 1], [N, 4, S, S]; cameras: [N, 3].
-        field: of the inputs; there is none, nor are there views, for a single input, whose voxels have no back.
+        field: of the inputs; there is none, nor are there views, for one or two, whose voxels have no back.
         count: how many.
 
     Returns:

@@ -193,6 +193,13 @@ def test_the_instance_volume_learns_the_object_and_no_other(scene, field, tmp_pa
     assert before.mean() < after.mean(), "it explains the views that it was tuned on"
 
 
+@pytest.mark.parametrize("views, resolution", [(1, 0), (2, 0), (3, 24)])
+def test_few_photos_have_no_volume(scene, tmp_path, views, resolution):
+    images, cameras, model = scene
+    main.tune(model, images[:views], cameras[:views], [0, 1], None, config(steps=1), seed=0, folder=tmp_path)
+    assert model.config.instance_resolution == resolution
+
+
 def test_the_field_counts_where_fits_without_one_view_agree(field):
     cameras = torch.tensor([[0.3, 0.4, 1.8], [0.2, -2.0, 1.9]])
     blank, render = torch.zeros(2, 4, 64, 64), field.render(cameras, 64)
