@@ -18,9 +18,7 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     vertices = np.asarray(mesh.vertices, dtype=np.float64)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     vertices = vertices - (low + high) / 2
-    longest_side = (high - low).max()
-    reach = np.linalg.norm(vertices, axis=1).max()
-    mesh.vertices = vertices * min(LONGEST_SIDE / longest_side, BOUNDING_SPHERE_RADIUS / reach)
+    mesh.vertices = vertices * _allowed_scale(vertices, high - low)
     return mesh
 
 
@@ -34,5 +32,10 @@ def normal_scale(vertices: np.ndarray) -> float:
     height = np.ptp(vertices[:, 2])
     middle = vertices[:, 2].min() + height / 2
     centred = np.column_stack([trimesh.transform_points(vertices[:, :2], to_box), vertices[:, 2] - middle])
+    return _allowed_scale(centred, np.append(sides, height))
+
+
+def _allowed_scale(centred: np.ndarray, sides: np.ndarray) -> float:
+    """The largest factor for vertices [V, 3] about their box's centre, of its sides [3], that cube and sphere allow."""
     reach = np.linalg.norm(centred, axis=1).max()
-    return min(LONGEST_SIDE / max(*sides, height), BOUNDING_SPHERE_RADIUS / reach)
+    return min(LONGEST_SIDE / sides.max(), BOUNDING_SPHERE_RADIUS / reach)
