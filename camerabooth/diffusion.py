@@ -62,9 +62,8 @@ class DiffusionModel(nn.Module):
         """The network's prediction for target cameras [B, 3], as what is remembered of the object changes it."""
         return prediction
 
-    def open_share(self, cameras: Tensor) -> Tensor:
-        """How far the inputs leave open what is seen at cameras [M, 3], in [0, 1], [M, 1, S, S]."""
-        return torch.ones(len(cameras), 1, self.image_size, self.image_size, device=cameras.device)
+    def forget_object(self) -> None:
+        """Drop what is remembered of one object beside the weights, if there is any."""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
         """The network's prediction (v or ε) with classifier-free guidance (arXiv 2207.12598).
@@ -218,9 +217,10 @@ class ViewConditionedDiffusion(DiffusionModel):
         signal, noise_level = self.noise_coefficients(timesteps)
         return (signal * noisy - clean) / noise_level
 
-    def open_share(self, cameras: Tensor) -> Tensor:
-        """1 but for where the voxels of the instance field agree."""
-        return super().open_share(cameras) if self.field is None else 1 - self.field.trust(cameras, self.image_size)
+    def forget_object(self) -> None:
+        """Drop the instance volume and the instance field."""
+        self.config = replace(self.config, instance_resolution=0, field=None)
+        self.instance = self.field = None
 
     # Latents. The embedded model works on pixels, so these only change the range.
 

@@ -7,14 +7,12 @@ SIZES = [[0, 8], [5, 16]]
 
 
 def pyramid():
-    """Images whose colour says which view and which pixel it is; the object is the middle; weights grow downwards."""
+    """Images whose colour says which view and which pixel it is; the object is the middle."""
     images = {}
     for size in (8, 16):
         x, y = cam.pixel_grid(size).T.reshape(2, size, size)
-        views = [
-            torch.stack([x, y, torch.full_like(x, view), ((x.abs() < 0.5) & (y.abs() < 0.5)).float(), 1 + y])
-            for view in (0, 1)
-        ]
+        middle = ((x.abs() < 0.5) & (y.abs() < 0.5)).float()
+        views = [torch.stack([x, y, torch.full_like(x, view), middle]) for view in (0, 1)]
         images[size] = torch.stack(views)
     return images
 
@@ -25,7 +23,6 @@ def test_rays_carry_their_own_pixels():
         torch.testing.assert_close(batch.color[:, :2], batch.pixel)
         torch.testing.assert_close(batch.color[:, 2], batch.view.float())
         torch.testing.assert_close(batch.alpha, (batch.pixel.abs() < 0.5).all(-1).float())
-        torch.testing.assert_close(batch.weight, 1 + batch.pixel[:, 1])
         assert len(batch.alpha) == 200 and batch.view.unique().tolist() == [0, 1]
         assert batch.alpha.mean() > 0.35  # a quarter of the pixels, but more of the rays
 

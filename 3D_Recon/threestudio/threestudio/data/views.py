@@ -24,7 +24,6 @@ class RayBatch:
     pixel: Tensor  # normalised image coordinates as of `sap3d.cameras.pixel_grid`, [P, 2]
     color: Tensor  # on white, [P, 3]
     alpha: Tensor  # [P]
-    weight: Tensor  # of their errors, [P]
 
     def to(self, device: torch.device) -> "RayBatch":
         return RayBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -34,7 +33,7 @@ class RayBatches:
     """A batch for every training step; the seed and the step alone decide what is drawn."""
 
     def __init__(self, pyramid: dict[int, Tensor], sizes: Milestones, rays: int, seed: int):
-        """Args: pyramid: image size → images [N, 5, S, S] of colour on white, alpha and weight."""
+        """Args: pyramid: image size → images [N, 4, S, S] of colour on white and alpha."""
         self.pyramid, self.sizes, self.rays, self.seed = pyramid, sizes, rays, seed
         # Half of the rays are drawn near the object, where there is something to learn: its mask, widened.
         self.near = {
@@ -52,7 +51,7 @@ class RayBatches:
         flat = torch.cat([anywhere, chosen])
         view, position = flat // (size * size), flat % (size * size)
         values = views.flatten(2)[view, :, position]
-        return RayBatch(view, cam.pixel_grid(size)[position], values[:, :3], *values[:, 3:].unbind(1))
+        return RayBatch(view, cam.pixel_grid(size)[position], values[:, :3], values[:, 3])
 
 
 class Views:
@@ -82,5 +81,5 @@ class Views:
 
     def batches(self) -> RayBatches:
         """What training draws from."""
-        pyramid = {size: F.pad(self.images(size), (0, 0, 0, 0, 0, 1), value=1.0) for _, size in self.config.image_size}
+        pyramid = {size: self.images(size) for _, size in self.config.image_size}
         return RayBatches(pyramid, self.config.image_size, self.config.rays, self.seed)

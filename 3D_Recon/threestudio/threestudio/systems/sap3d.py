@@ -188,12 +188,12 @@ class SAP3D(pl.LightningModule):
         return 1.0 if len(self.photos) == 1 else max(0.0, 1 - step / self.config.expected_until)
 
     def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Squared errors of colour and opacity on rays of expected views, as far as photos leave them open."""
+        """Squared errors of colour and opacity on rays of expected views."""
         batch = self.expected.draw(step).to(self.device)
         origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
         errors = (rendering.color - batch.color).square().mean(1) + (rendering.opacity - batch.alpha).square()
-        return self.expected_share(step) * (batch.weight * errors).mean()
+        return self.expected_share(step) * errors.mean()
 
     def _guidance_photos(self) -> Tensor:
         """The photos at the guidance's size, [N, 4, S, S]."""

@@ -46,6 +46,8 @@ class MultiViewSDS(nn.Module):
 
         self.config = config
         self.model = load_model(Path(config.model or scene.diffusion / "model")).requires_grad_(False)
+        # Its voxels repeat what the field here is fitted to, and its volume is wrong where no photo sees.
+        self.model.forget_object()
         self.sources = None
 
     @property
@@ -64,8 +66,7 @@ class MultiViewSDS(nn.Module):
         A mean is blurred where the inputs leave much open, but a field fitted to many of them has a whole shape.
 
         Returns:
-            Colour on white, alpha, and how far the inputs leave both open, in [0, 1], [M, 5, S, S], and cameras [M, 3];
-            M is 0 when inputs are everywhere.
+            Colour on white and alpha in [0, 1], [M, 4, S, S], and cameras [M, 3]; M is 0 when inputs are everywhere.
         """
         from camerabooth.sampling import sample
 
@@ -76,9 +77,9 @@ class MultiViewSDS(nn.Module):
         nearest = sight_cosines(cameras, inputs).amax(1)
         cameras = cameras[nearest < math.cos(math.radians(self.config.unseen_from))]
         if not len(cameras):
-            return inputs.new_zeros(0, 5, self.image_size, self.image_size), cameras
+            return inputs.new_zeros(0, 4, self.image_size, self.image_size), cameras
         views = sample(self.model, self.sources, cameras, generator, **self.model.sampling, batch=8)
-        return torch.cat([sharpen(views, self.config.contrast), self.model.open_share(cameras)], 1), cameras
+        return sharpen(views, self.config.contrast), cameras
 
     def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random cameras about the inputs' radii [N, 3] → [B, 3]: azimuths all round, elevations uniform by area."""
