@@ -4,9 +4,11 @@ import hashlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ablate as ablate_field
+import imageio.v3 as imageio
 import launch
 import numpy as np
 import pytest
@@ -23,9 +25,10 @@ from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d import cameras as cam
 from sap3d import evaluate
 from sap3d.errors import UserError
+from sap3d.images import read_on_white, to_uint8
 from sap3d.poses import read_middles, read_pose_hypotheses
-from sap3d.scene import Scene
-from sap3d.views import write_view
+from sap3d.scene import Scene, image_paths
+from sap3d.views import read_poses, write_view
 
 TOY = "toy_004"
 TRAIN_CAMERAS = torch.tensor([[0.3, 0.5, 1.7], [0.5, 2.0, 1.9], [0.2, -1.5, 1.8]])
@@ -183,6 +186,15 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     rows = [table[name][f"toy_demo/{TOY}"] for name in ablate_field.VARIANTS]
     assert len({row["psnr"] for row in rows}) == 3
     assert [row["rotation"] for row in rows] == pytest.approx([0, 0, 0], abs=1e-3)
+    elevation, azimuth, _ = read_poses(scene.test).T[:, :, None]
+    inputs = read_poses(scene.train, 3)
+    beside = elevation.cos() * inputs[:, 0].cos() * (azimuth - inputs[:, 1]).cos()
+    unseen = (elevation.sin() * inputs[:, 0].sin() + beside).amax(1).argmin().item()
+    tiles = imageio.imread(path.with_name("unseen_3_true.png"))[2:130, 2:].reshape(128, 4, 130, 3)[:, :, :128]
+    assert np.array_equal(tiles[:, 0], to_uint8(read_on_white(image_paths(scene.test)[unseen], 128)))
+    for tile, name in zip(tiles[:, 1:].swapaxes(0, 1), ablate_field.VARIANTS):
+        below = replace(scene, root=root / "runs/reconstruction_ablations/true" / name.replace(" ", "_"))
+        assert np.array_equal(tile, to_uint8(read_on_white(below.reconstruction / f"test/{unseen:03d}.png", 128)))
     monkeypatch.setattr(ablate_field, "evaluate", lambda *_: pytest.fail("what is there was done again"))
     ablate_field.run()
     assert before == {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}

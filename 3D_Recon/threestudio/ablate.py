@@ -5,7 +5,8 @@
 
 Objects must have gone through stage 2. With --true_poses stage 2 tunes anew at the true cameras, and neither stage
 moves them. Everything goes to ROOT_DIR/runs/reconstruction_ablations, the table to
-results/threestudio/ablations.json; what is there is not done again.
+results/threestudio/ablations.json, and to unseen_N_POSES.png beside it how each object looks, in truth and to each
+variant, from the test view that is farthest from all photos; what is there is not done again.
 """
 
 import os
@@ -13,18 +14,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import imageio.v3 as imageio
 import launch
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 
 from camerabooth import main as camerabooth
 from camerabooth.diffusion import EMBEDDED_WEIGHTS
+from sap3d import images as im
 from sap3d import metrics
 from sap3d.ablations import AblationTable, argument_parser
+from sap3d.cameras import sight_cosines
 from sap3d.devices import choose_device
 from sap3d.errors import one_line_errors
 from sap3d.evaluate import compare_folder, evaluate_mesh, read_symmetry
-from sap3d.files import root_dir
+from sap3d.files import atomic_file, root_dir
 from sap3d.names import read_object_list
 from sap3d.poses import read_best_poses, write_poses
 from sap3d.scene import Scene, check_views, image_paths
@@ -36,6 +41,7 @@ VARIANTS = {
     "tuned model": [],
 }
 HELD = ["system.pose_rate=0"]
+TILE = 128  # pixels, of a picture of unseen sides
 COLUMNS = {"psnr": "3D PSNR", "ssim": "3D SSIM", "IOU": "IoU", "CD": "Chamfer", "rotation": "rotation (°)"}
 
 
@@ -80,6 +86,14 @@ def evaluate(scene: Scene, overrides: list[str], device: str, seed: int, lpips: 
     return pictures | evaluate_mesh(scene, truth, seed) | {"rotation": rotation}
 
 
+def unseen_sides(scene: Scene, variants: list[Scene]) -> list[np.ndarray]:
+    """The test view whose line of sight is farthest from the photos': in truth, and of each variant's field."""
+    seen = sight_cosines(read_poses(scene.test), read_poses(scene.train, scene.views)).amax(1)
+    view = seen.argmin().item()
+    paths = [image_paths(scene.test)[view], *(each.reconstruction / f"test/{view:03d}.png" for each in variants)]
+    return [im.to_uint8(im.read_on_white(path, TILE)) for path in paths]
+
+
 def run() -> None:
     parser = argument_parser(__doc__, views=["1", "2", "3", "5"])
     parser.add_argument("--true_poses", action="store_true", help="give both stages the true cameras")
@@ -88,18 +102,21 @@ def run() -> None:
     folder, held = root / "runs/reconstruction_ablations" / poses, HELD * arguments.true_poses
     table, lpips = AblationTable(root / "results/threestudio/ablations.json", COLUMNS), metrics.Lpips()
     for views in map(check_views, arguments.views):
-        title = f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}"
+        title, pictures = f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}", []
         for type_name, object_name in read_object_list(arguments.list):
             scene = Scene(type_name, object_name, views, root)
             if arguments.true_poses:
                 scene = tune_at_truth(scene, folder, arguments.device, arguments.seed)
-            for name, overrides in VARIANTS.items():
-                variant = below(scene, folder / name.replace(" ", "_"))
+            variants = {name: below(scene, folder / name.replace(" ", "_")) for name in VARIANTS}
+            for name, variant in variants.items():
                 link(scene.diffusion, variant.diffusion)
-                changes = [*overrides, *held, *arguments.overrides]
+                changes = [*VARIANTS[name], *held, *arguments.overrides]
                 table.fill(
                     title, name, variant, partial(evaluate, variant, changes, arguments.device, arguments.seed, lpips)
                 )
+            pictures += unseen_sides(scene, list(variants.values()))
+        with atomic_file(table.path.with_name(f"unseen_{views}_{poses}.png")) as path:
+            imageio.imwrite(path, im.sheet(np.stack(pictures), columns=1 + len(VARIANTS)))
         table.print(title)
     print(f"→ {table.path}")
 
