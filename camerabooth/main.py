@@ -47,10 +47,13 @@ WEIGHTS = {
 # The target itself tells too much at low noise; the last is pure noise, where only the sources speak.
 ENERGY_TIMESTEPS = [500, 700, 850, 999]
 ENERGY_DRAWS = 4  # of noise, at each
-# Of stage 1's configurations, the one of lowest score (a negative log-weight) plus this times the share by which its
-# energy is above the lowest is taken; fitted to held-out toys, like the scores.
-ENERGY_SHARPNESS = 4.0
-CHOICE_TIMESTEPS, CHOICE_DRAWS = [700, 850, 999], 2
+# Of stage 1's configurations, the one of lowest score (a negative log-weight) plus these times the shares by which its
+# energy and its synthesis loss are above the lowest is taken. Middle noise levels tell right from wrong more often than
+# those near pure noise, but two views lack the sources for it, and agree in synthesis wherever they are
+# (docs/RESULTS.md).
+ENERGY_SHARPNESS, SYNTHESIS_SHARPNESS = 4.0, 2.0
+CHOICE_TIMESTEPS, CHOICE_TIMESTEPS_OF_TWO, CHOICE_DRAWS = [400, 500, 600], [700, 850, 999], 2
+MOST_LIKELY = 3.0  # configurations whose scores are within this of the best are compared
 # From fewer photos what the object's own volume and voxels learn is wrong between them (docs/RESULTS.md).
 INSTANCE_VIEWS = 3
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
@@ -108,16 +111,25 @@ def choose(
         scores: stage 1's, negative log-weights, [K].
 
     Returns:
-        An index, and the scores and energies of all.
+        An index, and the scores, energies and (from three views on) synthesis losses of those that are likely; these
+        come first.
     """
-    energies = []
-    for cameras in tqdm(hypotheses, desc="energies of the hypotheses", leave=False, mininterval=1):
+    likely = [score for score in scores if score <= scores[0] + MOST_LIKELY]
+    several = len(photos) > 2
+    timesteps = CHOICE_TIMESTEPS if several else CHOICE_TIMESTEPS_OF_TWO
+    small, energies, losses = im.to_tensor(photos, SYNTHESIS.size), [], []
+    for cameras in tqdm(hypotheses[: len(likely)], desc="comparing the hypotheses", leave=False, mininterval=1):
         images = im.to_tensor(centre(photos, principal_points(cameras)), model.image_size).to(cameras.device)
-        errors, _ = leave_one_out(model, images, cameras[:, :3], CHOICE_TIMESTEPS, CHOICE_DRAWS)
-        energies.append(errors.mean().item())
-    lowest = min(energies)
-    total = [score + ENERGY_SHARPNESS * (energy / lowest - 1) for score, energy in zip(scores, energies)]
-    return total.index(min(total)), {"stage1": scores, "energy": energies}
+        energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS)[0].mean().item())
+        losses.append(joint_fit(small, cameras[None].cpu(), SYNTHESIS).losses.item() if several else 1.0)
+    total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies) + SYNTHESIS_SHARPNESS * excess(losses)
+    evidence = {"stage1": likely, "energy": energies} | ({"synthesis": losses} if several else {})
+    return total.argmin().item(), evidence
+
+
+def excess(values: list[float]) -> Tensor:
+    """The shares by which positive values are above the lowest."""
+    return torch.tensor(values) / min(values) - 1
 
 
 @dataclass

@@ -23,7 +23,7 @@ from sap3d.devices import seed_everything
 from sap3d.errors import UserError
 from sap3d.metrics import rotation_error
 from sap3d.poses import PoseTable
-from sap3d.synthesis import Level
+from sap3d.synthesis import Fit, Level
 
 TINY = {
     "image_size": 64,
@@ -249,18 +249,37 @@ def test_one_view_is_its_own_source(scene):
     assert energy.shape == (1, 1) and torch.isfinite(energy).all()
 
 
-def test_scores_and_energies_choose_together(scene, monkeypatch):
+def test_scores_energies_and_synthesis_choose_together(scene, monkeypatch):
     images, cameras, model = scene
     energies = {0.0: 1.0, 1.0: 0.8, 2.0: 0.9}  # by the first view's radius
-    monkeypatch.setattr(main, "leave_one_out", lambda m, i, c, *_: (torch.full((6, 5), energies[c[0, 2].item()]), None))
+    asked = []  # noise levels
+
+    def errors(model, images, cameras, timesteps, draws):
+        asked.append(timesteps)
+        return torch.full((6, len(cameras)), energies[cameras[0, 2].item()]), None
+
+    monkeypatch.setattr(main, "leave_one_out", errors)
     photos = list(im.to_uint8(images.permute(0, 2, 3, 1)))
     hypotheses = cameras.expand(3, -1, -1).clone()
     hypotheses[:, 0, 2] = torch.arange(3.0)
     rise = main.ENERGY_SHARPNESS * 0.25  # of the first's energy over the lowest
+    pair = [photos[:2], hypotheses[:, :2]]
     for score, first in ((rise - 0.01, 1), (rise + 0.01, 0)):
-        chosen, evidence = main.choose(model, photos, hypotheses, [0.0, score, rise])
-        assert chosen == first
-        assert evidence["energy"] == pytest.approx([1.0, 0.8, 0.9]) and evidence["stage1"] == [0.0, score, rise]
+        chosen, evidence = main.choose(model, *pair, [0.0, score, rise])
+        assert chosen == first and evidence["stage1"] == [0.0, score, rise]
+        assert evidence["energy"] == pytest.approx([1.0, 0.8, 0.9]) and "synthesis" not in evidence
+    chosen, evidence = main.choose(model, *pair, [0.0, 1.1 * main.MOST_LIKELY, 1.2 * main.MOST_LIKELY])
+    assert chosen == 0 and evidence["energy"] == [1.0], "what is unlikely is not looked at"
+    assert min(map(min, asked)) >= 700
+
+    asked.clear()
+    losses = {0.0: 0.0015, 1.0: 0.001, 2.0: 0.003}
+    monkeypatch.setattr(main, "joint_fit", lambda i, h, level: Fit(None, h, torch.tensor([losses[h[0, 0, 2].item()]])))
+    rise += main.SYNTHESIS_SHARPNESS * 0.5
+    for score, first in ((rise - 0.01, 1), (rise + 0.01, 0)):
+        chosen, evidence = main.choose(model, photos, hypotheses, [0.0, score, main.MOST_LIKELY])
+        assert chosen == first and evidence["synthesis"] == pytest.approx([0.0015, 0.001, 0.003])
+    assert max(map(max, asked)) <= 600
 
 
 def test_only_a_clear_drop_counts():
