@@ -27,7 +27,7 @@ from sap3d.poses import read_best_poses, write_poses
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
-CORRECTIONS, SCALE = "corrections", "scale"  # keys in field.safetensors, beside the geometry's
+CORRECTIONS, SCALE, FLOOR = "corrections", "scale", "floor"  # keys in field.safetensors, beside the geometry's
 
 
 def main() -> None:
@@ -110,7 +110,8 @@ def train(config: dict) -> None:
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         # With one photo most of the shape is the model's guess, and its size says nothing.
         scale = build(config["mesh"], system.renderer).scale() if scene.views > 1 else 1.0
-        state = system.geometry.state() | {CORRECTIONS: system.corrections.values, SCALE: torch.tensor(scale)}
+        numbers = {SCALE: torch.tensor(scale), FLOOR: torch.tensor(system.renderer.floor)}
+        state = system.geometry.state() | {CORRECTIONS: system.corrections.values} | numbers
         save_file({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
         cameras = resized(system.poses.cameras(), scale)
         write_poses(folder / "poses.json", cameras[None], [system.final_loss], refined=system.refined)
@@ -143,8 +144,9 @@ def restore(config: dict) -> tuple:
     cameras = read_best_poses(folder / "poses.json", data.scene.views)
     try:
         state = load_file(folder / "field.safetensors")
-        corrections, scale = state.pop(CORRECTIONS), state.pop(SCALE).item()
+        corrections, scale, floor = state.pop(CORRECTIONS), state.pop(SCALE).item(), state.pop(FLOOR).item()
         system = build(config["system"], data, resized(cameras, 1 / scale))
+        system.renderer.floor = floor
         system.corrections.values.data = corrections
         system.geometry.load(state)
     except (OSError, KeyError, RuntimeError) as error:

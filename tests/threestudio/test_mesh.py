@@ -3,7 +3,7 @@ import pytest
 import torch
 import trimesh
 
-from sap3d.grid import DENSITY_SCALE
+from sap3d.grid import DENSITY_SCALE, SCENE_BOUND
 from tests.threestudio.fields import ball, nodes, renderer
 from threestudio.models.exporters.mesh import MeshExporter
 
@@ -88,8 +88,21 @@ def test_empty_field_has_an_empty_mesh():
 
 @pytest.mark.parametrize("radius, scale", [(0.4, 1.0), (0.52, 0.5 / 0.52), (0.57, 0.92)])
 def test_what_stands_out_of_the_unit_cube_is_shrunk(radius, scale):
-    grid = ball(48, radius + depth(MeshExporter.Config.scale_density))
+    half_node = SCENE_BOUND / 47  # by which fields stand out
+    grid = ball(48, radius * (1 + 2 * half_node) + depth(MeshExporter.Config.scale_density))
     assert exporter(grid).scale() == pytest.approx(scale, abs=0.005)
+
+
+@pytest.mark.parametrize("floor", [-0.2, -0.013])
+def test_what_is_below_the_floor_is_cut_off_flat(floor):
+    radius = 0.4 - depth(MeshExporter.Config.density)
+    cut = exporter(ball(48, 0.4))
+    cut.renderer.floor = floor
+    mesh = cut.extract()
+    assert mesh.is_watertight and mesh.bounds[0, 2] == pytest.approx(floor, abs=1e-3)
+    height = radius + floor  # of the cap that is missing
+    volume = 4 / 3 * np.pi * radius**3 - np.pi * height**2 * (radius - height / 3)
+    assert mesh.volume == pytest.approx(volume, rel=0.02)
 
 
 def test_scaled_mesh_is_the_mesh_scaled(tmp_path):

@@ -12,6 +12,7 @@ from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
+from threestudio.models.floor import find_floor
 from threestudio.models.normals import Hits, normals, orientation, smoothness
 
 
@@ -47,6 +48,7 @@ class SAP3D(pl.LightningModule):
         correction_rate: Schedule = 0.0
         occupancy_from: int = 100  # step from which empty space is skipped
         occupancy_every: int = 25
+        floor_spare: float = 0.002  # of the silhouettes, what a flat base may cost with two photos or more; 0: no base
 
     def __init__(self, config: Config, data: Views, cameras: Tensor):
         """
@@ -118,17 +120,27 @@ class SAP3D(pl.LightningModule):
         self.log_dict({name: loss.detach() for name, loss in losses.items()}, batch_size=1)
 
     def on_train_end(self) -> None:
-        """Keep the refined cameras only if the photos agree better with the field there than at the initial ones."""
+        """Keep the refined cameras only if the photos agree better with the field there than at the initial ones.
+
+        Then cut off what bulges where no photo sees the underside. With one photo most of the shape is the model's.
+        """
         self.renderer.update_occupancy(margin=0)
         self.final_loss = self.reprojection_loss(self.poses.cameras())
         self.refined = self.final_loss < self.reprojection_loss(self.poses.initial)
         if not self.refined:
             self.poses.offsets.data.zero_()
             self.final_loss = self.reprojection_loss(self.poses.initial)
+        if self.config.floor_spare and len(self.photos) > 1:
+            masks = self._ideal_photos(128)[:, 3]
+            self.renderer.floor = find_floor(self.renderer, self.poses.cameras(), masks, self.config.floor_spare)
+
+    def _ideal_photos(self, size: int) -> Tensor:
+        """The photos without their corrections, [N, 4, size, size]."""
+        return self.corrections.undo(F.interpolate(self.photos, size=size, mode="area"))
 
     def reprojection_loss(self, cameras: Tensor, size: int = 64) -> float:
         """Mean squared error of colour and mask between the photos and the field at cameras [N, 3]."""
-        photos = self.corrections.undo(F.interpolate(self.photos, size=size, mode="area")).permute(0, 2, 3, 1)
+        photos = self._ideal_photos(size).permute(0, 2, 3, 1)
         images = [self.renderer.image(camera.to(self.device), size) for camera in cameras]
         renders = torch.stack([torch.cat([image.color, image.opacity[..., None]], -1) for image in images])
         return F.mse_loss(renders.cpu(), photos).item()

@@ -15,7 +15,7 @@ from trimesh.exchange.obj import export_obj
 from sap3d import grid as dense
 from sap3d.cameras import SCENE_BOUND, Y_UP
 from sap3d.files import atomic_file
-from sap3d.meshes import normal_scale
+from sap3d.meshes import LONGEST_SIDE, normal_scale
 from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer
 
@@ -29,7 +29,7 @@ class MeshExporter:
     class Config:
         resolution: int = 128  # of marching cubes
         density: float = 5.0  # level, per unit of length: low, for what no photo shows is dim
-        scale_density: float = 20.0  # level at which the object's size is measured
+        scale_density: float = 50.0  # level at which the object's size is measured: a node of 96³ is half opaque
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
         smallest: float = 0.02  # components below this share of the largest one's volume are floaters
@@ -49,7 +49,9 @@ class MeshExporter:
         surface = self.level_set(self.config.scale_density)
         if not len(surface.faces):
             return 1.0
-        return float(np.clip(normal_scale(surface.vertices), 1 - self.config.most_shrinking, 1.0))
+        # Interpolated between nodes, a surface stands out by half a node on either side.
+        scale = normal_scale(surface.vertices) * (1 + self.renderer.geometry.spacing / LONGEST_SIDE)
+        return float(np.clip(scale, 1 - self.config.most_shrinking, 1.0))
 
     def write(self, folder: Path, photos: Tensor, cameras: Tensor, scale: float = 1.0) -> trimesh.Trimesh:
         """Write the files.
@@ -88,7 +90,10 @@ class MeshExporter:
         """The surface of a density, at the full resolution and without colours."""
         raw = dense.resize(self.renderer.geometry.grid.detach(), self.config.resolution)[0, 0].cpu().numpy()
         level = math.log(math.expm1(density / dense.DENSITY_SCALE)) - dense.DENSITY_SHIFT
-        excess = solidify(ndimage.gaussian_filter(raw - level, self.config.smoothing), self.config)
+        excess = ndimage.gaussian_filter(raw - level, self.config.smoothing)
+        heights = np.linspace(-SCENE_BOUND, SCENE_BOUND, self.config.resolution, dtype=np.float32)
+        above_floor = (heights - self.renderer.floor) / self.renderer.geometry.spacing
+        excess = solidify(np.minimum(excess, above_floor[:, None, None]), self.config)
         if excess.max() <= 0:
             return trimesh.Trimesh()
         # Marching cubes leaves open what touches the volume's sides, so a layer of emptiness goes round it.
@@ -109,7 +114,8 @@ class MeshExporter:
         reach = torch.linspace(2, -3, samples, dtype=vertices.dtype)[:, None] * geometry.spacing
         points = (vertices[:, None] + reach * normals[:, None]).float().to(geometry.device)
         density, features = geometry(points.view(-1, 3))
-        weights, opacity = dense.composite(density.view(-1, samples) * (5 * geometry.spacing / samples))
+        density = density.view(-1, samples) * self.renderer.above_floor(points)
+        weights, opacity = dense.composite(density * (5 * geometry.spacing / samples))
         color = self.renderer.material(features).view(-1, samples, 3)
         mean = (weights[..., None] * color).sum(1) / opacity[:, None].clamp(min=1e-6)
         return (mean.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)

@@ -6,6 +6,7 @@ threshold, and leaving it out changes a ray by next to nothing. Samples are draw
 ones alone are packed and evaluated.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,7 @@ class CulledRenderer(nn.Module):
         super().__init__()
         self.config, self.geometry, self.material, self.background = config, geometry, material, background
         self.occupancy: Tensor | None = None  # [R, R, R] bool; None: everywhere
+        self.floor = -math.inf  # height below which there is nothing
 
     @torch.no_grad()
     def update_occupancy(self, margin: int | None = None) -> None:
@@ -59,11 +61,15 @@ class CulledRenderer(nn.Module):
     def occupied(self, points: Tensor) -> Tensor:
         """Whether the field may be dense at points [..., 3], [...]."""
         if self.occupancy is None:
-            return points.square().sum(-1) <= SCENE_BOUND**2
+            return self.above_floor(points) & (points.square().sum(-1) <= SCENE_BOUND**2)
         side = len(self.occupancy)
         node = ((points + SCENE_BOUND) * ((side - 1) / (2 * SCENE_BOUND)) + 0.5).int().clamp_(0, side - 1)
         x, y, z = node.unbind(-1)
-        return self.occupancy.view(-1)[x + side * (y + side * z)]
+        return self.above_floor(points) & self.occupancy.view(-1)[x + side * (y + side * z)]
+
+    def above_floor(self, points: Tensor) -> Tensor:
+        """Whether points [..., 3] are where there may be something, [...]."""
+        return points[..., 2] >= self.floor
 
     def forward(
         self, origins: Tensor, directions: Tensor, generator: torch.Generator | None = None, samples: int | None = None
