@@ -54,6 +54,7 @@ ENERGY_DRAWS = 4  # of noise, at each
 ENERGY_SHARPNESS, SYNTHESIS_SHARPNESS = 4.0, 2.0
 CHOICE_TIMESTEPS, CHOICE_TIMESTEPS_OF_TWO, CHOICE_DRAWS = [400, 500, 600], [700, 850, 999], 2
 MOST_LIKELY = 3.0  # configurations whose scores are within this of the best are compared
+CARVED_SIZE = 128  # of the photos that their voxels start from: at 64 a basket's handle is carved away
 # From fewer photos what the object's own volume and voxels learn is wrong between them (docs/RESULTS.md).
 INSTANCE_VIEWS = 3
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
@@ -117,11 +118,11 @@ def choose(
     likely = [score for score in scores if score <= scores[0] + MOST_LIKELY]
     several = len(photos) > 2
     timesteps = CHOICE_TIMESTEPS if several else CHOICE_TIMESTEPS_OF_TWO
-    small, energies, losses = im.to_tensor(photos, SYNTHESIS.size), [], []
+    sharp, energies, losses = im.to_tensor(photos, CARVED_SIZE), [], []
     for cameras in tqdm(hypotheses[: len(likely)], desc="comparing the hypotheses", leave=False, mininterval=1):
         images = im.to_tensor(centre(photos, principal_points(cameras)), model.image_size).to(cameras.device)
         energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS)[0].mean().item())
-        losses.append(joint_fit(small, cameras[None].cpu(), SYNTHESIS).losses.item() if several else 1.0)
+        losses.append(joint_fit(sharp, cameras[None].cpu(), SYNTHESIS).losses.item() if several else 1.0)
     total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies) + SYNTHESIS_SHARPNESS * excess(losses)
     evidence = {"stage1": likely, "energy": energies} | ({"synthesis": losses} if several else {})
     return total.argmin().item(), evidence
