@@ -274,7 +274,12 @@ def test_scores_energies_and_synthesis_choose_together(scene, monkeypatch):
 
     asked.clear()
     losses = {0.0: 0.0015, 1.0: 0.001, 2.0: 0.003}
-    monkeypatch.setattr(main, "joint_fit", lambda i, h, level: Fit(None, h, torch.tensor([losses[h[0, 0, 2].item()]])))
+
+    def fitted(photos, cameras, level):
+        assert photos.shape == (len(images), 4, main.CARVED_SIZE, main.CARVED_SIZE)
+        return Fit(None, cameras, torch.tensor([losses[cameras[0, 0, 2].item()]]))
+
+    monkeypatch.setattr(main, "joint_fit", fitted)
     rise += main.SYNTHESIS_SHARPNESS * 0.5
     for score, first in ((rise - 0.01, 1), (rise + 0.01, 0)):
         chosen, evidence = main.choose(model, photos, hypotheses, [0.0, score, main.MOST_LIKELY])
