@@ -49,8 +49,9 @@ class MeshExporter:
         surface = self.level_set(self.config.scale_density)
         if not len(surface.faces):
             return 1.0
-        # Interpolated between nodes, a surface stands out by half a node on either side.
-        scale = normal_scale(surface.vertices) * (1 + self.renderer.geometry.spacing / LONGEST_SIDE)
+        # All photos show the top, and there is a floor; sideways a surface stands out by about a node at either end.
+        sides = 1 - 2 * self.renderer.geometry.spacing / LONGEST_SIDE
+        scale = normal_scale(surface.vertices * [sides, sides, 1.0])
         return float(np.clip(scale, 1 - self.config.most_shrinking, 1.0))
 
     def write(self, folder: Path, photos: Tensor, cameras: Tensor, scale: float = 1.0) -> trimesh.Trimesh:
