@@ -15,7 +15,7 @@ from trimesh.exchange.obj import export_obj
 from sap3d import grid as dense
 from sap3d.cameras import SCENE_BOUND, Y_UP
 from sap3d.files import atomic_file
-from sap3d.meshes import LONGEST_SIDE, normal_scale
+from sap3d.meshes import normal_scale
 from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer
 
@@ -29,7 +29,7 @@ class MeshExporter:
     class Config:
         resolution: int = 128  # of marching cubes
         density: float = 5.0  # level, per unit of length: low, for what no photo shows is dim
-        scale_density: float = 50.0  # level at which the object's size is measured: a node of 96³ is half opaque
+        scale_density: float = 20.0  # level at which the object's size is measured
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
         smallest: float = 0.02  # components below this share of the largest one's volume are floaters
@@ -49,10 +49,7 @@ class MeshExporter:
         surface = self.level_set(self.config.scale_density)
         if not len(surface.faces):
             return 1.0
-        # All photos show the top, and there is a floor; sideways a surface stands out by about a node at either end.
-        sides = 1 - 2 * self.renderer.geometry.spacing / LONGEST_SIDE
-        scale = normal_scale(surface.vertices * [sides, sides, 1.0])
-        return float(np.clip(scale, 1 - self.config.most_shrinking, 1.0))
+        return float(np.clip(normal_scale(surface.vertices), 1 - self.config.most_shrinking, 1.0))
 
     def write(self, folder: Path, photos: Tensor, cameras: Tensor, scale: float = 1.0) -> trimesh.Trimesh:
         """Write the files.
