@@ -152,10 +152,10 @@ def test_poses_descend_towards_the_truth(monkeypatch):
     assert ends[0, 1] == 0
 
 
-def test_better_poses_convince_both_judges():
+def test_better_poses_clearly_convince_both_judges():
     noise = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
     start = main.Judged(torch.zeros(5, 3), 1 + noise, noise, synthesis=0.5)
-    for drop, loss, better in ((0.5, 0.4, True), (0.5, 0.6, False), (0.0, 0.4, False), (-0.5, 0.4, False)):
+    for drop, loss, better in ((0.5, 0.3, True), (0.5, 0.4, False), (0.0, 0.3, False), (-0.5, 0.3, False)):
         assert main.Judged(torch.zeros(5, 3), 1 + noise - drop, noise, loss).better_than(start) == better
 
 
