@@ -59,8 +59,8 @@ CARVED_SIZE = 128  # of the photos that their voxels start from: at 64 a basket'
 INSTANCE_VIEWS = 3
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
 SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
-# Other poses than stage 1's must lower that loss by this share. What lowers it by less has moved within what photos leave
-# open, where as many cameras get worse as better (docs/RESULTS.md).
+# Moved cameras must lower that loss by this share. Where they lower it by less they have moved within what the photos
+# leave open, and get worse as often as better (docs/RESULTS.md).
 SYNTHESIS_DROP = 0.25
 
 
