@@ -60,7 +60,7 @@ INSTANCE_VIEWS = 3
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
 SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
 # Moved cameras must lower that loss by this share. Where they lower it by less they have moved within what the photos
-# leave open, and get worse as often as better (docs/RESULTS.md).
+# leave open, and mostly away from the truth (docs/RESULTS.md).
 SYNTHESIS_DROP = 0.25
 
 
