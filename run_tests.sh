@@ -4,6 +4,4 @@ set -eu
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 . "$repo/sap3d/environment.sh"
 cd "$repo"
-# One thread: so little work is not worth sharing out.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "$python" -m pytest -q "$@"
