@@ -4,4 +4,6 @@ set -eu
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 . "$repo/sap3d/environment.sh"
 cd "$repo"
-exec "$python" -m pytest -q "$@"
+# A file of tests a core, one thread each: so little work is not worth sharing out.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$python" -m pytest -q -n auto --dist loadfile "$@"

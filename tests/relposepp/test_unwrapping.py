@@ -107,7 +107,9 @@ def test_colours_alone_place_a_ring_of_views():
     agreement = unwrapping.compare(moments[first], moments[second], SECTORS)
     log_probabilities = unwrapping.azimuth_log_probabilities(agreement).view(5, 5, SECTORS)
     torch.testing.assert_close(log_probabilities.exp().sum(-1), torch.ones(5, 5))
-    found, _ = search(log_probabilities * (1 - torch.eye(5))[..., None], keep=8)
-    # Views on opposite sides share nothing and lead the ascent astray, but not every proposal.
+    log_probabilities = log_probabilities * (1 - torch.eye(5))[..., None]
+    found, _ = search(log_probabilities, keep=8, generator=torch.Generator().manual_seed(0))
+    # Views on opposite sides share nothing and lead the ascent astray, but not every proposal; and of those less than
+    # 20° apart one is kept.
     errors = cam.wrap_angle(found - azimuths).abs().amax(1)
-    assert errors.min() < math.radians(15)
+    assert errors.min() < math.radians(20)

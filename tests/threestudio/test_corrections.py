@@ -102,7 +102,6 @@ def runs(tmp_path_factory):
     images = torch.cat([truth.color - 1 + truth.opacity[..., None], truth.opacity[..., None]], -1).permute(0, 3, 1, 2)
     photos = F.interpolate(distort(images, corrections()), size=64, mode="area")
     found = {}
-    torch.set_num_threads(1)
     for free in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ROOT_DIR", str(tmp_path_factory.mktemp("root")))

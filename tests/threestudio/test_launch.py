@@ -77,15 +77,6 @@ def config(views: int = 3, *overrides: str) -> dict:
     return launch.read_config(["configs/sap3d.yaml"], [*names, *TINY, *overrides])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So little work is not worth sharing out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run from perturbed poses."""
