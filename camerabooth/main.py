@@ -50,17 +50,17 @@ ENERGY_DRAWS = 4  # of noise, at each
 # Of stage 1's configurations, the one of lowest score (a negative log-weight) plus these times the shares by which its
 # energy and its synthesis loss are above the lowest is taken. Middle noise levels tell right from wrong more often than
 # those near pure noise, but two views lack the sources for it, and agree in synthesis wherever they are
-# (docs/RESULTS.md).
+# (docs/CHOICES.md).
 ENERGY_SHARPNESS, SYNTHESIS_SHARPNESS = 4.0, 2.0
 CHOICE_TIMESTEPS, CHOICE_TIMESTEPS_OF_TWO, CHOICE_DRAWS = [400, 500, 600], [700, 850, 999], 2
 MOST_LIKELY = 3.0  # configurations whose scores are within this of the best are compared
 CARVED_SIZE = 128  # of the photos that their voxels start from: at 64 a basket's handle is carved away
-# From fewer photos what the object's own volume and voxels learn is wrong between them (docs/RESULTS.md).
+# From fewer photos what the object's own volume and voxels learn is wrong between them (docs/CHOICES.md).
 INSTANCE_VIEWS = 3
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
 SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
 # Moved cameras must lower that loss by this share. Where they lower it by less they have moved within what the photos
-# leave open, and mostly away from the truth (docs/RESULTS.md).
+# leave open, and mostly away from the truth (docs/CHOICES.md).
 SYNTHESIS_DROP = 0.25
 
 
