@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
-from camerabooth.main import SYNTHESIS, descend, judge
+from camerabooth.main import SYNTHESIS, descend_repeatedly, judge
 from camerabooth.sampling import conditional_mean, sample
 from sap3d import cameras as cam
 from sap3d import images as im
@@ -155,13 +155,14 @@ def moved(cameras: Tensor, angle: float, generator: torch.Generator) -> Tensor:
 
 
 def recover(model: ViewConditionedDiffusion, scene: Scene, degrees: float, seed: int) -> dict[str, float | bool]:
-    """Rotation errors in degrees, up to symmetry, before and after stage 2's descent from displaced true cameras."""
+    """Rotation errors in degrees, up to symmetry, before and after stage 2's descents from displaced true cameras."""
     pictures, truth = read_images(scene), read_poses(scene.train, scene.views)
     start = moved(truth, math.radians(degrees), torch.Generator().manual_seed(seed))
     start[:, 1] = cam.wrap_angle(start[:, 1] - start[0, 1])  # the gauge
     photos = im.to_tensor(pictures, SYNTHESIS.size)
     examine = partial(judge, model, images=im.to_tensor(pictures, model.image_size), photos=photos)
-    before, after = examine(start), examine(descend(photos, start))
+    before = examine(start)
+    after = descend_repeatedly(photos, before, examine)
     accepted, symmetry = after.better_than(before), read_symmetry(scene)
     kept = after if accepted else before
     errors = {name: rotation_error(c, truth, symmetry) for name, c in (("before", start), ("after", kept.cameras))}

@@ -159,6 +159,26 @@ def test_better_poses_clearly_convince_both_judges():
         assert main.Judged(torch.zeros(5, 3), 1 + noise - drop, noise, loss).better_than(start) == better
 
 
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [
+        ([0.9, 0.1, 0.1], 0.9),  # the first does not convince: it is the last
+        ([0.5, 0.4, 0.3, 0.2], 0.3),  # three at most
+        ([0.5, 0.6, 0.3], 0.5),  # the second is worse: it is the last, and left
+    ],
+)
+def test_descents_go_on_from_each_other_while_they_gain(losses, kept, monkeypatch):
+    monkeypatch.setattr(main, "descend", lambda _, cameras: cameras + 1)
+    errors = torch.ones(16, 5)
+    initial = main.Judged(torch.zeros(5, 3), errors, errors, synthesis=1.0)
+
+    def examine(cameras):
+        return main.Judged(cameras, errors - 0.5, errors, losses[int(cameras[0, 0]) - 1])
+
+    found = main.descend_repeatedly(errors, initial, examine)
+    assert (found.synthesis, found.cameras[0, 0].item()) == (kept, losses.index(kept) + 1)
+
+
 def test_synthesised_views_are_half_the_object_and_half_the_models_own(scene, field, monkeypatch):
     monkeypatch.setattr(tuning, "sample", lambda *_, **__: torch.full((6, 4, 64, 64), 0.25))
     images, cameras, model = scene
