@@ -63,7 +63,8 @@ SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pos
 # Moved cameras must lower that loss by this share. Where they lower it by less they have moved within what the photos
 # leave open, and mostly away from the truth (docs/CHOICES.md).
 SYNTHESIS_DROP = 0.25
-DESCENTS = 3  # at most, where the first convinces; toys' cameras 20° off gain most from the second (docs/CHOICES.md)
+# At most, where the first convinces; toys' cameras 20° off gain most from the second, but two views drift apart.
+DESCENTS, DESCENTS_OF_TWO = 3, 1
 
 
 def tune(
@@ -172,7 +173,8 @@ def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tenso
     Each starts from new voxels: those of the descent before have learned the images where the cameras used to be.
     """
     found = examine(descend(photos, initial.cameras))
-    for _ in range(DESCENTS - 1 if found.better_than(initial) else 0):
+    most = DESCENTS if len(photos) > 2 else DESCENTS_OF_TWO
+    for _ in range(most - 1 if found.better_than(initial) else 0):
         further = examine(descend(photos, found.cameras))
         if further.synthesis >= found.synthesis or not further.better_than(initial):
             break

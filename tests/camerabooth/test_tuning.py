@@ -160,22 +160,23 @@ def test_better_poses_clearly_convince_both_judges():
 
 
 @pytest.mark.parametrize(
-    ("losses", "kept"),
+    ("losses", "views", "kept"),
     [
-        ([0.9, 0.1, 0.1], 0.9),  # the first does not convince: it is the last
-        ([0.5, 0.4, 0.3, 0.2], 0.3),  # three at most
-        ([0.5, 0.6, 0.3], 0.5),  # the second is worse: it is the last, and left
+        ([0.9, 0.1, 0.1], 5, 0.9),  # the first does not convince: it is the last
+        ([0.5, 0.4, 0.3, 0.2], 5, 0.3),  # three at most
+        ([0.5, 0.4, 0.3, 0.2], 2, 0.5),
+        ([0.5, 0.6, 0.3], 5, 0.5),  # the second is worse: it is the last, and left
     ],
 )
-def test_descents_go_on_from_each_other_while_they_gain(losses, kept, monkeypatch):
+def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, monkeypatch):
     monkeypatch.setattr(main, "descend", lambda _, cameras: cameras + 1)
-    errors = torch.ones(16, 5)
-    initial = main.Judged(torch.zeros(5, 3), errors, errors, synthesis=1.0)
+    errors, photos = torch.ones(16, views), torch.ones(views, 4, 8, 8)
+    initial = main.Judged(torch.zeros(views, 3), errors, photos, synthesis=1.0)
 
     def examine(cameras):
-        return main.Judged(cameras, errors - 0.5, errors, losses[int(cameras[0, 0]) - 1])
+        return main.Judged(cameras, errors - 0.5, photos, losses[int(cameras[0, 0]) - 1])
 
-    found = main.descend_repeatedly(errors, initial, examine)
+    found = main.descend_repeatedly(photos, initial, examine)
     assert (found.synthesis, found.cameras[0, 0].item()) == (kept, losses.index(kept) + 1)
 
 
