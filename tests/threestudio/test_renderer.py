@@ -48,6 +48,24 @@ def test_image_equals_plain_rendering(size):
     assert (image.depth - reference.depth[0]).abs()[inside].max() < 0.02
 
 
+def test_dropped_floaters_are_in_no_image():
+    alone, beside = ball(48, 0.35), ball(48, 0.35)
+    beside[0] = beside[0].maximum(ball(48, 0.05, centre=(0.0, 0.55, 0.3))[0])
+    images = []
+    for grid in (alone, beside, beside):
+        module = renderer(grid)
+        module.update_occupancy(margin=0)
+        if len(images) == 2:
+            module.drop_floaters()
+        images.append(module.image(CAMERA, 96).opacity)
+    assert (images[1] - images[0]).max() > 0.9
+    torch.testing.assert_close(images[2], images[0])
+    module.config.smallest = 0.001  # of the ball's volume, the other's being about a hundredth
+    module.update_occupancy(margin=0)
+    module.drop_floaters()
+    torch.testing.assert_close(module.image(CAMERA, 96).opacity, images[1])
+
+
 def test_empty_field_is_background():
     grid = torch.zeros(4, 8, 8, 8)
     grid[0] = -20

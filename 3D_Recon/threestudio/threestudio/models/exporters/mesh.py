@@ -17,7 +17,7 @@ from sap3d.cameras import SCENE_BOUND, Y_UP
 from sap3d.files import atomic_file
 from sap3d.meshes import normal_scale
 from threestudio.models.exporters.texture import bake
-from threestudio.models.renderers.culled import CulledRenderer
+from threestudio.models.renderers.culled import CulledRenderer, floaters
 
 
 class MeshExporter:
@@ -32,7 +32,6 @@ class MeshExporter:
         scale_density: float = 20.0  # level at which the object's size is measured
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
-        smallest: float = 0.02  # components below this share of the largest one's volume are floaters
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
         faces: int = 20_000  # what it is simplified to
         texture_size: int = 1024
@@ -91,7 +90,8 @@ class MeshExporter:
         excess = ndimage.gaussian_filter(raw - level, self.config.smoothing)
         heights = np.linspace(-SCENE_BOUND, SCENE_BOUND, self.config.resolution, dtype=np.float32)
         above_floor = (heights - self.renderer.floor) / self.renderer.geometry.spacing
-        excess = solidify(np.minimum(excess, above_floor[:, None, None]), self.config)
+        excess = solidify(np.minimum(excess, above_floor[:, None, None]), self.config.closing)
+        excess = np.where(floaters(excess > 0, self.renderer.config.smallest), -np.abs(excess), excess)
         if excess.max() <= 0:
             return trimesh.Trimesh()
         # Marching cubes leaves open what touches the volume's sides, so a layer of emptiness goes round it.
@@ -119,28 +119,23 @@ class MeshExporter:
         return (mean.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def solidify(excess: np.ndarray, config: MeshExporter.Config) -> np.ndarray:
-    """Fill what the surface encloses and remove floaters.
+def solidify(excess: np.ndarray, closing: int) -> np.ndarray:
+    """Fill what the surface encloses.
 
     Photos say nothing of an opaque object's inside, so the field may be hollow there.
 
     Args:
         excess: positive inside, [R, R, R].
+        closing: nodes; see the config.
     """
     inside = excess > 0
-    padded = np.pad(inside, 2 * config.closing)
-    closed = ndimage.binary_closing(padded, iterations=config.closing) | padded
-    keep = slice(2 * config.closing, -2 * config.closing or None)
+    padded = np.pad(inside, 2 * closing)
+    closed = ndimage.binary_closing(padded, iterations=closing) | padded
+    keep = slice(2 * closing, -2 * closing or None)
     cavity = (ndimage.binary_fill_holes(closed) & ~padded)[keep, keep, keep]
     # Only what lies a layer below the skin: closing must not round off the visible surface.
-    cavity &= ~ndimage.binary_dilation(_outside(inside | cavity), iterations=config.closing)
-    excess = np.where(cavity, np.abs(excess).max(), excess)
-    labels, count = ndimage.label(excess > 0)
-    if count > 1:
-        volumes = np.bincount(labels.ravel())[1:]
-        floaters = 1 + np.flatnonzero(volumes < config.smallest * volumes.max())
-        excess = np.where(np.isin(labels, floaters), -np.abs(excess), excess)
-    return excess
+    cavity &= ~ndimage.binary_dilation(_outside(inside | cavity), iterations=closing)
+    return np.where(cavity, np.abs(excess).max(), excess)
 
 
 def _outside(solid: np.ndarray) -> np.ndarray:

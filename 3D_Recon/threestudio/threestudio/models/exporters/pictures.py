@@ -59,6 +59,7 @@ class PictureExporter:
     def write(self, folder: Path, photos: Tensor, cameras: Tensor) -> None:
         """Args: photos: colour on white and alpha, [N, 4, S, S]; cameras: [N, 3]."""
         self.renderer.update_occupancy(margin=0)
+        self.renderer.drop_floaters()
         self.write_inputs(folder / "inputs.png", photos, cameras)
         self.write_test_views(folder / "test", cameras[0])
         self.write_turntable(folder / "turntable.mp4", cameras[0])

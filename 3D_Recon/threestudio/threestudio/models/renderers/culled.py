@@ -9,8 +9,10 @@ ones alone are packed and evaluated.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from sap3d import cameras as cam
@@ -38,6 +40,7 @@ class CulledRenderer(nn.Module):
         image_samples: int = 64  # samples a ray of an image, between the first and the last occupied place
         min_opacity: float = 1e-2  # opacity over one node's spacing from which a node counts as occupied
         margin: int = 2  # nodes by which occupied space is widened in training, so that surfaces may move
+        smallest: float = 0.02  # pieces below this share of the largest one's volume are floaters
 
     def __init__(self, config: Config, geometry: nn.Module, material: nn.Module, background: nn.Module):
         super().__init__()
@@ -57,6 +60,11 @@ class CulledRenderer(nn.Module):
             kernel[axis] = width
             occupied = F.max_pool3d(occupied, kernel, 1, [size // 2 for size in kernel])
         self.occupancy = occupied[0, 0] > 0
+
+    def drop_floaters(self) -> None:
+        """Leave small pieces of matter that touch nothing else out of the occupancy, so that no image shows them."""
+        occupied = self.occupancy.cpu().numpy()
+        self.occupancy = torch.from_numpy(occupied & ~floaters(occupied, self.config.smallest)).to(self.occupancy)
 
     def occupied(self, points: Tensor) -> Tensor:
         """Whether the field may be dense at points [..., 3], [...]."""
@@ -183,6 +191,14 @@ class CulledRenderer(nn.Module):
         first, last = F.max_pool2d(bounds, 3, 1, 1).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, :size, :size]
         first, last = -first.reshape(-1), last.reshape(-1)
         return torch.where(last > first, first, 0.0), torch.where(last > first, last, 0.0)
+
+
+def floaters(solid: np.ndarray, smallest: float) -> np.ndarray:
+    """Where a solid, bool [R, R, R], has connected pieces of less than a share of the largest one's volume."""
+    labels, _ = ndimage.label(solid)
+    volumes = np.bincount(labels.ravel())
+    volumes[0] = 0
+    return solid & (volumes < smallest * volumes.max())[labels]
 
 
 def distortion(weights: Tensor, middles: Tensor, extent: float | Tensor) -> Tensor:
