@@ -1,7 +1,7 @@
 """A multiresolution hash grid with a small network behind it, for GPUs.
 
     python 3D_Recon/threestudio/launch.py … system.geometry.target=threestudio.models.geometry.hash_grid.HashGrid \
-        system.field_rate=[200,0.01,0.002,460] system.density_variation_weight=0 system.color_variation_weight=0
+        system.field_rate=[200,0.01,0.002,760] system.density_variation_weight=0 system.color_variation_weight=0
 """
 
 from dataclasses import dataclass, field
