@@ -27,6 +27,7 @@ from sap3d.poses import read_best_poses, write_poses
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
+OmegaConf.register_resolver("up_to_two", lambda views, few, more: few if views <= 2 else more)
 CORRECTIONS, SCALE, FLOOR = "corrections", "scale", "floor"  # keys in field.safetensors, beside the geometry's
 
 

@@ -301,8 +301,25 @@ def test_presets_change_the_first_config(preset):
     assert changed["system"].keys() == standard["system"].keys() and changed["interchange"] == standard["interchange"]
     steps = changed["trainer"]["max_steps"]
     assert (steps < standard["trainer"]["max_steps"]) == (preset == "fast")
-    assert changed["system"]["field_rate"][3] == steps
+    assert schedule_ends(changed) == {steps}
     assert changed["data"]["image_size"][-1][0] < steps and changed["system"]["geometry"]["resolution"][-1][0] < steps
+
+
+@pytest.mark.parametrize("views, steps", [(1, 460), (2, 460), (3, 760), (5, 760)])
+def test_few_photos_train_for_fewer_steps(views, steps):
+    """The schedules end with them, and with the steps that a user asks for."""
+    names = ["data.type=toys", "data.object=balls", f"data.views={views}"]
+    standard = launch.read_config(["configs/sap3d.yaml"], names)
+    assert standard["trainer"]["max_steps"] == steps and schedule_ends(standard) == {steps}
+    asked = launch.read_config(["configs/sap3d.yaml"], [*names, "trainer.max_steps=1000"])
+    assert asked["trainer"]["max_steps"] == 1000 and schedule_ends(asked) == {1000}
+
+
+def schedule_ends(config: dict) -> set[int]:
+    """Where the schedules end that last as long as the training."""
+    system = config["system"]
+    ends = {system[name][3] for name in ("field_rate", "pose_rate", "correction_rate")}
+    return ends | {system["guidance"]["noise_level"][3]}
 
 
 def test_missing_poses_are_one_line(tmp_path):
