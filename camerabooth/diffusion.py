@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from camerabooth.conditioning import Condition, Lifting, SourceEncoder, Sources
@@ -18,7 +18,7 @@ from camerabooth.instance_field import InstanceField
 from camerabooth.network import DenoisingUNet
 from sap3d.devices import autocast
 from sap3d.errors import UserError
-from sap3d.files import atomic_folder
+from sap3d.files import atomic_folder, save_tensors
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded"
 TRAIN_TIMESTEPS = 1000
@@ -287,7 +287,7 @@ class ViewConditionedDiffusion(DiffusionModel):
         with atomic_folder(folder) as partial:
             (partial / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
             weights = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
-            save_file(weights, partial / "model.safetensors")
+            save_tensors(weights, partial / "model.safetensors")
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> "ViewConditionedDiffusion":

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -22,7 +22,7 @@ from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import DiffusionModel
 from sap3d import cameras as cam
 from sap3d.errors import UserError
-from sap3d.files import atomic_folder, write_json
+from sap3d.files import atomic_folder, save_tensors, write_json
 
 POSE_NUMBERS = 4  # of T, see sap3d.cameras.relative_pose
 # What CLIP's training images were normalised by (arXiv 2103.00020).
@@ -363,7 +363,7 @@ def write_folder(folder: Path, networks: dict[str, nn.Module], states: dict[str,
             (module.config.save_pretrained if transformer else module.save_config)(partial / name)
             file = "model.safetensors" if transformer else "diffusion_pytorch_model.safetensors"
             weights = {key: value.detach().half().cpu().contiguous() for key, value in states[name].items()}
-            save_file(weights, partial / name / file, metadata={"format": "pt"})
+            save_tensors(weights, partial / name / file, metadata={"format": "pt"})
             # diffusers' community pipeline of that name defines the projection.
             index[name] = [libraries.get(name, "pipeline_zero1to3"), type(module).__name__]
         make_scheduler().save_pretrained(partial / "scheduler")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,7 +16,7 @@ from camerabooth.diffusion import DiffusionModel
 from dataset.render import Renderer
 from dataset.toy_views import random_cameras, white_composite
 from dataset.toys import make_toy, toy_seed
-from sap3d.files import atomic_file
+from sap3d.files import atomic_file, save_tensors
 
 POOL = 256  # objects to choose from
 DESCRIBED = 2  # photo-like views of each, by which they are compared
@@ -51,7 +51,7 @@ def pool_features(model: DiffusionModel, folder: Path) -> Tensor:
             for index in tqdm(range(POOL), desc="looking for a place among the toys", mininterval=1)
         ]
         with atomic_file(path) as partial:
-            save_file({"features": torch.stack(rows).half().cpu()}, partial)
+            save_tensors({"features": torch.stack(rows).half().cpu()}, partial)
     return load_file(path)["features"].float()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from relposepp import unwrapping
@@ -14,7 +14,7 @@ from relposepp.correlation import PairHead, circular_correlation, spectra
 from relposepp.lifting import CylinderNetwork, ImageEncoder
 from relposepp.search import joint_elevations
 from sap3d.errors import UserError
-from sap3d.files import atomic_file, write_json
+from sap3d.files import atomic_file, save_tensors, write_json
 
 WEIGHTS = Path(__file__).parent / "weights"
 IMAGE_SIZE = 64
@@ -171,7 +171,7 @@ def save_model(model: RelativePose, folder: Path) -> None:
     tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / "model.safetensors") as partial:
-        save_file(tensors, partial)
+        save_tensors(tensors, partial)
     write_json(folder / "config.json", asdict(model.config))
 
 

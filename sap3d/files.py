@@ -109,6 +109,16 @@ def write_json(path: Path, content: object) -> None:
         partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def save_tensors(tensors: dict, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """safetensors' `save_file`, but with the mode of any new file: it makes its own the owner's alone to read."""
+    from safetensors.torch import save_file  # it imports torch, which few callers need
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)
+
+
 def write_video(path: Path, frames, fps: int = 24) -> None:
     """Write an H.264 mp4 atomically.
 

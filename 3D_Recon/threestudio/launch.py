@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from yaml import YAMLError
 
 from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import UserError, one_line_errors
-from sap3d.files import atomic_folder
+from sap3d.files import atomic_folder, save_tensors
 from sap3d.options import check_types
 from sap3d.poses import read_best_poses, write_poses
 
@@ -113,7 +113,7 @@ def train(config: dict) -> None:
         scale = build(config["mesh"], system.renderer).scale() if scene.views > 1 else 1.0
         numbers = {SCALE: torch.tensor(scale), FLOOR: torch.tensor(system.renderer.floor)}
         state = system.geometry.state() | {CORRECTIONS: system.corrections.values} | numbers
-        save_file({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
+        save_tensors({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
         cameras = resized(system.poses.cameras(), scale)
         write_poses(folder / "poses.json", cameras[None], [system.final_loss], refined=system.refined)
         export(config, system, data, folder, scale)

@@ -8,6 +8,8 @@ import subprocess
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sap3d import files
 
@@ -53,6 +55,17 @@ def test_what_killed_writers_have_left_goes_with_the_next(writer, name, tmp_path
     with writer(path) as partial:
         partial.touch()
     assert {p.name for p in tmp_path.iterdir()} == {name} | others
+
+
+def test_tensors_are_everyones_to_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    before = os.umask(0o022)
+    try:
+        files.save_tensors({"a": torch.arange(3)}, path, {"format": "pt"})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert load_file(path)["a"].tolist() == [0, 1, 2]
 
 
 def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
