@@ -19,6 +19,7 @@ from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.instance_field import InstanceField
 from sap3d import cameras as cam
 from sap3d import grid as dense
+from sap3d.devices import seed_everything
 from sap3d.errors import UserError
 from sap3d.images import to_uint8
 from sap3d.poses import read_best_poses, write_poses
@@ -84,6 +85,7 @@ def trained(tmp_path_factory):
         patch.setenv("ROOT_DIR", str(tmp_path_factory.mktemp("root")))
         initial = CAMERAS + torch.tensor([[0.05, 0.0, 0.0], [-0.06, 0.1, 0.0], [0.04, -0.1, 0.0]])
         scene = make_scene(None, initial)
+        seed_everything(0)  # as main does: without deterministic kernels, two threads differ in the last bits
         launch.train(config())
         yield scene, initial
 
