@@ -71,14 +71,17 @@ def read_middles(path: Path, views: int) -> Tensor:
 
 
 class PoseTable(torch.nn.Module):
-    """Cameras to be optimised: bounded elevations and radii, view 0's azimuth fixed (the gauge).
+    """Cameras to be optimised: bounded elevations and radii, and a fixed azimuth (the gauge).
 
     Args:
         cameras: where they start, (elevation, azimuth, radius) in radians, [N, 3].
+        anchored: whether view 0's azimuth is the fixed one, or else the views' mean. A field holds all views where they
+            are, so beside one an anchored view 0 that is wrong stays wrong: all others would have to turn with it.
     """
 
-    def __init__(self, cameras: Tensor):
+    def __init__(self, cameras: Tensor, anchored: bool = True):
         super().__init__()
+        self.anchored = anchored
         cameras = cameras.detach().clone()
         self.register_buffer("initial", cameras)
         low, high = (torch.tensor(bound).to(cameras) for bound in BOUNDS)
@@ -86,7 +89,7 @@ class PoseTable(torch.nn.Module):
         self.register_buffer("low", torch.minimum(low, cameras))
         self.register_buffer("high", torch.maximum(high, cameras))
         free = torch.ones_like(cameras)
-        free[0, 1] = 0
+        free[0, 1] = not anchored
         self.register_buffer("free", free)
         self.offsets = torch.nn.Parameter(torch.zeros_like(cameras))
 
@@ -100,11 +103,14 @@ class PoseTable(torch.nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring the cameras back into the bounds, and their mean radius to the initial one; call it after each step.
+        """Bring the cameras back into the bounds, and their mean radius (and, where view 0 is not anchored, azimuth) to
+        the initial one; call it after each step.
 
         The object's size and its distance are nearly the same thing in an image, so together they would drift.
         """
         self.offsets[:, 2] -= self.offsets[:, 2].mean()
+        if not self.anchored:
+            self.offsets[:, 1] -= self.offsets[:, 1].mean()
         self.offsets.copy_((self.initial + self.offsets).clamp(self.low, self.high) - self.initial)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from yaml import YAMLError
 
+from sap3d.cameras import wrap_angle
 from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder, save_tensors
@@ -28,7 +29,8 @@ from sap3d.poses import read_best_poses, write_poses
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
 OmegaConf.register_resolver("up_to_two", lambda views, few, more: few if views <= 2 else more)
-CORRECTIONS, SCALE, FLOOR = "corrections", "scale", "floor"  # keys in field.safetensors, beside the geometry's
+# Keys in field.safetensors, beside the geometry's.
+CORRECTIONS, SCALE, TURN, FLOOR = "corrections", "scale", "turn", "floor"
 
 
 def main() -> None:
@@ -111,29 +113,32 @@ def train(config: dict) -> None:
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         # With one photo most of the shape is the model's guess, and its size says nothing.
         scale = build(config["mesh"], system.renderer).scale() if scene.views > 1 else 1.0
-        numbers = {SCALE: torch.tensor(scale), FLOOR: torch.tensor(system.renderer.floor)}
-        state = system.geometry.state() | {CORRECTIONS: system.corrections.values} | numbers
+        turn = -system.poses.cameras()[0, 1].item()  # the results' world has view 0 at azimuth 0
+        numbers = {SCALE: scale, TURN: turn, FLOOR: system.renderer.floor}
+        state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
+        state |= {name: torch.tensor(value) for name, value in numbers.items()}
         save_tensors({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
-        cameras = resized(system.poses.cameras(), scale)
+        cameras = moved(system.poses.cameras(), scale, turn)
         write_poses(folder / "poses.json", cameras[None], [system.final_loss], refined=system.refined)
-        export(config, system, data, folder, scale)
+        export(config, system, data, folder, scale, turn)
     print(f"reconstruction: {scene.reconstruction}")
 
 
 def reexport(config: dict, mesh: bool) -> None:
     """Write the mesh or the pictures from the field and the poses in the results' folder."""
-    system, data, scale = restore(config)
-    export(config, system, data, data.scene.reconstruction, scale, mesh=mesh, pictures=not mesh)
+    system, data, scale, turn = restore(config)
+    export(config, system, data, data.scene.reconstruction, scale, turn, mesh=mesh, pictures=not mesh)
 
 
-def resized(cameras: Tensor, scale: float) -> Tensor:
-    """Cameras (elevation, azimuth, radius), [N, 3], of a world that is `scale` times as large."""
-    return cameras * torch.tensor([1.0, 1.0, scale])
+def moved(cameras: Tensor, scale: float, turn: float) -> Tensor:
+    """Cameras (elevation, azimuth, radius), [N, 3], of a world that is `scale` times as large and turned about z."""
+    elevation, azimuth, radius = cameras.unbind(1)
+    return torch.stack([elevation, wrap_angle(azimuth + turn), radius * scale], 1)
 
 
 def restore(config: dict) -> tuple:
-    """What is in the results' folder: the system, with field and poses of its own world, its data, and the scale from
-    that world to the results'.
+    """What is in the results' folder: the system, with field and poses of its own world, its data, and the scale and
+    the turn (radians about z) from that world to the results'.
 
     Raises:
         UserError: there is no field, or it is not one of this geometry.
@@ -145,8 +150,9 @@ def restore(config: dict) -> tuple:
     cameras = read_best_poses(folder / "poses.json", data.scene.views)
     try:
         state = load_file(folder / "field.safetensors")
-        corrections, scale, floor = state.pop(CORRECTIONS), state.pop(SCALE).item(), state.pop(FLOOR).item()
-        system = build(config["system"], data, resized(cameras, 1 / scale))
+        corrections = state.pop(CORRECTIONS)
+        scale, turn, floor = (state.pop(name).item() for name in (SCALE, TURN, FLOOR))
+        system = build(config["system"], data, moved(cameras, 1 / scale, -turn))
         system.renderer.floor = floor
         system.corrections.values.data = corrections
         system.geometry.load(state)
@@ -154,13 +160,15 @@ def restore(config: dict) -> tuple:
         raise UserError(
             f"{folder / 'field.safetensors'}: not a field of this geometry; run --train ({error})"
         ) from error
-    return system, data, scale
+    return system, data, scale, turn
 
 
-def export(config: dict, system, data, folder: Path, scale: float, mesh: bool = True, pictures: bool = True) -> None:
+def export(
+    config: dict, system, data, folder: Path, scale: float, turn: float, mesh: bool = True, pictures: bool = True
+) -> None:
     """Write the mesh (with what other tools read) and the pictures of a system into a folder.
 
-    `scale` makes no difference to pictures: what is shown and where it is seen from grow alike.
+    `scale` and `turn` make no difference to pictures: what is shown and where it is seen from grow and turn alike.
     """
     from threestudio.config import build
 
@@ -168,8 +176,8 @@ def export(config: dict, system, data, folder: Path, scale: float, mesh: bool = 
         interchange = build(config["interchange"])
         photos = system.corrections.undo(data.images(interchange.config.size))
         cameras = system.poses.cameras()
-        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras, scale)
-        interchange.write(folder, photos, resized(cameras, scale), surface)
+        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras, scale, turn)
+        interchange.write(folder, photos, moved(cameras, scale, turn), surface)
     if pictures:
         build(config["pictures"], system.renderer).write(
             folder, system.corrections.undo(data.images(256)), system.poses.cameras()

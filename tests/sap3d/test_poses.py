@@ -59,6 +59,16 @@ def test_pose_table_keeps_bounds_gauge_and_mean_radius():
     assert (cameras[:, 1].abs() <= math.pi).all()
 
 
+def test_an_unanchored_pose_table_moves_view_0_too_and_keeps_the_mean_azimuth():
+    start = torch.tensor([[0.3, 0.4, 1.6], [0.5, 2.0, 1.8], [0.1, -2.0, 1.7]])
+    table = PoseTable(start, anchored=False)
+    table().sum().backward()
+    assert table.offsets.grad[0, 1] == 1
+    table.offsets.data[:, 1] = torch.tensor([0.5, 0.1, 0.0])
+    table.project()
+    torch.testing.assert_close(table()[:, 1] - start[:, 1], torch.tensor([0.3, -0.1, -0.2]))
+
+
 def test_pose_table_takes_cameras_out_of_bounds_as_they_are():
     start = torch.tensor([[1.5, 0.0, 3.0], [0.0, 1.0, 1.0]])
     table = PoseTable(start)

@@ -142,24 +142,26 @@ def test_same_seed_gives_the_same_bytes_and_export_repeats_the_mesh(trained):
     assert [(folder / name).read_bytes() for name in names] == before
 
 
-def test_results_are_of_the_scaled_world(trained, tmp_path, monkeypatch):
+def test_results_are_of_the_scaled_and_turned_world(trained, tmp_path, monkeypatch):
     whole = trained[0].reconstruction
     shutil.copytree(trained[0].root, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     folder = tmp_path / whole.relative_to(trained[0].root)
     state, cameras = load_file(folder / "field.safetensors"), read_best_poses(folder / "poses.json", 3)
-    assert state["scale"] == 1
-    save_file(state | {"scale": torch.tensor(0.5)}, folder / "field.safetensors")
-    write_poses(folder / "poses.json", launch.resized(cameras, 0.5)[None], [0.0])
+    assert state["scale"] == 1 and cameras[0, 1] == 0
+    more = {"scale": torch.tensor(0.5), "turn": state["turn"] + 0.3}
+    save_file(state | more, folder / "field.safetensors")
+    write_poses(folder / "poses.json", launch.moved(cameras, 0.5, 0.3)[None], [0.0])
     launch.reexport(config(), mesh=True)
     launch.reexport(config(), mesh=False)
     before, after = (trimesh.load_mesh(path / "mesh.obj") for path in (whole, folder))
-    np.testing.assert_allclose(after.vertices, 0.5 * before.vertices, atol=1e-6)
+    turn = trimesh.transformations.rotation_matrix(0.3, (0, 0, 1))
+    np.testing.assert_allclose(after.vertices, 0.5 * before.apply_transform(turn).vertices, atol=1e-6)
     matrices = [
         json.loads((path / "interchange/transforms.json").read_text())["frames"][1]["transform_matrix"]
         for path in (whole, folder)
     ]
-    nearer = np.array(matrices[0])
+    nearer = turn @ np.array(matrices[0])
     nearer[:3, 3] *= 0.5
     np.testing.assert_allclose(matrices[1], nearer, atol=1e-5)
     views = [imageio.imread(path / "test/007.png").astype(int) for path in (whole, folder)]

@@ -63,7 +63,7 @@ class SAP3D(pl.LightningModule):
         self.geometry = build(config.geometry)
         self.material, self.background = build(config.material), build(config.background)
         self.renderer = build(config.renderer, self.geometry, self.material, self.background)
-        self.poses = PoseTable(cameras)
+        self.poses = PoseTable(cameras, anchored=False)
         self.corrections = build(config.corrections, len(cameras))
         self.guidance = self.expected = None
 

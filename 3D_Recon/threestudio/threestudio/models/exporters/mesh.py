@@ -50,20 +50,22 @@ class MeshExporter:
             return 1.0
         return float(np.clip(normal_scale(surface.vertices), 1 - self.config.most_shrinking, 1.0))
 
-    def write(self, folder: Path, photos: Tensor, cameras: Tensor, scale: float = 1.0) -> trimesh.Trimesh:
+    def write(
+        self, folder: Path, photos: Tensor, cameras: Tensor, scale: float = 1.0, turn: float = 0.0
+    ) -> trimesh.Trimesh:
         """Write the files.
 
         Args:
             photos: colour on white and alpha, [N, 4, S, S].
             cameras: of the field's world, [N, 3].
-            scale: from that world to the mesh's.
+            scale, turn: from that world to the mesh's, the turn in radians about z.
 
         Returns:
             The mesh.
         """
         mesh = self.extract()
         if len(mesh.faces):
-            mesh = bake(mesh, photos, cameras, self.config.texture_size).apply_scale(scale)
+            mesh = moved(bake(mesh, photos, cameras, self.config.texture_size), scale, turn)
         text, files = export_obj(mesh, return_texture=True, mtl_name="mesh.mtl", include_normals=True)
         # The file that names the others comes last.
         for name, content in [*files.items(), ("mesh.obj", text.encode())]:
@@ -117,6 +119,11 @@ class MeshExporter:
         color = self.renderer.material(features).view(-1, samples, 3)
         mean = (weights[..., None] * color).sum(1) / opacity[:, None].clamp(min=1e-6)
         return (mean.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def moved(mesh: trimesh.Trimesh, scale: float, turn: float) -> trimesh.Trimesh:
+    """A mesh in a world that is `scale` times as large and turned by `turn` radians about z."""
+    return mesh.apply_scale(scale).apply_transform(trimesh.transformations.rotation_matrix(turn, (0, 0, 1)))
 
 
 def solidify(excess: np.ndarray, closing: int) -> np.ndarray:
