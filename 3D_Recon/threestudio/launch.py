@@ -113,13 +113,14 @@ def train(config: dict) -> None:
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         # With one photo most of the shape is the model's guess, and its size says nothing.
         scale = build(config["mesh"], system.renderer).scale() if scene.views > 1 else 1.0
-        turn = -system.poses.cameras()[0, 1].item()  # the results' world has view 0 at azimuth 0
+        refined = system.poses.cameras()
+        turn = -refined[0, 1].item()  # the results' world has view 0 at azimuth 0
         numbers = {SCALE: scale, TURN: turn, FLOOR: system.renderer.floor}
         state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
         state |= {name: torch.tensor(value) for name, value in numbers.items()}
         save_tensors({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
-        cameras = moved(system.poses.cameras(), scale, turn)
-        write_poses(folder / "poses.json", cameras[None], [system.final_loss], refined=system.refined)
+        placed = moved(refined, scale, turn)
+        write_poses(folder / "poses.json", placed[None], [system.final_loss], refined=system.refined)
         export(config, system, data, folder, scale, turn)
     print(f"reconstruction: {scene.reconstruction}")
 
