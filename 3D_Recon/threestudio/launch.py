@@ -16,14 +16,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
-from torch import Tensor
 from yaml import YAMLError
 
-from sap3d.cameras import wrap_angle
 from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder, save_tensors
 from sap3d.options import check_types
+from sap3d.placement import Placement
 from sap3d.poses import read_best_poses, write_poses
 
 HERE = Path(__file__).resolve().parent
@@ -114,32 +113,26 @@ def train(config: dict) -> None:
         # With one photo most of the shape is the model's guess, and its size says nothing.
         scale = build(config["mesh"], system.renderer).scale() if scene.views > 1 else 1.0
         refined = system.poses.cameras()
-        turn = -refined[0, 1].item()  # the results' world has view 0 at azimuth 0
-        numbers = {SCALE: scale, TURN: turn, FLOOR: system.renderer.floor}
+        placement = Placement(scale, turn=-refined[0, 1].item())  # the results' world has view 0 at azimuth 0
+        numbers = {SCALE: placement.scale, TURN: placement.turn, FLOOR: system.renderer.floor}
         state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
         state |= {name: torch.tensor(value) for name, value in numbers.items()}
         save_tensors({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
-        placed = moved(refined, scale, turn)
+        placed = placement.cameras(refined)
         write_poses(folder / "poses.json", placed[None], [system.final_loss], refined=system.refined)
-        export(config, system, data, folder, scale, turn)
+        export(config, system, data, folder, placement)
     print(f"reconstruction: {scene.reconstruction}")
 
 
 def reexport(config: dict, mesh: bool) -> None:
     """Write the mesh or the pictures from the field and the poses in the results' folder."""
-    system, data, scale, turn = restore(config)
-    export(config, system, data, data.scene.reconstruction, scale, turn, mesh=mesh, pictures=not mesh)
-
-
-def moved(cameras: Tensor, scale: float, turn: float) -> Tensor:
-    """Cameras (elevation, azimuth, radius), [N, 3], of a world that is `scale` times as large and turned about z."""
-    elevation, azimuth, radius = cameras.unbind(1)
-    return torch.stack([elevation, wrap_angle(azimuth + turn), radius * scale], 1)
+    system, data, placement = restore(config)
+    export(config, system, data, data.scene.reconstruction, placement, mesh=mesh, pictures=not mesh)
 
 
 def restore(config: dict) -> tuple:
-    """What is in the results' folder: the system, with field and poses of its own world, its data, and the scale and
-    the turn (radians about z) from that world to the results'.
+    """What is in the results' folder: the system, with field and poses of its own world, its data, and the `Placement`
+    of that world.
 
     Raises:
         UserError: there is no field, or it is not one of this geometry.
@@ -152,8 +145,8 @@ def restore(config: dict) -> tuple:
     try:
         state = load_file(folder / "field.safetensors")
         corrections = state.pop(CORRECTIONS)
-        scale, turn, floor = (state.pop(name).item() for name in (SCALE, TURN, FLOOR))
-        system = build(config["system"], data, moved(cameras, 1 / scale, -turn))
+        placement, floor = Placement(state.pop(SCALE).item(), state.pop(TURN).item()), state.pop(FLOOR).item()
+        system = build(config["system"], data, placement.inverse().cameras(cameras))
         system.renderer.floor = floor
         system.corrections.values.data = corrections
         system.geometry.load(state)
@@ -161,15 +154,15 @@ def restore(config: dict) -> tuple:
         raise UserError(
             f"{folder / 'field.safetensors'}: not a field of this geometry; run --train ({error})"
         ) from error
-    return system, data, scale, turn
+    return system, data, placement
 
 
 def export(
-    config: dict, system, data, folder: Path, scale: float, turn: float, mesh: bool = True, pictures: bool = True
+    config: dict, system, data, folder: Path, placement: Placement, mesh: bool = True, pictures: bool = True
 ) -> None:
     """Write the mesh (with what other tools read) and the pictures of a system into a folder.
 
-    `scale` and `turn` make no difference to pictures: what is shown and where it is seen from grow and turn alike.
+    The placement makes no difference to pictures: what is shown and where it is seen from grow and turn alike.
     """
     from threestudio.config import build
 
@@ -177,8 +170,8 @@ def export(
         interchange = build(config["interchange"])
         photos = system.corrections.undo(data.images(interchange.config.size))
         cameras = system.poses.cameras()
-        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras, scale, turn)
-        interchange.write(folder, photos, moved(cameras, scale, turn), surface)
+        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras, placement)
+        interchange.write(folder, photos, placement.cameras(cameras), surface)
     if pictures:
         build(config["pictures"], system.renderer).write(
             folder, system.corrections.undo(data.images(256)), system.poses.cameras()

@@ -22,6 +22,7 @@ from sap3d import grid as dense
 from sap3d.devices import seed_everything
 from sap3d.errors import UserError
 from sap3d.images import to_uint8
+from sap3d.placement import Placement
 from sap3d.poses import read_best_poses, write_poses
 from sap3d.scene import Scene
 from threestudio.data.views import RayBatches
@@ -151,7 +152,7 @@ def test_results_are_of_the_scaled_and_turned_world(trained, tmp_path, monkeypat
     assert state["scale"] == 1 and cameras[0, 1] == 0
     more = {"scale": torch.tensor(0.5), "turn": state["turn"] + 0.3}
     save_file(state | more, folder / "field.safetensors")
-    write_poses(folder / "poses.json", launch.moved(cameras, 0.5, 0.3)[None], [0.0])
+    write_poses(folder / "poses.json", Placement(0.5, 0.3).cameras(cameras)[None], [0.0])
     launch.reexport(config(), mesh=True)
     launch.reexport(config(), mesh=False)
     before, after = (trimesh.load_mesh(path / "mesh.obj") for path in (whole, folder))

@@ -1,9 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 
 from sap3d.grid import DENSITY_SCALE
+from sap3d.placement import Placement
 from tests.threestudio.fields import ball, nodes, renderer
 from threestudio.models.exporters.mesh import MeshExporter
 
@@ -104,11 +107,15 @@ def test_what_is_below_the_floor_is_cut_off_flat(floor):
     assert mesh.volume == pytest.approx(volume, rel=0.02)
 
 
-def test_scaled_mesh_is_the_mesh_scaled(tmp_path):
+def test_placed_mesh_is_the_mesh_scaled_and_turned(tmp_path):
     photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
     (tmp_path / "half").mkdir()
     whole = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(tmp_path, photos, cameras)
-    half = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(tmp_path / "half", photos, cameras, 0.5)
-    np.testing.assert_allclose(half.vertices, 0.5 * whole.vertices)
+    placement = Placement(0.5, math.pi / 2)
+    half = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(
+        tmp_path / "half", photos, cameras, placement
+    )
+    x, y, z = whole.vertices.T
+    np.testing.assert_allclose(half.vertices, 0.5 * np.column_stack([-y, x, z]), atol=1e-9)
     np.testing.assert_array_equal(half.visual.uv, whole.visual.uv)
     assert (tmp_path / "half/mesh.png").read_bytes() == (tmp_path / "mesh.png").read_bytes()

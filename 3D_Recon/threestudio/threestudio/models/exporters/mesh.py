@@ -16,6 +16,7 @@ from sap3d import grid as dense
 from sap3d.cameras import SCENE_BOUND, Y_UP
 from sap3d.files import atomic_file
 from sap3d.meshes import normal_scale
+from sap3d.placement import IN_PLACE, Placement
 from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer, floaters
 
@@ -50,22 +51,20 @@ class MeshExporter:
             return 1.0
         return float(np.clip(normal_scale(surface.vertices), 1 - self.config.most_shrinking, 1.0))
 
-    def write(
-        self, folder: Path, photos: Tensor, cameras: Tensor, scale: float = 1.0, turn: float = 0.0
-    ) -> trimesh.Trimesh:
+    def write(self, folder: Path, photos: Tensor, cameras: Tensor, placement: Placement = IN_PLACE) -> trimesh.Trimesh:
         """Write the files.
 
         Args:
             photos: colour on white and alpha, [N, 4, S, S].
             cameras: of the field's world, [N, 3].
-            scale, turn: from that world to the mesh's, the turn in radians about z.
+            placement: from that world to the mesh's.
 
         Returns:
             The mesh.
         """
         mesh = self.extract()
         if len(mesh.faces):
-            mesh = moved(bake(mesh, photos, cameras, self.config.texture_size), scale, turn)
+            mesh = placement.mesh(bake(mesh, photos, cameras, self.config.texture_size))
         text, files = export_obj(mesh, return_texture=True, mtl_name="mesh.mtl", include_normals=True)
         # The file that names the others comes last.
         for name, content in [*files.items(), ("mesh.obj", text.encode())]:
@@ -119,11 +118,6 @@ class MeshExporter:
         color = self.renderer.material(features).view(-1, samples, 3)
         mean = (weights[..., None] * color).sum(1) / opacity[:, None].clamp(min=1e-6)
         return (mean.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def moved(mesh: trimesh.Trimesh, scale: float, turn: float) -> trimesh.Trimesh:
-    """A mesh in a world that is `scale` times as large and turned by `turn` radians about z."""
-    return mesh.apply_scale(scale).apply_transform(trimesh.transformations.rotation_matrix(turn, (0, 0, 1)))
 
 
 def solidify(excess: np.ndarray, closing: int) -> np.ndarray:
