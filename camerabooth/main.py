@@ -28,7 +28,7 @@ from camerabooth.instance_field import InstanceField
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
 from sap3d import images as im
-from sap3d.cameras import principal_points
+from sap3d.cameras import anchored, principal_points
 from sap3d.devices import choose_device, halving, seed_everything
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
@@ -164,7 +164,7 @@ def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor
 
 def descend(photos: Tensor, cameras: Tensor) -> Tensor:
     """Cameras [N, 3] after a joint fit of voxels and cameras to views [N, 4, S, S] from coarse to fine."""
-    return coarse_to_fine(photos, cameras, DESCENT).cameras[0].to(cameras.device)
+    return anchored(coarse_to_fine(photos, cameras, DESCENT).cameras[0]).to(cameras.device)
 
 
 def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tensor], Judged]) -> Judged:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relposepp.search import distinct
+from sap3d.cameras import anchored
 from sap3d.synthesis import DESCENT, Fit, Level, joint_fit, view_losses
 
 BATCH = 16  # hypotheses fitted at a time
@@ -81,6 +82,7 @@ def mutate(parents: Tensor, children: int, generator: torch.Generator) -> Tensor
     Args:
         parents: best first, [K, N, 3].
     """
+    parents = anchored(parents)
     count, views = parents.shape[:2]
     weights = torch.linspace(1, 0.2, count).expand(children, -1)
     first, second = torch.multinomial(weights, 2, replacement=True, generator=generator).T
@@ -148,7 +150,8 @@ def verify(
         seed: of the turns of `mutate`.
 
     Returns:
-        At most `keep` distinct fits, best first: the finalists, then the best of the others.
+        At most `keep` distinct fits, best first: the finalists, then the best of the others. Azimuths of different fits
+        do not compare; `sap3d.cameras.anchored` makes them.
     """
 
     def climb(scouted: Fit) -> Fit:

@@ -77,6 +77,12 @@ def w2c_to_spherical(w2c: Tensor) -> Tensor:
     return torch.stack([elevation, torch.atan2(-right[..., 0], right[..., 1]), position.norm(dim=-1)], -1)
 
 
+def anchored(cameras: Tensor) -> Tensor:
+    """Configurations [..., N, 3] (or more) turned about z so that view 0 is at azimuth 0."""
+    azimuths = cameras[..., 1] - cameras[..., :1, 1]
+    return torch.cat([cameras[..., :1], azimuths[..., None], cameras[..., 2:]], -1)
+
+
 def wrap_angle(angle: Tensor) -> Tensor:
     """The same angle in [−π, π]; one that lies there already is returned to the bit."""
     return angle - 2 * math.pi * torch.round(angle / (2 * math.pi))

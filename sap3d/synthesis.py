@@ -55,7 +55,7 @@ class Fit:
     """State of K joint fits."""
 
     grid: Tensor  # raw values, [K, 4, R, R, R]
-    cameras: Tensor  # [K, N, 3], or [K, N, 5] with free principal points
+    cameras: Tensor  # in the grids' worlds, [K, N, 3], or [K, N, 5] with free principal points
     losses: Tensor  # [K]
 
     def __getitem__(self, index: Tensor | list[int]) -> "Fit":
@@ -92,9 +92,13 @@ def pixel_loss(rendering: voxels.Rendering, target: Tensor) -> Tensor:
 
 
 def constrain(cameras: Tensor, start: Tensor) -> Tensor:
-    """Bounded elevations and radii; view 0 keeps its azimuth (the gauge)."""
+    """Bounded elevations and radii; the mean azimuth stays (the gauge).
+
+    Voxels hold all views where they are. Were view 0's azimuth the gauge, it would stay wrong where it is: all others
+    would have to turn with the voxels.
+    """
     elevation = cameras[..., 0].clamp(*ELEVATION_RANGE)
-    azimuth = torch.cat([start[:, :1, 1], cameras[:, 1:, 1]], 1)
+    azimuth = cameras[..., 1] - (cameras[..., 1] - start[..., 1]).mean(1, keepdim=True)
     middles = cameras[..., 3:].clamp(-3 * MIDDLE_SIGMA, 3 * MIDDLE_SIGMA)
     return torch.cat([torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1), middles], -1)
 

@@ -41,7 +41,18 @@ def test_fit_reduces_pose_errors_and_ranks(scene):
     for start, end in zip(near, fit.cameras):
         assert mean_error(end, truth) < 0.7 * mean_error(start, truth)
     assert fit.losses[:3].max() < fit.losses[3]
-    assert (fit.cameras[:, 0, 1] == 0).all()
+    # No view is the gauge, so that a wrong one does not stay where it is.
+    torch.testing.assert_close(fit.cameras[..., 1].mean(1), hypotheses[..., 1].mean(1))
+
+
+def test_a_wrong_first_view_is_mended(scene):
+    images, truth = scene
+    start = truth.clone()
+    start[0, 1] += 0.3
+    fit = joint_fit(images, start[None], LEVEL)
+    moves = fit.cameras[0, :, 1] - start[:, 1]
+    assert moves[0] < -0.2 and moves[1:].abs().max() < 0.15  # 0.3 in all, of which a quarter is the gauge's
+    assert mean_error(fit.cameras[0], truth) < 0.7 * mean_error(start, truth)
 
 
 def test_the_mean_radius_is_anchored(scene):
