@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "3D_Recon/threestud
 import launch  # noqa: E402
 
 from threestudio.config import build  # noqa: E402
-from threestudio.models.exporters.mesh import moved  # noqa: E402
 
 SIZE = 256
 UNLIT = Lighting(ambient=1.0, intensities=np.zeros(1))
@@ -44,8 +43,8 @@ def with_vertex_colors(scene: Scene) -> trimesh.Trimesh:
     """The field's surface, as it is before it gets its texture."""
     names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
     config = launch.read_config(launch.DEFAULT, names)
-    system, _, scale, turn = launch.restore(config)
-    return moved(build(config["mesh"], system.renderer).extract(), scale, turn)
+    system, _, placement = launch.restore(config)
+    return placement.mesh(build(config["mesh"], system.renderer).extract())
 
 
 def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:

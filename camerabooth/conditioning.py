@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sap3d import cameras as cam
 from sap3d.cameras import SCENE_BOUND
 
-GEOMETRY = 4  # numbers that describe how a source sees a point, see `_view_geometry`
+GEOMETRY = 4  # numbers that describe how a source sees a point, see `_look_up`
 BORDER = 0.1  # width of the ramp at a source image's border, in normalised image coordinates
 VARIANCES = 14  # feature channels whose variance over the sources enters the volume
 

@@ -1,7 +1,7 @@
 """Stage 2: choose among stage 1's poses, refine them and tune the diffusion model on one object's views.
 
     python camerabooth/main.py --type GSO_demo --object chefmate_8_frypan --views 5 --device 0 tuning.steps=120
-    python camerabooth/main.py … --backbone published --checkpoint zero123-xl.ckpt
+    python camerabooth/main.py … --backbone published --checkpoint PATH
 
 Reads the scene folder's images and stage 1's poses.json; writes Scene.diffusion with poses.json, model/,
 before_after.png, trajectory.npy (the cameras before each step) and log/. A run that was killed goes on from its last
@@ -261,7 +261,8 @@ def model_folder(config: DictConfig) -> Path:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that stand for a key of the config."""
     parser.add_argument("--backbone", choices=tuple(WEIGHTS), help="published is Zero-1-to-3")
-    parser.add_argument("--checkpoint", metavar="PATH", help="a model's folder, or Zero-1-to-3's .ckpt")
+    checkpoint_help = "a model's folder, or Zero-1-to-3's .ckpt, absolute or below ROOT_DIR"
+    parser.add_argument("--checkpoint", metavar="PATH", help=checkpoint_help)
 
 
 def main() -> None:

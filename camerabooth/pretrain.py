@@ -8,6 +8,7 @@ Training views come from dataset/toy_views.py. Checkpoint and curve lie in ROOT_
 
 import csv
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from dataset.toy_views import ToyViews
 from sap3d.devices import seed_everything
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
+from sap3d.options import merge_overrides
 
 DEFAULTS = {
     "data": "runs/toy_views",  # below ROOT_DIR
@@ -175,7 +177,7 @@ def train(config: DictConfig) -> Trainer:
 
 
 def main() -> None:
-    config = OmegaConf.merge(DEFAULTS, OmegaConf.from_cli())
+    config = merge_overrides(OmegaConf.create(DEFAULTS), sys.argv[1:])
     if config.export:
         trainer = Trainer(config)
         trainer.load()

@@ -1,7 +1,7 @@
 """The super-class of an object: procedural objects that look like it, on which tuning must not forget what it knew.
 
 SAP3D (arXiv 2404.03652, §3.2) takes the class's neighbours from a database of objects by CLIP; here the pool is
-procedural, and the tuned model's own image features tell who is near.
+procedural, and the pretrained model's own image features tell who is near.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
     python relposepp/infer.py --type GSO_demo --object basket --views 5 --device cpu --seed 0
     python relposepp/infer.py … --no-verify --hypotheses 4                # the network alone
-    python relposepp/infer.py … --backbone published --checkpoint ckpt_000105000.pth
+    python relposepp/infer.py … --backbone published --checkpoint PATH
 
 Writes poses.json, ranked configurations with their evidence, and poses.png into Scene.initial_poses' folder. The
 network's pairwise azimuth distributions propose (search.py), a joint fit of voxels and cameras decides (verify.py).
@@ -73,8 +73,8 @@ def propose(prediction: Prediction, count: int, generator: torch.Generator) -> T
     """Configurations for verification, [K, N, 3], K ≤ count.
 
     First the network's best distinct ones; then those of the colours alone, which know cans and bottles better; then
-    quarter turns of single views of the network's very best: what people photograph often has sides that look alike,
-    where the network sees which way a side faces, not which side.
+    quarter turns of views of the network's very best: what people photograph often has sides that look alike, where
+    the network sees which way a side faces, not which side.
     Two and three views are few enough to try azimuths all around besides.
     """
     views = len(prediction.elevation)
@@ -214,7 +214,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hypotheses", type=int, metavar="K", help="ranked configurations that are written")
     parser.add_argument("--verify", action=argparse.BooleanOptionalAction, help="search and verify by synthesis")
     parser.add_argument("--backbone", choices=("embedded", "published"), help="published is RelPose++")
-    parser.add_argument("--checkpoint", metavar="PATH", help="RelPose++'s ckpt_000105000.pth")
+    parser.add_argument("--checkpoint", metavar="PATH", help="RelPose++'s .pth, absolute or below ROOT_DIR")
 
 
 def apply_own_flags(config: DictConfig, arguments: argparse.Namespace) -> None:

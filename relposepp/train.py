@@ -27,6 +27,7 @@ from sap3d import cameras as cam
 from sap3d import devices
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, root_dir
+from sap3d.options import merge_overrides
 
 CONFIG = Path(__file__).parent / "configs/train.yaml"
 CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val_rotation_median", "val_acc30",
@@ -318,7 +319,7 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="only write the latest checkpoint's averaged weights")
     parser.add_argument("overrides", nargs="*", help="key=value of configs/train.yaml")
     arguments = parser.parse_args()
-    config = OmegaConf.merge(OmegaConf.load(CONFIG), OmegaConf.from_dotlist(arguments.overrides))
+    config = merge_overrides(OmegaConf.load(CONFIG), arguments.overrides)
     export(config) if arguments.export else train(config)
 
 

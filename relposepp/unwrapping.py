@@ -16,7 +16,7 @@ from relposepp.lifting import wrap_columns
 from sap3d import cameras as cam
 from sap3d.cameras import SCENE_BOUND
 
-LEVELS = 24  # heights within ±CYLINDER_EXTENT
+LEVELS = 24  # heights within ±SCENE_BOUND
 WIDTH_SAMPLES = 41  # of a silhouette's row
 BLUR = 7  # cells; what is smoother is left out of the fine channels
 GRAZING = 0.15  # cosine of the steepest angle at which a surface counts as seen

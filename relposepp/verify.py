@@ -1,6 +1,6 @@
 """Verification by synthesis: a short joint fit of voxels and cameras tells good camera configurations from bad.
 
-Many hypotheses are fitted in one batch, each to its own coarse grid; the worst are dropped as resolution grows
+Many hypotheses are fitted in one batch, each to its own coarse grid; the worst are dropped as fits get longer
 (successive halving). Cameras move with the fit, so a hypothesis that starts 10–20° off arrives much closer. Compare
 ID-Pose (2306.17140), iFusion (2312.17250) and SparseAGS (arXiv 2412.03570), which do this with a diffusion model.
 """

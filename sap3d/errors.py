@@ -22,7 +22,7 @@ def _unraisable(failure) -> None:
 def one_line_errors():
     """Wrap a program's main: print a UserError, or a refusal by the disk, as one line on stderr and exit with status 2.
 
-    The flag --debug, which every program takes, shows the traceback.
+    The flag --debug shows the traceback.
     """
     debug = "--debug" in sys.argv
     if debug:

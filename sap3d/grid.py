@@ -25,11 +25,9 @@ DENSITY_SHIFT = -5.0  # a grid of zeros is then nearly transparent (opacity belo
 class Rendering:
     """What `render` returns; leading dimensions are those of the pixels."""
 
-    color: Tensor  # composited on the background, [..., 3]
+    color: Tensor  # composited on white, [..., 3]
     opacity: Tensor  # [...]
     depth: Tensor  # expected depth of what was hit, premultiplied by opacity, [...]
-    weights: Tensor  # per sample, [..., S]
-    points: Tensor  # sample positions, [..., S, 3]
 
 
 def activate_density(raw: Tensor) -> Tensor:
@@ -130,9 +128,8 @@ def render(
     pixels: Tensor,
     samples: int,
     generator: torch.Generator | None = None,
-    background: float = 1.0,
 ) -> Rendering:
-    """Render pixels of B fields, each seen by V cameras.
+    """Render pixels of B fields on white, each seen by V cameras.
 
     Args:
         grid: [B, 4, R, R, R].
@@ -140,7 +137,6 @@ def render(
         pixels: normalised image coordinates, [P, 2], [V, P, 2] or [B, V, P, 2].
         samples: samples a ray.
         generator: jitters the samples within their bins (training); None takes the bins' centres.
-        background: grey level behind the field.
 
     Returns:
         Rendering with leading dimensions [B, V, P].
@@ -159,8 +155,8 @@ def render(
     raw = sample(grid, points.reshape(batch, -1, 3)).reshape(*depths.shape, 4)
     spacing = ((far - near) * directions.norm(dim=-1) / samples)[..., None]
     weights, opacity = composite(activate_density(raw[..., 0]) * spacing)
-    color = (weights[..., None] * raw[..., 1:].sigmoid()).sum(-2) + background * (1 - opacity)[..., None]
-    return Rendering(color, opacity, (weights * depths).sum(-1), weights, points)
+    color = (weights[..., None] * raw[..., 1:].sigmoid()).sum(-2) + (1 - opacity)[..., None]
+    return Rendering(color, opacity, (weights * depths).sum(-1))
 
 
 def composite(optical_depth: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,28 +182,3 @@ def resize(grid: Tensor, resolution: int) -> Tensor:
 def total_variation(grid: Tensor) -> Tensor:
     """Mean squared difference of neighbouring nodes for each grid of [B, C, R, R, R], [B]."""
     return sum(grid.diff(dim=axis).square().mean((1, 2, 3, 4)) for axis in (2, 3, 4))
-
-
-@torch.no_grad()
-def render_images(grid: Tensor, cameras: Tensor, size: int, samples: int, rays_per_chunk: int = 65536) -> Rendering:
-    """Whole images of one field, without gradients and without keeping weights or points.
-
-    Args:
-        grid: [4, R, R, R].
-        cameras: [V, 3].
-
-    Returns:
-        Rendering of [V, size, size, …]; weights and points are empty.
-    """
-    pixels = cam.pixel_grid(size, grid.device)
-    parts = []
-    for camera in cameras:
-        for chunk in pixels.split(rays_per_chunk):
-            parts.append(render(grid[None], camera[None, None], chunk, samples))
-    shape = (len(cameras), size, size)
-
-    def gather(name: str) -> Tensor:
-        return torch.cat([getattr(part, name).flatten(0, 2) for part in parts]).reshape(*shape, -1)
-
-    empty = grid.new_empty(0)
-    return Rendering(gather("color"), gather("opacity")[..., 0], gather("depth")[..., 0], empty, empty)

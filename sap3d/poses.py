@@ -97,10 +97,6 @@ class PoseTable(torch.nn.Module):
         """Current cameras, differentiable, [N, 3]."""
         return self.initial + self.offsets * self.free
 
-    def prior(self) -> Tensor:
-        """Mean squared offset from the initial cameras (radians and units of length alike)."""
-        return (self.offsets * self.free).square().mean()
-
     @torch.no_grad()
     def project(self) -> None:
         """Bring the cameras back into the bounds, and their mean radius (and, where view 0 is not anchored, azimuth) to

@@ -54,7 +54,8 @@ def read_config(paths: list[str], overrides: list[str]) -> dict:
     """The YAML files, each changing those before it, with overrides, resolved.
 
     Raises:
-        UserError: no such file, an unknown block, or a key left open. Keys within a block are `build`'s to check.
+        UserError: no such file, an unknown block or key of `trainer`, or a key left open. Keys within other blocks are
+            `build`'s to check.
     """
     config = OmegaConf.create()
     for path in paths:
@@ -74,6 +75,8 @@ def read_config(paths: list[str], overrides: list[str]) -> dict:
         config.merge_with_dotlist(overrides)
         if set(config) - blocks:
             raise UserError(f"config: no '{min(set(config) - blocks)}' (there are {', '.join(sorted(blocks))})")
+        if unknown := set(config.trainer) - set(defaults.trainer):
+            raise UserError(f"trainer: no '{min(unknown)}' (there are {', '.join(sorted(defaults.trainer))})")
         check_types(defaults, config, overrides)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:

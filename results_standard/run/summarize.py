@@ -188,8 +188,8 @@ def main() -> None:
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--latex", dest="format", action="store_const", const=format_latex, default=format_text)
     style.add_argument("--markdown", dest="format", action="store_const", const=format_markdown)
-    arguments = parser.parse_args()
     with one_line_errors():
+        arguments = parser.parse_args()
         objects = ["/".join(names) for names in read_object_list(arguments.list)] if arguments.list else None
         folder = arguments.results or root_dir() / "results"
         runs = {str(path): read_results(path, objects) for path in (folder, arguments.compare) if path}

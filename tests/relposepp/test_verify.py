@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from relposepp.verify import Effort, best, mutate, verify
 from sap3d import cameras as cam
-from sap3d import grid as voxels
 from sap3d.synthesis import Fit, Level, joint_fit
+from tests.renders import render_images
 
 LEVEL = Level(resolution=12, size=16, steps=60, pixels=96, samples=12)
 
@@ -21,7 +21,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     inside = ((x - 0.1).abs() < 0.55) & ((y + 0.15).abs() < 0.35) & (z.abs() < 0.5)
     grid = torch.stack([torch.where(inside, 12.0, -5.0), 6 * x, 6 * y, 6 * z])
     cameras = torch.tensor([[0.3, 0.0, 1.8], [0.5, 1.4, 2.0], [0.1, 2.9, 1.7], [0.4, -1.5, 1.9]])
-    rendering = voxels.render_images(grid, cameras, 32, 48)
+    rendering = render_images(grid, cameras, 32, 48)
     return torch.cat([rendering.color, rendering.opacity[..., None]], -1).permute(0, 3, 1, 2), cameras
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from sap3d import cameras as cam
-from sap3d import grid as dense
 from sap3d.images import to_uint8
 from sap3d.poses import read_best_poses
+from tests.renders import render_images
 from tests.threestudio.test_launch import CAMERAS, config, make_scene, true_field
 from threestudio.models.corrections import PhotoCorrections
 
@@ -98,7 +98,7 @@ def test_the_mean_photo_is_the_gauge():
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """PSNR on unseen views and field.safetensors' corrections, by whether they were free, from distorted photos."""
-    truth = dense.render_images(muted_field(), CAMERAS, 128, 128)
+    truth = render_images(muted_field(), CAMERAS, 128, 128)
     images = torch.cat([truth.color - 1 + truth.opacity[..., None], truth.opacity[..., None]], -1).permute(0, 3, 1, 2)
     photos = F.interpolate(distort(images, corrections()), size=64, mode="area")
     found = {}
@@ -115,7 +115,7 @@ def runs(tmp_path_factory):
             launch.train(config(3, *options, *rates))
             folder = scene.reconstruction
             cameras = cam.evaluation_grid(read_best_poses(folder / "poses.json", 3)[0])[::6]
-            true = dense.render_images(muted_field(), cameras, 32, 96).color.numpy()
+            true = render_images(muted_field(), cameras, 32, 96).color.numpy()
             renders = np.stack([imageio.imread(folder / f"test/{index:03d}.png") for index in range(0, 84, 6)]) / 255
             psnr = -10 * np.log10(np.square(renders - true).mean())
             found[free] = psnr, launch.load_file(folder / "field.safetensors")["corrections"]

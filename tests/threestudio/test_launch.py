@@ -25,6 +25,7 @@ from sap3d.images import to_uint8
 from sap3d.placement import Placement
 from sap3d.poses import read_best_poses, write_poses
 from sap3d.scene import Scene
+from tests.renders import render_images
 from threestudio.data.views import RayBatches
 from threestudio.models.guidance.sds import MultiViewSDS, sharpen
 
@@ -63,7 +64,7 @@ def true_field() -> torch.Tensor:
 def make_scene(root: Path, cameras: torch.Tensor, views: int = 3) -> Scene:
     """Photos of the true field, and `cameras` as stage 2's poses."""
     scene = Scene("toys", "balls", views)
-    truth = dense.render_images(true_field(), CAMERAS, 64, 128)
+    truth = render_images(true_field(), CAMERAS, 64, 128)
     (scene.train / "images").mkdir(parents=True)
     for index in range(len(CAMERAS)):
         alpha = truth.opacity[index, ..., None]
@@ -117,7 +118,7 @@ def test_losses_go_down(trained):
 def test_field_shows_unseen_views(trained):
     folder = trained[0].reconstruction
     cameras = cam.evaluation_grid(read_best_poses(folder / "poses.json", 3)[0])
-    truth = dense.render_images(true_field(), cameras[::6], 32, 96).color.numpy()
+    truth = render_images(true_field(), cameras[::6], 32, 96).color.numpy()
     renders = np.stack([imageio.imread(folder / "test" / f"{index:03d}.png") for index in range(0, 84, 6)]) / 255
     assert -10 * math.log10(np.square(renders - truth).mean()) > 17
 
@@ -261,7 +262,7 @@ class TrueGuidance(torch.nn.Module):
 
     def expect(self, inputs, generator):
         cameras = inputs[:1] + torch.tensor([[0.0, turn, 0.0] for turn in (1.0, 2.1, 3.1, -2.1, -1.0)])
-        views = dense.render_images(true_field(), cameras, 32, 64)
+        views = render_images(true_field(), cameras, 32, 64)
         return torch.cat([views.color, views.opacity[..., None]], -1).permute(0, 3, 1, 2), cameras
 
 
@@ -271,13 +272,13 @@ def test_the_field_is_fitted_to_expected_views(tmp_path, monkeypatch, views):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     scene = make_scene(tmp_path, CAMERAS, views)
     unseen = CAMERAS[:1] + torch.tensor([0.1, math.pi / 2, 0.0])
-    truth, errors = dense.render_images(true_field(), unseen, 32, 64).color, []
+    truth, errors = render_images(true_field(), unseen, 32, 64).color, []
     for weight in (0, 1):
         options = config(views, f"system.expected_weight={weight}", "system.expected_until=60")
         options["system"]["guidance"] = {"target": f"{__name__}.TrueGuidance"}
         launch.train(options)
         grid = load_file(scene.reconstruction / "field.safetensors")["grid"]
-        errors.append((dense.render_images(grid, unseen, 32, 48).color - truth).square().mean())
+        errors.append((render_images(grid, unseen, 32, 48).color - truth).square().mean())
     without, expected = errors
     assert expected < (0.2 if views == 1 else 0.7) * without
 
@@ -292,7 +293,7 @@ def test_guidance_decides_what_no_photo_shows(tmp_path, monkeypatch):
     options["system"]["guidance"] = {"target": options["system"]["guidance"]["target"]}
     launch.train(options)
     grid = load_file(scene.reconstruction / "field.safetensors")["grid"]
-    back = dense.render_images(grid, CAMERAS[:1] + torch.tensor([0, math.pi, 0]), 32, 48)
+    back = render_images(grid, CAMERAS[:1] + torch.tensor([0, math.pi, 0]), 32, 48)
     red, green, blue = back.color[back.opacity > 0.9].mean(0)
     assert blue > 0.7 and red < 0.4 and green < 0.4
 
@@ -343,7 +344,9 @@ def test_missing_poses_file_is_named(tmp_path, monkeypatch):
     assert not scene.reconstruction.parent.exists()
 
 
-@pytest.mark.parametrize("override", ["system.colour_weight=1", "data.nothing=2", "nothing=3", "device=tpu"])
+@pytest.mark.parametrize(
+    "override", ["system.colour_weight=1", "data.nothing=2", "nothing=3", "device=tpu", "trainer.step=9"]
+)
 def test_bad_override_is_refused(override, tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     make_scene(tmp_path, CAMERAS)

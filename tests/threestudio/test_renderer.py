@@ -3,6 +3,7 @@ import torch
 
 from sap3d import cameras as cam
 from sap3d import grid as dense
+from tests.renders import render_images
 from tests.threestudio.fields import ball, renderer
 from threestudio.models.renderers.culled import distortion
 
@@ -10,7 +11,7 @@ CAMERA = torch.tensor([0.4, 0.3, 1.7])
 
 
 def plain(grid, camera, size, samples):
-    return dense.render_images(grid, camera[None], size, samples)
+    return render_images(grid, camera[None], size, samples)
 
 
 def blobs(resolution=24, seed=0):

@@ -41,7 +41,6 @@ class SAP3D(pl.LightningModule):
         orientation_weight: Schedule = 0.0  # visible surfaces face the camera
         smoothness_weight: Schedule = 0.0  # and their normals change slowly
         variation_every: int = 4  # steps, of these four
-        pose_prior_weight: Schedule = 0.0
         correction_prior_weight: Schedule = 0.0
         field_rate: Schedule = 0.1  # learning rates
         pose_rate: Schedule = 0.0
@@ -174,8 +173,6 @@ class SAP3D(pl.LightningModule):
             "distortion": rendering.distortion.mean(),
             "correction_prior": self.corrections.prior(),
         }
-        if refine:
-            losses["pose_prior"] = self.poses.prior()
         return losses, Hits.of(rendering, origins[:, 0], directions[:, 0])
 
     def variation(self, generator: torch.Generator) -> dict[str, Tensor]:

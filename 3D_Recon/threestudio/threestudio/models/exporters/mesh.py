@@ -32,7 +32,6 @@ class MeshExporter:
         density: float = 5.0  # level, per unit of length: low, for what no photo shows is dim
         scale_density: float = 20.0  # level at which the object's size is measured
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
-        smoothing: float = 0.0  # Gaussian blur of the raw density, in nodes of `resolution`
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
         faces: int = 20_000  # what it is simplified to
         texture_size: int = 1024
@@ -88,7 +87,7 @@ class MeshExporter:
         """The surface of a density, at the full resolution and without colours."""
         raw = dense.resize(self.renderer.geometry.grid.detach(), self.config.resolution)[0, 0].cpu().numpy()
         level = math.log(math.expm1(density / dense.DENSITY_SCALE)) - dense.DENSITY_SHIFT
-        excess = ndimage.gaussian_filter(raw - level, self.config.smoothing)
+        excess = raw - level
         heights = np.linspace(-SCENE_BOUND, SCENE_BOUND, self.config.resolution, dtype=np.float32)
         above_floor = (heights - self.renderer.floor) / self.renderer.geometry.spacing
         excess = solidify(np.minimum(excess, above_floor[:, None, None]), self.config.closing)
