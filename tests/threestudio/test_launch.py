@@ -26,6 +26,8 @@ from sap3d.placement import Placement
 from sap3d.poses import read_best_poses, write_poses
 from sap3d.scene import Scene
 from tests.renders import render_images
+from tests.threestudio.fields import nodes
+from threestudio.config import build
 from threestudio.data.views import RayBatches
 from threestudio.models.guidance.sds import MultiViewSDS, sharpen
 
@@ -131,6 +133,21 @@ def test_poses_are_recovered_and_gauge_kept(trained):
     assert after < 0.5 * before
     assert refined[0, 1] == 0
     assert json.loads((scene.reconstruction / "poses.json").read_text())["refined"] is True
+
+
+def test_poses_are_judged_where_fine_print_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    make_scene(tmp_path, CAMERAS, views=1)
+    x, y, z = nodes(64)
+    checks = 6.0 * (-1.0) ** (torch.arange(64)[:, None, None] + torch.arange(64)[:, None] + torch.arange(64))
+    ball = ((x**2 + y**2 + z**2).sqrt() < 0.5).float() * 18 - 6
+    grid = torch.stack([ball, checks, -checks, checks])
+    view, options = render_images(grid, CAMERAS[:1], 256, 64), config(1)
+    system = build(options["system"], build(options["data"], 0), CAMERAS[:1])
+    system.photos = torch.cat([view.color, view.opacity[..., None]], -1).permute(0, 3, 1, 2)
+    system.geometry.load({"grid": grid})
+    off = CAMERAS[:1] + torch.tensor([0.0, 0.02, 0.0])
+    assert system.reprojection_loss(CAMERAS[:1]) < 0.3 * system.reprojection_loss(off)
 
 
 def test_same_seed_gives_the_same_bytes_and_export_repeats_the_mesh(trained):
