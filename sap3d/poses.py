@@ -22,7 +22,7 @@ BOUNDS = ((math.radians(-30), -math.inf, 1.2), (math.radians(80), math.inf, 2.6)
 
 
 def write_poses(path: Path, configurations: Tensor, scores: list[float], **extra: object) -> None:
-    """Write ranked camera configurations, best first; angles are written in degrees.
+    """Write ranked camera configurations, best first; angles are written in degrees, azimuths from −180 to 180.
 
     Args:
         configurations: (elevation, azimuth, radius), [K, N, 3], each with view 0's azimuth 0; or [K, N, 5].
@@ -30,8 +30,10 @@ def write_poses(path: Path, configurations: Tensor, scores: list[float], **extra
         extra: further JSON-serialisable evidence, written as it is.
     """
     columns = COLUMNS[: configurations.shape[-1]]
+    configurations = configurations.detach().cpu().clone()
+    configurations[..., 1] = wrap_angle(configurations[..., 1])
     hypotheses = [
-        {"score": score, "cameras": (configuration.detach().cpu() * UNITS[: len(columns)]).double().tolist()}
+        {"score": score, "cameras": (configuration * UNITS[: len(columns)]).double().tolist()}
         for configuration, score in zip(configurations, scores, strict=True)
     ]
     write_json(path, {"columns": columns, "hypotheses": hypotheses, **extra})

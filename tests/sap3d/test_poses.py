@@ -20,6 +20,13 @@ def test_round_trip(tmp_path):
     assert json.loads((tmp_path / "poses.json").read_text())["evidence"] == {"pairs": [1, 2]}
 
 
+def test_azimuths_of_many_turns_are_written_as_one_would(tmp_path):
+    turns = torch.tensor([[[0.3, 0.0, 1.8], [0.3, 4 * math.pi - 0.5, 1.8], [0.3, -7.0, 1.8]]])
+    write_poses(tmp_path / "poses.json", turns, [0.0])
+    azimuths = read_best_poses(tmp_path / "poses.json", 3)[:, 1]
+    torch.testing.assert_close(azimuths, torch.tensor([0.0, -0.5, 2 * math.pi - 7]), atol=1e-5, rtol=0)
+
+
 def test_principal_points_are_handed_on_beside_the_cameras(tmp_path):
     configurations = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0)) + 0.5
     write_poses(tmp_path / "poses.json", configurations, [1.0, 2.0])
