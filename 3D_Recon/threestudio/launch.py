@@ -76,7 +76,7 @@ def read_config(paths: list[str], overrides: list[str]) -> dict:
         if set(config) - blocks:
             raise UserError(f"config: no '{min(set(config) - blocks)}' (there are {', '.join(sorted(blocks))})")
         if unknown := set(config.trainer) - set(defaults.trainer):
-            raise UserError(f"trainer: no '{min(unknown)}' (there are {', '.join(sorted(defaults.trainer))})")
+            raise UserError(f"config: trainer: no '{min(unknown)}' (there are {', '.join(sorted(defaults.trainer))})")
         check_types(defaults, config, overrides)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:

@@ -367,7 +367,7 @@ def test_missing_poses_file_is_named(tmp_path, monkeypatch):
 def test_bad_override_is_refused(override, tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     make_scene(tmp_path, CAMERAS)
-    with pytest.raises(UserError, match="config: .*no '(colour_weight|nothing)'|GPU_INDEX must be a number"):
+    with pytest.raises(UserError, match="config: .*no '(colour_weight|nothing|step)'|GPU_INDEX must be a number"):
         launch.train(config(3, override))
 
 
