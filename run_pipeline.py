@@ -28,7 +28,7 @@ from statistics import mean
 from sap3d.cores import available_cores
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
-from sap3d.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all
+from sap3d.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all, uninterrupted
 from sap3d.names import check_name, read_object_list
 
 SUMMARY_PAUSE = 20  # times what it takes to write the summary, until it is written again
@@ -162,8 +162,9 @@ class Local:
     def start(self, job: Job, seed: int) -> None:
         """Start a job whose lock is held."""
         slot = next(slot for slot in self.slots if all(slot is not taken for _, taken in self.running))
-        job.start(slot, seed)
-        self.running.append((job, slot))
+        with uninterrupted():
+            job.start(slot, seed)
+            self.running.append((job, slot))
 
     def update(self, seed: int) -> bool:
         """Note what has become of the jobs; true if any has ended."""

@@ -130,6 +130,20 @@ def test_an_interrupt_ends_all_children(repository):
     assert states(repository) == {"endless 5": "waiting"}
 
 
+def test_an_interrupt_waits_until_a_process_is_known(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    from sap3d.jobs import uninterrupted
+
+    known, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            known.append("process")
+        assert known == ["process"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_after_a_killed_launcher_nothing_runs_twice(repository):
     first = start(repository, "--objects", "slow", "--slots", "1")
     wait_for(repository / "results/toys/slow/5/run.log", "second")
