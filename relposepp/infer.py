@@ -39,14 +39,13 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
 from sap3d.options import apply_flags, stage_options
 from sap3d.poses import write_poses
-from sap3d.synthesis import Fit, render_views
+from sap3d.synthesis import Fit
 from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
 # A configuration's log-weight: per unit of the network's log-probability (see `weigh`), and per share by which its
 # synthesis loss is above the lowest; fitted to held-out toys, so that `Poses.confidence` is calibrated.
 NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.3, 2.0
-SILHOUETTE_SAMPLES = 48  # along a ray
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Poses:
     network: Tensor  # the network's own best configuration, [N, 3]
     prediction: Prediction
     evidence: dict[str, Tensor] = field(default_factory=dict)  # what the scores are made of, each [K]
-    silhouettes: Tensor | None = None  # of the best configuration's fit, opacities [N, S, S], if voxels were kept
+    fit: Fit | None = None  # the best configuration's, K = 1, with cameras of its own world, if voxels were kept
 
 
 def uninformed(views: int, bins: int = 72) -> Prediction:
@@ -130,9 +129,6 @@ def estimate_poses(
     log_weights = weigh(log_probabilities, fit.losses, views)
     order = log_weights.argsort(descending=True, stable=True)
     ranked, first = cameras[order], int(order[0])
-    silhouettes = None
-    if first < len(fit.grid):
-        silhouettes = render_views(fit.grid[first], fit.cameras[first], images.shape[-1], SILHOUETTE_SAMPLES)[:, 3]
     return Poses(
         ranked,
         (-log_weights[order]).tolist(),
@@ -141,7 +137,7 @@ def estimate_poses(
         prediction,
         {"network_log_probability": log_probabilities[order]}
         | ({"synthesis_loss": fit.losses[order]} if verified else {}),
-        silhouettes=silhouettes,
+        fit=fit[[first]] if first < len(fit.grid) else None,
     )
 
 

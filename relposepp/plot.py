@@ -14,11 +14,13 @@ from torch import Tensor
 
 from sap3d import cameras as cam
 from sap3d.files import atomic_file
+from sap3d.synthesis import render_views
 
 if TYPE_CHECKING:
     from relposepp.infer import Poses
 
 FRUSTUM = 0.35  # length of a drawn camera
+SAMPLES = 48  # along a ray of a silhouette
 
 
 def write_plot(path: Path, images: Tensor, poses: Poses) -> None:
@@ -34,7 +36,9 @@ def write_plot(path: Path, images: Tensor, poses: Poses) -> None:
     left, right = top.subfigures(1, 2)
     draw_cameras(left, poses.cameras[0], poses.confidence)
     draw_distributions(right, poses)
-    outlines = [None] * views if poses.silhouettes is None else poses.silhouettes.numpy()
+    outlines = [None] * views
+    if poses.fit is not None:
+        outlines = render_views(poses.fit.grid[0], poses.fit.cameras[0], images.shape[-1], SAMPLES)[:, 3].numpy()
     for view, (axes, image, outline) in enumerate(zip(bottom.subplots(1, views, squeeze=False)[0], images, outlines)):
         axes.imshow(image[:3].permute(1, 2, 0).numpy())
         if outline is not None:

@@ -96,7 +96,7 @@ def test_the_network_alone_ranks_by_probability(model, tmp_path):
     config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "hypotheses": 3})
     poses = estimate_poses(model, images, config, seed=0)
     assert poses.cameras.shape == (3, 3, 3) and poses.scores == sorted(poses.scores)
-    assert torch.equal(poses.cameras[0], poses.network) and poses.silhouettes is None
+    assert torch.equal(poses.cameras[0], poses.network) and poses.fit is None
     assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
     write_plot(tmp_path / "poses.png", images, poses)
     assert imageio.imread(tmp_path / "poses.png").std() > 0
