@@ -29,6 +29,3 @@ class Placement:
     def inverse(self) -> "Placement":
         """From the results' world back."""
         return Placement(1 / self.scale, -self.turn)
-
-
-IN_PLACE = Placement()

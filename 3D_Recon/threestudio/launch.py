@@ -70,14 +70,12 @@ def read_config(paths: list[str], overrides: list[str]) -> dict:
         except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
             raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
     try:
-        blocks = set(config)
         defaults = config.copy()
         config.merge_with_dotlist(overrides)
-        if set(config) - blocks:
-            raise UserError(f"config: no '{min(set(config) - blocks)}' (there are {', '.join(sorted(blocks))})")
-        if unknown := set(config.trainer) - set(defaults.trainer):
-            raise UserError(f"config: trainer: no '{min(unknown)}' (there are {', '.join(sorted(defaults.trainer))})")
         check_types(defaults, config, overrides)
+        for name, there, known in (("", config, defaults), ("trainer: ", config.trainer or {}, defaults.trainer or {})):
+            if unknown := set(there) - set(known):
+                raise UserError(f"config: {name}no '{min(unknown)}' (there are {', '.join(sorted(known))})")
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(f"{file}: {str(error).splitlines()[0]}") from error

@@ -371,6 +371,11 @@ def test_bad_override_is_refused(override, tmp_path, monkeypatch):
         launch.train(config(3, override))
 
 
+def test_a_value_in_the_place_of_a_block_is_refused():
+    with pytest.raises(UserError, match="trainer=3: .*another kind"):
+        config(3, "trainer=3")
+
+
 def bare_guidance(**options) -> MultiViewSDS:
     """Guidance whose model stage 2 has not saved."""
     guidance = MultiViewSDS.__new__(MultiViewSDS)

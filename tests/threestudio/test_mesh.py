@@ -62,7 +62,7 @@ def test_open_bowl_stays_open():
 def test_files_load_and_glb_is_y_up(tmp_path):
     grid = ball(32, 0.3, (0.0, 0.0, 0.2))
     photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
-    exporter(grid, faces=1000, texture_size=64).write(tmp_path, photos, cameras)
+    exporter(grid, faces=1000, texture_size=64).write(tmp_path, photos, cameras, Placement())
     obj, glb = trimesh.load_mesh(tmp_path / "mesh.obj"), trimesh.load_mesh(tmp_path / "mesh.glb")
     np.testing.assert_allclose(obj.centroid, [0, 0, 0.2], atol=0.01)
     np.testing.assert_allclose(glb.centroid, [0, 0.2, 0], atol=0.01)
@@ -110,7 +110,7 @@ def test_what_is_below_the_floor_is_cut_off_flat(floor):
 def test_placed_mesh_is_the_mesh_scaled_and_turned(tmp_path):
     photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
     (tmp_path / "half").mkdir()
-    whole = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(tmp_path, photos, cameras)
+    whole = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(tmp_path, photos, cameras, Placement())
     placement = Placement(0.5, math.pi / 2)
     half = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(
         tmp_path / "half", photos, cameras, placement

@@ -16,7 +16,7 @@ from sap3d import grid as dense
 from sap3d.cameras import SCENE_BOUND, Y_UP
 from sap3d.files import atomic_file
 from sap3d.meshes import normal_scale
-from sap3d.placement import IN_PLACE, Placement
+from sap3d.placement import Placement
 from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer, floaters
 
@@ -50,7 +50,7 @@ class MeshExporter:
             return 1.0
         return float(np.clip(normal_scale(surface.vertices), 1 - self.config.most_shrinking, 1.0))
 
-    def write(self, folder: Path, photos: Tensor, cameras: Tensor, placement: Placement = IN_PLACE) -> trimesh.Trimesh:
+    def write(self, folder: Path, photos: Tensor, cameras: Tensor, placement: Placement) -> trimesh.Trimesh:
         """Write the files.
 
         Args:
