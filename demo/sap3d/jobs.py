@@ -38,8 +38,8 @@ STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluatio
 # Seconds of the stages for four photos on two cores, until jobs of this machine tell better.
 SECONDS = {
     "fast": (5, 30, 50, 15, 45, 4),
-    "standard": (5, 45, 150, 15, 60, 4),
-    "best": (5, 120, 300, 15, 300, 4),
+    "standard": (5, 50, 150, 18, 100, 4),
+    "best": (5, 120, 300, 18, 270, 4),
 }
 KEEP = 7 * 24 * 3600.0  # seconds after which a job that nobody runs is removed
 HEADER = re.compile(r"^\[\d/\d\] (\w+)$")
