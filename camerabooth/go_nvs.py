@@ -30,8 +30,9 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.framing import centre
 from sap3d.options import stage_options
-from sap3d.poses import read_best_poses, read_middles
+from sap3d.poses import read_best_poses, read_half_turn, read_middles
 from sap3d.scene import Scene
+from sap3d.symmetry import with_far_sides
 from sap3d.views import read_images
 
 AZIMUTHS = 12  # columns of the evaluation grid
@@ -74,9 +75,9 @@ def novel_views(
     model = load_model(folder / "model", device)
     photos = centre(read_images(scene), read_middles(folder / "poses.json", scene.views))
     images = im.to_tensor(photos, model.image_size).to(device)
-    with torch.no_grad():
-        sources = model.embed_sources(images, cameras)
     targets = evaluation_grid(cameras[0]) if targets is None else targets
+    with torch.no_grad():
+        sources = model.embed_sources(*with_far_sides(images, cameras, read_half_turn(folder / "poses.json")))
     chosen = {name: value for name, value in config.sampling.items() if value is not None}
 
     def sampled(batch: int) -> Tensor:

@@ -34,8 +34,9 @@ from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
 from sap3d.framing import centre
 from sap3d.options import apply_flags, stage_options
-from sap3d.poses import PoseTable, read_pose_hypotheses, write_poses
+from sap3d.poses import HALF_TURN, PoseTable, read_pose_hypotheses, write_poses
 from sap3d.scene import Scene
+from sap3d.symmetry import far_side_excess, with_far_sides
 from sap3d.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
 from sap3d.training import fingerprint, fit
 from sap3d.views import read_images
@@ -182,6 +183,15 @@ def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tenso
     return found
 
 
+def find_half_turn(photos: Tensor, judged: Judged, config: DictConfig) -> dict:
+    """Whether photos [N, 4, S, S] at judged cameras are taken to show the object's far side, too, and why."""
+    bounds = config.half_turn_excess
+    if len(photos) > len(bounds):
+        return {"taken": False}
+    excess = far_side_excess(photos, judged.cameras, judged.synthesis, SYNTHESIS)
+    return {"taken": excess < bounds[len(photos) - 1], "excess": excess}
+
+
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
@@ -205,9 +215,11 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
+    half_turn = find_half_turn(photos, best, config)
+    shown, shown_from = with_far_sides(images, best.cameras, half_turn["taken"])
     field = None
-    if scene.views >= INSTANCE_VIEWS:
-        field = InstanceField.fit(images, best.cameras, (best.estimates - images).square().mean(), seed)
+    if len(shown) >= INSTANCE_VIEWS:
+        field = InstanceField.fit(shown, shown_from, (best.estimates - images).square().mean(), seed)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
         nonlocal model
@@ -216,16 +228,19 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
             changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
             model = load_model(pretrained, device, **config.published)  # the first attempt may have changed it
         settings = OmegaConf.merge(config.tuning, changes)
-        return tune(model, images, best.cameras, prior, field, settings, seed, folder)
+        return tune(model, shown, shown_from, prior, field, settings, seed, folder)
 
-    refined, trajectory = halving(tuned, config.tuning.batch, "tuning.batch", device)
+    moved = halving(tuned, config.tuning.batch, "tuning.batch", device)
+    refined, trajectory = (cameras[..., : len(images), :] for cameras in moved)  # far sides come last
     _, after = leave_one_out(model, images, refined, ENERGY_TIMESTEPS)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     judged["refined"] = examine(load_model(pretrained, device, **config.published), refined)
     kept = "refined" if judged["refined"].better_than(best) else kept
     if field is not None and config.tuning.field:
-        model.add_field(field if kept != "refined" else InstanceField.fit(images, refined, field.error, seed))
+        if kept == "refined":
+            field = InstanceField.fit(*with_far_sides(images, refined, half_turn["taken"]), field.error, seed)
+        model.add_field(field)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
         imageio.imwrite(path, before_after(images, best.estimates, after))
@@ -233,9 +248,11 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         np.save(path, trajectory.numpy())
     energies = {name: each.errors.mean().item() for name, each in judged.items()}
     synthesis = {name: each.synthesis for name, each in judged.items()}
-    evidence = {"energy": energies, "synthesis": synthesis, "kept": kept, "choice": choice}
+    evidence = {"energy": energies, "synthesis": synthesis, "kept": kept, "choice": choice, HALF_TURN: half_turn}
     cameras = torch.cat([judged[kept].cameras.cpu(), middles], -1)
     write_poses(folder / "poses.json", cameras[None], [energies[kept]], **evidence)
+    if "excess" in half_turn:
+        print(f"the same from behind: {'yes' if half_turn['taken'] else 'no'} (excess {half_turn['excess']:.2e})")
     for name, energy in energies.items():
         print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
 

@@ -16,6 +16,7 @@ from sap3d.errors import UserError
 from sap3d.files import write_json
 
 COLUMNS = ["elevation_deg", "azimuth_deg", "radius", "x", "y"]
+HALF_TURN = "half_turn"  # what stage 2 says of the object's far side: {"taken": bool, "excess": loss}
 UNITS = torch.tensor([180 / math.pi, 180 / math.pi, 1.0, 1.0, 1.0])  # of the columns, in those of the code
 # Lower and upper bounds of (elevation, azimuth, radius) while cameras are refined.
 BOUNDS = ((math.radians(-30), -math.inf, 1.2), (math.radians(80), math.inf, 2.6))
@@ -70,6 +71,21 @@ def read_best_poses(path: Path, views: int) -> Tensor:
 def read_middles(path: Path, views: int) -> Tensor:
     """Where the best configuration's photos show the object's middle, normalised image coordinates, [N, 2]."""
     return principal_points(read_pose_hypotheses(path, views)[0][0])
+
+
+def read_half_turn(path: Path) -> bool:
+    """Whether stage 2 has taken photos to show the object's far side, too (`sap3d.symmetry`); if it says nothing, no.
+
+    Raises:
+        UserError: no such file, or malformed.
+    """
+    try:
+        found = json.loads(path.read_text()).get(HALF_TURN, {})
+        return found.get("taken", False) is True
+    except FileNotFoundError:
+        raise UserError(f"{path}: no poses; run the stage before this one") from None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a pose file ({error})") from error
 
 
 class PoseTable(torch.nn.Module):

@@ -180,7 +180,7 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}
     (tmp_path / "list.txt").write_text(f"{scene.type} {scene.object}\n")
     tuning = {"steps": 1, "batch": 2, "prior_objects": 1, "prior_nearest": False}
-    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning}
+    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning, "half_turn_excess": [1.0, 1.0, 1.0]}
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(main.CONFIG), changes), tmp_path / "camerabooth.yaml")
     monkeypatch.setattr(main, "CONFIG", tmp_path / "camerabooth.yaml")
     monkeypatch.setitem(ablate_field.VARIANTS, "untuned model", [f"system.guidance.model={root / 'diffusion'}"])
@@ -191,13 +191,13 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     path = root / "results/threestudio/ablations.json"
     table = json.loads(path.read_text())["3 views, true poses, seed 0"]
     rows = [table[name][f"toy_demo/{TOY}"] for name in ablate_field.VARIANTS]
-    assert len({row["psnr"] for row in rows}) == 3
-    assert [row["rotation"] for row in rows] == pytest.approx([0, 0, 0], abs=1e-3)
+    assert len({row["psnr"] for row in rows}) == len(rows) == 4
+    assert [row["rotation"] for row in rows] == pytest.approx([0] * 4, abs=1e-3)
     elevation, azimuth, _ = read_poses(scene.test).T[:, :, None]
     inputs = read_poses(scene.train, 3)
     beside = elevation.cos() * inputs[:, 0].cos() * (azimuth - inputs[:, 1]).cos()
     unseen = (elevation.sin() * inputs[:, 0].sin() + beside).amax(1).argmin().item()
-    tiles = imageio.imread(path.with_name("unseen_3_true.png"))[2:130, 2:].reshape(128, 4, 130, 3)[:, :, :128]
+    tiles = imageio.imread(path.with_name("unseen_3_true.png"))[2:130, 2:].reshape(128, 5, 130, 3)[:, :, :128]
     assert np.array_equal(tiles[:, 0], to_uint8(read_on_white(image_paths(scene.test)[unseen], 128)))
     for tile, name in zip(tiles[:, 1:].swapaxes(0, 1), ablate_field.VARIANTS):
         below = replace(scene, root=root / "runs/reconstruction_ablations/true" / name.replace(" ", "_"))
@@ -227,6 +227,38 @@ def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypa
 
 def test_one_view_is_enough(root, monkeypatch):
     assert len(run_stages(monkeypatch, root, views=1)) == 7
+
+
+@pytest.mark.parametrize(("views", "excess"), [(1, 1.0), (2, 1.0), (2, -1.0)])
+def test_few_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatch, views, excess):
+    """Stage 2 tunes to them from both sides and shows them so to the model, and hands on that it does."""
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
+    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
+    tuned, shown, tune, embed = [], [], main.tune, ViewConditionedDiffusion.embed_sources
+    monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
+    tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=1"]
+    tuning += ["tuning.prior_nearest=false", f"half_turn_excess=[{excess},{excess}]"]
+    run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
+    poses = json.loads((Scene("toy_demo", TOY, views).diffusion / "poses.json").read_text())
+    taken = excess > 0
+    assert poses["half_turn"]["taken"] is taken and abs(poses["half_turn"]["excess"]) < 1
+    assert len(poses["hypotheses"][0]["cameras"]) == views
+    model, images, cameras, _, field, *_ = tuned[0]
+    assert len(images) == len(cameras) == views * (1 + taken) and (field is not None) == (len(images) > 2)
+
+    monkeypatch.setattr(
+        ViewConditionedDiffusion, "embed_sources", lambda *arguments: (shown.append(arguments), embed(*arguments))[1]
+    )
+    run(monkeypatch, go_nvs, *common)
+    assert [len(images) for _, images, _ in shown] == [views * (1 + taken)]
+
+
+def test_from_three_photos_on_each_stands_for_itself(root, monkeypatch):
+    """What is behind them others show."""
+    run_stages(monkeypatch, root)
+    poses = json.loads((Scene("toy_demo", TOY, 3).diffusion / "poses.json").read_text())
+    assert poses["half_turn"] == {"taken": False}
 
 
 @pytest.mark.parametrize("views, message", [("4", "3 images"), ("0", "at least 1"), ("two", "at least 1")])

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from sap3d.errors import UserError
-from sap3d.poses import PoseTable, read_best_poses, read_middles, read_pose_hypotheses, write_poses
+from sap3d.poses import (
+    HALF_TURN,
+    PoseTable,
+    read_best_poses,
+    read_half_turn,
+    read_middles,
+    read_pose_hypotheses,
+    write_poses,
+)
 
 
 def test_round_trip(tmp_path):
@@ -35,6 +43,22 @@ def test_principal_points_are_handed_on_beside_the_cameras(tmp_path):
     torch.testing.assert_close(read_middles(tmp_path / "poses.json", 4), configurations[0, :, 3:])
     write_poses(tmp_path / "poses.json", configurations[..., :3], [1.0, 2.0])
     assert torch.equal(read_middles(tmp_path / "poses.json", 4), torch.zeros(4, 2))
+
+
+def test_the_half_turn_is_handed_on_where_it_is_taken(tmp_path):
+    path = tmp_path / "poses.json"
+    for found, expected in (({}, False), ({HALF_TURN: {"taken": True}}, True), ({HALF_TURN: {"taken": False}}, False)):
+        write_poses(path, torch.ones(1, 2, 3), [0.0], **found)
+        assert read_half_turn(path) is expected
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"half_turn": true}'])
+def test_a_malformed_half_turn_is_a_user_error(tmp_path, text):
+    (tmp_path / "poses.json").write_text(text)
+    with pytest.raises(UserError, match="not a pose file"):
+        read_half_turn(tmp_path / "poses.json")
+    with pytest.raises(UserError, match="no poses"):
+        read_half_turn(tmp_path / "nowhere.json")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"hypotheses": [{"cameras": [[0, 0]]}]}', '{"hypotheses": []}', "[1]"])

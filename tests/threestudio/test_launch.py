@@ -63,10 +63,10 @@ def true_field() -> torch.Tensor:
     return grid
 
 
-def make_scene(root: Path, cameras: torch.Tensor, views: int = 3) -> Scene:
-    """Photos of the true field, and `cameras` as stage 2's poses."""
+def make_scene(root: Path, cameras: torch.Tensor, views: int = 3, field: torch.Tensor | None = None) -> Scene:
+    """Photos of a field, by default the true one, and `cameras` as stage 2's poses."""
     scene = Scene("toys", "balls", views)
-    truth = render_images(true_field(), CAMERAS, 64, 128)
+    truth = render_images(true_field() if field is None else field, CAMERAS, 64, 128)
     (scene.train / "images").mkdir(parents=True)
     for index in range(len(CAMERAS)):
         alpha = truth.opacity[index, ..., None]
@@ -298,6 +298,37 @@ def test_the_field_is_fitted_to_expected_views(tmp_path, monkeypatch, views):
         errors.append((render_images(grid, unseen, 32, 48).color - truth).square().mean())
     without, expected = errors
     assert expected < (0.2 if views == 1 else 0.7) * without
+
+
+class DoubledGuidance(TrueGuidance):
+    """Expects nothing; is shown the photos from both sides."""
+
+    def condition(self, images, cameras):
+        assert torch.equal(images[:1], images[1:])
+        torch.testing.assert_close(cameras[1] - cameras[0], torch.tensor([0.0, math.pi, 0.0]))
+
+    def expect(self, inputs, generator):
+        return torch.zeros(0, 4, 32, 32), inputs[:0]
+
+
+def test_where_stage_2_has_found_a_half_turn_a_photo_shows_the_far_side(tmp_path, monkeypatch):
+    """The same photo is what the far side looks like, too, unless it is told not to be."""
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    truth = torch.maximum(true_field(), true_field().flip(-1, -2))  # six balls, some of mixed colours
+    scene = make_scene(tmp_path, CAMERAS, views=1, field=truth)
+    write_poses(scene.diffusion / "poses.json", CAMERAS[None, :1], [0.0], half_turn={"taken": True})
+    photo = render_images(truth, CAMERAS[:1], 32, 64).color
+    errors = []
+    for symmetric in (True, False):
+        overrides = [f"data.symmetric={symmetric}", f"system.expected_weight={int(symmetric)}"]
+        options = config(1, *overrides, "system.far_side_weight=1")
+        options["system"]["guidance"] = {"target": f"{__name__}.DoubledGuidance"}
+        launch.train(options)
+        grid = load_file(scene.reconstruction / "field.safetensors")["grid"]
+        sides = render_images(grid, CAMERAS[:1] + torch.tensor([[0.0, 0.0, 0.0], [0.0, math.pi, 0.0]]), 32, 48)
+        errors.append((sides.color - photo).square().mean((1, 2, 3)))
+    symmetric, plain = errors
+    assert symmetric[0] < 0.02 and symmetric[1] < 0.25 * plain[1], errors
 
 
 def test_guidance_decides_what_no_photo_shows(tmp_path, monkeypatch):

@@ -27,6 +27,15 @@ def test_rays_carry_their_own_pixels():
         assert batch.alpha.mean() > 0.35  # a quarter of the pixels, but more of the rays
 
 
+def test_some_rays_keep_their_pixels():
+    batch = RayBatches(pyramid(), SIZES, 200, seed=0).draw(0)
+    some = batch.some(30, torch.Generator().manual_seed(0))
+    assert some.view.shape == (30,) and some.pixel.shape == (30, 2)
+    torch.testing.assert_close(some.color[:, :2], some.pixel)
+    torch.testing.assert_close(some.color[:, 2], some.view.float())
+    assert len(batch.some(500, torch.Generator()).alpha) == 200
+
+
 def test_milestones_and_seed_decide_the_batches():
     batches = RayBatches(pyramid(), SIZES, 50, seed=3)
     assert torch.equal(batches.draw(4).pixel, RayBatches(pyramid(), SIZES, 50, seed=3).draw(4).pixel)

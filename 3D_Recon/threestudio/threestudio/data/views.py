@@ -10,7 +10,7 @@ from sap3d import cameras as cam
 from sap3d import images
 from sap3d.devices import step_generator
 from sap3d.framing import centre
-from sap3d.poses import read_middles
+from sap3d.poses import read_half_turn, read_middles
 from sap3d.scene import Scene, check_views
 from sap3d.views import read_images
 from threestudio.config import Milestones, milestone
@@ -27,6 +27,11 @@ class RayBatch:
 
     def to(self, device: torch.device) -> "RayBatch":
         return RayBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def some(self, count: int, generator: torch.Generator) -> "RayBatch":
+        """At most `count` of them, at random."""
+        chosen = torch.randperm(len(self.view), generator=generator)[:count].to(self.view.device)
+        return RayBatch(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 class RayBatches:
@@ -64,6 +69,7 @@ class Views:
         views: int = 5
         rays: int = 4096  # a step
         image_size: Milestones = field(default_factory=lambda: [[0, 64]])
+        symmetric: bool = True  # the photos stand for the far side, too, where stage 2 has found them to
 
     def __init__(self, config: Config, seed: int):
         """
@@ -72,8 +78,9 @@ class Views:
         """
         self.config, self.seed = config, seed
         self.scene = Scene(config.type, config.object, check_views(config.views))
-        photos = read_images(self.scene)
-        self.photos = centre(photos, read_middles(self.scene.diffusion / "poses.json", self.scene.views))
+        photos, poses = read_images(self.scene), self.scene.diffusion / "poses.json"
+        self.photos = centre(photos, read_middles(poses, self.scene.views))
+        self.symmetric = config.symmetric and read_half_turn(poses)
 
     def images(self, size: int) -> Tensor:
         """Colour on white and alpha, [N, 4, size, size]."""

@@ -10,10 +10,12 @@ from torch import Tensor
 from sap3d import cameras as cam
 from sap3d.devices import step_generator
 from sap3d.poses import PoseTable
+from sap3d.symmetry import half_turned, with_far_sides
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor
 from threestudio.models.normals import Hits, normals, orientation, smoothness
+from threestudio.models.renderers.culled import Rendering
 
 
 class SAP3D(pl.LightningModule):
@@ -32,6 +34,8 @@ class SAP3D(pl.LightningModule):
         expected_weight: Schedule = 0.0  # of views that the model expects
         expected_until: int = 150  # step; with two photos or more they start the shape, with one they stay
         expected_rays: int = 1024  # of them, a step
+        far_side_weight: Schedule = 0.0  # of the photos half a turn on, where that is what the object looks like
+        far_side_rays: int = 1024  # of them, a step
         guidance_weight: Schedule = 0.0  # of score distillation
         guidance_every: int = 4  # steps
         opacity_weight: Schedule = 0.0  # rays should be either opaque or transparent
@@ -58,6 +62,7 @@ class SAP3D(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config, self.photos, self.scene, self.seed = config, data.images(256), data.scene, data.seed
+        self.symmetric = data.symmetric
         self.batches = data.batches()
         self.geometry = build(config.geometry)
         self.material, self.background = build(config.material), build(config.background)
@@ -77,7 +82,7 @@ class SAP3D(pl.LightningModule):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
         if expects:
             # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
-            self.guidance.condition(self._guidance_photos(), self.poses.initial)
+            self._condition(self._guidance_photos(), self.poses.initial)
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
                 size = self.guidance.image_size
@@ -108,6 +113,8 @@ class SAP3D(pl.LightningModule):
                 losses |= self.surface_losses(hits, generator)
         if self.expected is not None and self.expected_share(step) * scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
+        if self.symmetric and scheduled(self.config.far_side_weight, step):
+            losses["far_side"] = self.far_side_loss(batch, step, generator)
         if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
             losses["guidance"] = self.distill(step, generator)
         weights = {name: scheduled(getattr(self.config, f"{name}_weight"), step) for name in losses}
@@ -164,10 +171,7 @@ class SAP3D(pl.LightningModule):
     def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> tuple[dict[str, Tensor], Hits]:
         """Losses on rays of the inputs, and where they end; `refine` lets gradients reach the cameras."""
         cameras = self.poses() if refine else self.poses().detach()
-        pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
-        origins, directions = cam.rays(cameras[batch.view], pixel[:, None])
-        rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
-        color = self.corrections.expose(batch.view, rendering.color, rendering.opacity)
+        color, rendering, hits = self._take(batch, cameras, generator)
         opacity = rendering.opacity.clamp(1e-4, 1 - 1e-4)
         losses = {
             "color": F.mse_loss(color, batch.color),
@@ -176,7 +180,23 @@ class SAP3D(pl.LightningModule):
             "distortion": rendering.distortion.mean(),
             "correction_prior": self.corrections.prior(),
         }
-        return losses, Hits.of(rendering, origins[:, 0], directions[:, 0])
+        return losses, hits
+
+    def far_side_loss(self, batch: RayBatch, step: int, generator: torch.Generator) -> Tensor:
+        """What `photo_losses` are of colour and mask, for some of the batch's rays and half a turn on."""
+        batch = batch.some(self.config.far_side_rays, generator)
+        color, rendering, _ = self._take(batch, half_turned(self.poses().detach()), generator)
+        color_weight, mask_weight = scheduled(self.config.color_weight, step), scheduled(self.config.mask_weight, step)
+        return color_weight * F.mse_loss(color, batch.color) + mask_weight * F.mse_loss(rendering.opacity, batch.alpha)
+
+    def _take(self, batch: RayBatch, cameras: Tensor, generator: torch.Generator) -> tuple[Tensor, Rendering, Hits]:
+        """The field on a batch's rays from cameras [N, 3]: colours as the photos show them, the rest, and where rays
+        end."""
+        pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
+        origins, directions = (ray[:, 0] for ray in cam.rays(cameras[batch.view], pixel[:, None]))
+        rendering = self.renderer(origins, directions, generator)
+        color = self.corrections.expose(batch.view, rendering.color, rendering.opacity)
+        return color, rendering, Hits.of(rendering, origins, directions)
 
     def variation(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Total variation, taken rarely and weighted up for it: it costs as much as many rays."""
@@ -207,6 +227,10 @@ class SAP3D(pl.LightningModule):
         errors = (rendering.color - batch.color).square().mean(1) + (rendering.opacity - batch.alpha).square()
         return self.expected_share(step) * errors.mean()
 
+    def _condition(self, photos: Tensor, cameras: Tensor) -> None:
+        """Show the guidance photos [N, 4, S, S] at cameras [N, 3]."""
+        self.guidance.condition(*with_far_sides(photos, cameras, self.symmetric))
+
     def _guidance_photos(self) -> Tensor:
         """The photos at the guidance's size, [N, 4, S, S]."""
         return F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
@@ -214,7 +238,7 @@ class SAP3D(pl.LightningModule):
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        self.guidance.condition(self.corrections.undo(self._guidance_photos()), known)
+        self._condition(self.corrections.undo(self._guidance_photos()), known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(

@@ -1,0 +1,38 @@
+"""Half-turn symmetry: an object that looks the same when it is turned by 180° about the vertical.
+
+Packages, cans, bottles and bowls do, or nearly; then a photo also shows the far side, seen from the other direction.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sap3d.synthesis import Level, joint_fit
+
+
+def half_turned(cameras: Tensor) -> Tensor:
+    """Cameras (elevation, azimuth, radius) [..., 3] on the other side of the object."""
+    return cameras + cameras.new_tensor([0.0, math.pi, 0.0])
+
+
+def with_far_sides(images: Tensor, cameras: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Views [N, 4, S, S] at cameras [N, 3], followed, if the object is symmetric, by the same views half a turn on."""
+    if not symmetric:
+        return images, cameras
+    return torch.cat([images, images]), torch.cat([cameras, half_turned(cameras)])
+
+
+def far_side_excess(photos: Tensor, cameras: Tensor, loss: float, level: Level) -> float:
+    """How much more of their loss remains when voxels are to look like the photos from the other side, too.
+
+    Silhouettes that are not their own mirror images, a handle on one side, and faces of different colours that photos
+    show from both directions raise it; print that no two photos contradict does not.
+
+    Args:
+        photos: colour on white and alpha in [0, 1], [N, 4, S, S].
+        cameras: held, [N, 3].
+        loss: of voxels fitted to the photos alone by `level`.
+    """
+    images, cameras = with_far_sides(photos, cameras, symmetric=True)
+    return joint_fit(images, cameras[None].cpu(), level).losses.item() - loss
