@@ -185,11 +185,10 @@ def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tenso
 
 def find_half_turn(photos: Tensor, judged: Judged, config: DictConfig) -> dict:
     """Whether photos [N, 4, S, S] at judged cameras are taken to show the object's far side, too, and why."""
-    bounds = config.half_turn_excess
-    if len(photos) > len(bounds):
+    if len(photos) > config.half_turn_views:
         return {"taken": False}
     excess = far_side_excess(photos, judged.cameras, judged.synthesis, SYNTHESIS)
-    return {"taken": excess < bounds[len(photos) - 1], "excess": excess}
+    return {"taken": excess < len(photos) * config.half_turn_excess, "excess": excess}
 
 
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:

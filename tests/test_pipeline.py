@@ -180,7 +180,7 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}
     (tmp_path / "list.txt").write_text(f"{scene.type} {scene.object}\n")
     tuning = {"steps": 1, "batch": 2, "prior_objects": 1, "prior_nearest": False}
-    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning, "half_turn_excess": [1.0, 1.0, 1.0]}
+    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning, "half_turn_views": 3, "half_turn_excess": 1.0}
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(main.CONFIG), changes), tmp_path / "camerabooth.yaml")
     monkeypatch.setattr(main, "CONFIG", tmp_path / "camerabooth.yaml")
     monkeypatch.setitem(ablate_field.VARIANTS, "untuned model", [f"system.guidance.model={root / 'diffusion'}"])
@@ -238,7 +238,7 @@ def test_few_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkey
     tuned, shown, tune, embed = [], [], main.tune, ViewConditionedDiffusion.embed_sources
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
     tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=1"]
-    tuning += ["tuning.prior_nearest=false", f"half_turn_excess=[{excess},{excess}]"]
+    tuning += ["tuning.prior_nearest=false", f"half_turn_excess={excess}"]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
     poses = json.loads((Scene("toy_demo", TOY, views).diffusion / "poses.json").read_text())
     taken = excess > 0
