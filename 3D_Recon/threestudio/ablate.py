@@ -1,5 +1,4 @@
-"""What the priors are worth to stage 3: fields without any, with the untuned model's, and with the tuned one's; and
-with the latter alone, where one or two photos are not to stand for the far side.
+"""What the priors are worth to stage 3: fields of the photos alone, with the untuned model's, and with the tuned one's.
 
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --device cpu
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 2 3 5 --device cpu --true_poses
@@ -40,7 +39,6 @@ VARIANTS = {
     "no prior": ["system.expected_weight=0", "system.guidance_weight=0", "data.symmetric=false"],
     "untuned model": [f"system.guidance.model={EMBEDDED_WEIGHTS}"],
     "tuned model": [],
-    "tuned, no far sides": ["data.symmetric=false"],
 }
 HELD = ["system.pose_rate=0"]
 TILE = 128  # pixels, of a picture of unseen sides
