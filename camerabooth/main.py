@@ -188,7 +188,7 @@ def find_half_turn(photos: Tensor, judged: Judged, config: DictConfig) -> dict:
     if len(photos) > config.half_turn_views:
         return {"taken": False}
     excess = far_side_excess(photos, judged.cameras, judged.synthesis, SYNTHESIS)
-    return {"taken": excess < len(photos) * config.half_turn_excess, "excess": excess}
+    return {"taken": excess < len(photos) ** 2 * config.half_turn_excess, "excess": excess}
 
 
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
