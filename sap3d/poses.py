@@ -40,18 +40,33 @@ def write_poses(path: Path, configurations: Tensor, scores: list[float], **extra
     write_json(path, {"columns": columns, "hypotheses": hypotheses, **extra})
 
 
+def _read_content(path: Path) -> dict:
+    """The file as it is.
+
+    Raises:
+        UserError: no such file, or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no poses; run the stage before this one") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a pose file ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a pose file (no JSON object)")
+    return content
+
+
 def read_pose_hypotheses(path: Path, views: int) -> tuple[Tensor, list[float]]:
     """Read what `write_poses` wrote: cameras [K, N, 3] or [K, N, 5] in radians, and their scores.
 
     Raises:
         UserError: no such file, malformed, or another number of views.
     """
+    content = _read_content(path)
     try:
-        content = json.loads(path.read_text())
         configurations = torch.tensor([h["cameras"] for h in content["hypotheses"]])
         scores = [float(h["score"]) for h in content["hypotheses"]]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no poses; run the stage before this one") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a pose file ({error})") from error
     if configurations.ndim != 3 or configurations.shape[2] not in (3, 5):
@@ -79,13 +94,10 @@ def read_half_turn(path: Path) -> bool:
     Raises:
         UserError: no such file, or malformed.
     """
-    try:
-        found = json.loads(path.read_text()).get(HALF_TURN, {})
-        return found.get("taken", False) is True
-    except FileNotFoundError:
-        raise UserError(f"{path}: no poses; run the stage before this one") from None
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a pose file ({error})") from error
+    found = _read_content(path).get(HALF_TURN, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a pose file ({HALF_TURN} is {found})")
+    return found.get("taken", False) is True
 
 
 class PoseTable(torch.nn.Module):

@@ -118,6 +118,8 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
 def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypatch):
     with_truth = run_stages(monkeypatch, root)
     scene = Scene("toy_demo", TOY, 3)
+    poses = json.loads((scene.diffusion / "poses.json").read_text())
+    assert poses["half_turn"] == {"taken": False}, "from three photos on each stands for itself"
     hidden = root / "hidden"
     hidden.mkdir()
     for index, folder in enumerate((scene.train / "poses", scene.test, scene.mesh_folder)):
@@ -252,13 +254,6 @@ def test_few_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkey
     )
     run(monkeypatch, go_nvs, *common)
     assert [len(images) for _, images, _ in shown] == [views * (1 + taken)]
-
-
-def test_from_three_photos_on_each_stands_for_itself(root, monkeypatch):
-    """What is behind them others show."""
-    run_stages(monkeypatch, root)
-    poses = json.loads((Scene("toy_demo", TOY, 3).diffusion / "poses.json").read_text())
-    assert poses["half_turn"] == {"taken": False}
 
 
 @pytest.mark.parametrize("views, message", [("4", "3 images"), ("0", "at least 1"), ("two", "at least 1")])

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sap3d.symmetry import far_side_excess, half_turned, with_far_sides
-from sap3d.synthesis import Level, joint_fit
-from tests.renders import render_images
+from sap3d.synthesis import Level, joint_fit, render_views
 from tests.threestudio.fields import nodes
 
 CAMERAS = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.2, 1.8]])
@@ -28,8 +27,7 @@ def box(*, handle: bool = False, far_side: str = "red") -> torch.Tensor:
 
 def photos(grid: torch.Tensor, cameras: torch.Tensor) -> torch.Tensor:
     """White-composited colour and alpha, [N, 4, 32, 32]."""
-    views = render_images(grid, cameras, 32, 64)
-    return torch.cat([views.color, views.opacity[..., None]], -1).permute(0, 3, 1, 2)
+    return render_views(grid, cameras, 32, 64)
 
 
 def test_a_symmetric_object_looks_the_same_half_a_turn_on():
