@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sap3d.symmetry import with_far_sides
 from sap3d.synthesis import Level, coarse_to_fine, joint_fit, render_views
 
 # At held cameras: the fit to all inputs, and those that leave one out.
@@ -37,16 +38,18 @@ class InstanceField(nn.Module):
         return self.whole.shape[-1], len(self.partial), self.partial.shape[-1]
 
     @classmethod
-    def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int) -> "InstanceField":
+    def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int, symmetric: bool = False) -> "InstanceField":
         """Fit voxels to two or more views [N, 4, S, S] at cameras [N, 3].
 
         Args:
             error: mean squared error, in [0, 1], of the network's view of one input, given the others.
+            symmetric: the views show the far side, too; what leaves one out leaves it out from both sides.
         """
-        views = len(images)
+        views, weights = len(images), 1 - torch.eye(len(images)).repeat(1, 1 + symmetric)
+        images, cameras = with_far_sides(images, cameras, symmetric)
         field = cls(WHOLE[-1].resolution, views, PARTIAL[-1].resolution)
         field.whole = coarse_to_fine(images, cameras, WHOLE, seed).grid[0]
-        field.partial, weights = None, 1 - torch.eye(views)
+        field.partial = None
         for level in PARTIAL:
             hypotheses = cameras.cpu().expand(views, -1, -1).contiguous()
             field.partial = joint_fit(

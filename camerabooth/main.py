@@ -36,7 +36,7 @@ from sap3d.framing import centre
 from sap3d.options import apply_flags, stage_options
 from sap3d.poses import HALF_TURN, PoseTable, read_pose_hypotheses, write_poses
 from sap3d.scene import Scene
-from sap3d.symmetry import far_side_excess, with_far_sides
+from sap3d.symmetry import loss_from_both_sides, mean_of_sides, with_far_sides
 from sap3d.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
 from sap3d.training import fingerprint, fit
 from sap3d.views import read_images
@@ -64,6 +64,8 @@ SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pos
 # Moved cameras must lower that loss by this share. Where they lower it by less they have moved within what the photos
 # leave open, and mostly away from the truth (docs/CHOICES.md).
 SYNTHESIS_DROP = 0.25
+# The same of the loss from both sides, which holds the cameras better.
+BOTH_SIDES_DROP = 0.1
 # At most, where the first convinces; toys' cameras 20° off gain most from the second, but two views drift apart.
 DESCENTS, DESCENTS_OF_TWO = 3, 1
 
@@ -163,9 +165,13 @@ def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor
     return Judged(cameras, errors, estimates, loss)
 
 
-def descend(photos: Tensor, cameras: Tensor) -> Tensor:
-    """Cameras [N, 3] after a joint fit of voxels and cameras to views [N, 4, S, S] from coarse to fine."""
-    return anchored(coarse_to_fine(photos, cameras, DESCENT).cameras[0]).to(cameras.device)
+def descend(photos: Tensor, cameras: Tensor, symmetric: bool = False) -> Tensor:
+    """Cameras [N, 3] after a joint fit of voxels and cameras to views [N, 4, S, S] from coarse to fine.
+
+    From one side two photos hardly hold each other; if the object is `symmetric`, all go once around it.
+    """
+    moved = coarse_to_fine(*with_far_sides(photos, cameras, symmetric), DESCENT).cameras[0]
+    return anchored(mean_of_sides(moved) if symmetric else moved).to(cameras.device)
 
 
 def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tensor], Judged]) -> Judged:
@@ -183,12 +189,27 @@ def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tenso
     return found
 
 
-def find_half_turn(photos: Tensor, judged: Judged, config: DictConfig) -> dict:
-    """Whether photos [N, 4, S, S] at judged cameras are taken to show the object's far side, too, and why."""
-    if len(photos) > config.half_turn_views:
-        return {"taken": False}
-    excess = far_side_excess(photos, judged.cameras, judged.synthesis, SYNTHESIS)
-    return {"taken": excess < len(photos) ** 2 * config.half_turn_excess, "excess": excess}
+def find_half_turn(
+    photos: Tensor, judged: Judged, examine: Callable[[Tensor], Judged], config: DictConfig
+) -> tuple[dict, Judged]:
+    """Whether photos [N, 4, S, S] are taken to show the object's far side, too, and why; and the poses then.
+
+    Cameras some degrees off contradict a half turn that there is. So it is asked after a descent from both sides, too,
+    whose cameras are kept where they are clearly better or the half turn is met there alone.
+    """
+    if not config.half_turn:
+        return {"taken": False}, judged
+    bound = config.half_turn_excess[min(len(photos), len(config.half_turn_excess)) - 1]
+    loss = loss_from_both_sides(photos, judged.cameras, SYNTHESIS)
+    excess = loss - judged.synthesis
+    if config.descent and len(photos) > 1:
+        moved = examine(descend(photos, judged.cameras, symmetric=True))
+        moved_loss = loss_from_both_sides(photos, moved.cameras, SYNTHESIS)
+        moved_excess = moved_loss - moved.synthesis
+        better = moved_loss < (1 - BOTH_SIDES_DROP) * loss or excess >= bound
+        if better and moved_excess < bound:
+            excess, judged = moved_excess, moved
+    return {"taken": excess < bound, "excess": excess}, judged
 
 
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
@@ -209,16 +230,18 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.descent and scene.views > 1:
         judged["descended"] = descend_repeatedly(photos, judged["initial"], partial(examine, model))
         kept = "descended" if judged["descended"].better_than(judged["initial"]) else kept
-    best = judged[kept]
+    half_turn, best = find_half_turn(photos, judged[kept], partial(examine, model), config)
+    if best is not judged[kept]:
+        kept, judged["both sides"] = "both sides", best
     prior = list(range(config.tuning.prior_objects))
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
-    half_turn = find_half_turn(photos, best, config)
     shown, shown_from = with_far_sides(images, best.cameras, half_turn["taken"])
     field = None
     if len(shown) >= INSTANCE_VIEWS:
-        field = InstanceField.fit(shown, shown_from, (best.estimates - images).square().mean(), seed)
+        error = (best.estimates - images).square().mean()
+        field = InstanceField.fit(images, best.cameras, error, seed, half_turn["taken"])
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
         nonlocal model
@@ -238,7 +261,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     kept = "refined" if judged["refined"].better_than(best) else kept
     if field is not None and config.tuning.field:
         if kept == "refined":
-            field = InstanceField.fit(*with_far_sides(images, refined, half_turn["taken"]), field.error, seed)
+            field = InstanceField.fit(images, refined, field.error, seed, half_turn["taken"])
         model.add_field(field)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:

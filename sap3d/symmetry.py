@@ -23,16 +23,21 @@ def with_far_sides(images: Tensor, cameras: Tensor, symmetric: bool) -> tuple[Te
     return torch.cat([images, images]), torch.cat([cameras, half_turned(cameras)])
 
 
-def far_side_excess(photos: Tensor, cameras: Tensor, loss: float, level: Level) -> float:
-    """How much more of their loss remains when voxels are to look like the photos from the other side, too.
+def mean_of_sides(cameras: Tensor) -> Tensor:
+    """One camera of each photo, [N, 3], from those that `with_far_sides` gave it, after they have moved, [2 N, 3]."""
+    here, there = cameras.chunk(2)
+    return (here + there - here.new_tensor([0.0, math.pi, 0.0])) / 2
+
+
+def loss_from_both_sides(photos: Tensor, cameras: Tensor, level: Level) -> float:
+    """What remains of their loss when voxels are to look like the photos from the other side, too.
 
     Silhouettes that are not their own mirror images, a handle on one side, and faces of different colours that photos
-    show from both directions raise it; print that no two photos contradict does not.
+    show from both directions raise it above that of the photos alone; print that no two photos contradict does not.
 
     Args:
         photos: colour on white and alpha in [0, 1], [N, 4, S, S].
         cameras: held, [N, 3].
-        loss: of voxels fitted to the photos alone by `level`.
     """
     images, cameras = with_far_sides(photos, cameras, symmetric=True)
-    return joint_fit(images, cameras[None].cpu(), level).losses.item() - loss
+    return joint_fit(images, cameras[None].cpu(), level).losses.item()

@@ -119,7 +119,7 @@ def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypa
     with_truth = run_stages(monkeypatch, root)
     scene = Scene("toy_demo", TOY, 3)
     poses = json.loads((scene.diffusion / "poses.json").read_text())
-    assert poses["half_turn"] == {"taken": False}, "from three photos on each stands for itself"
+    assert set(poses["half_turn"]) == {"taken", "excess"}
     hidden = root / "hidden"
     hidden.mkdir()
     for index, folder in enumerate((scene.train / "poses", scene.test, scene.mesh_folder)):
@@ -182,7 +182,7 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}
     (tmp_path / "list.txt").write_text(f"{scene.type} {scene.object}\n")
     tuning = {"steps": 1, "batch": 2, "prior_objects": 1, "prior_nearest": False}
-    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning, "half_turn_views": 3, "half_turn_excess": 1.0}
+    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning, "half_turn_excess": [1.0]}
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(main.CONFIG), changes), tmp_path / "camerabooth.yaml")
     monkeypatch.setattr(main, "CONFIG", tmp_path / "camerabooth.yaml")
     monkeypatch.setitem(ablate_field.VARIANTS, "untuned model", [f"system.guidance.model={root / 'diffusion'}"])
@@ -231,8 +231,11 @@ def test_one_view_is_enough(root, monkeypatch):
     assert len(run_stages(monkeypatch, root, views=1)) == 7
 
 
-@pytest.mark.parametrize(("views", "excess"), [(1, 1.0), (2, 1.0), (2, -1.0)])
-def test_few_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatch, views, excess):
+@pytest.mark.parametrize(
+    ("views", "option", "taken"),
+    [(1, "half_turn_excess=[1.0]", True), (3, "half_turn_excess=[0,0,1.0]", True), (3, "half_turn=false", False)],
+)
+def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatch, views, option, taken):
     """Stage 2 tunes to them from both sides and shows them so to the model, and hands on that it does."""
     monkeypatch.setenv("ROOT_DIR", str(root))
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
@@ -240,11 +243,10 @@ def test_few_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkey
     tuned, shown, tune, embed = [], [], main.tune, ViewConditionedDiffusion.embed_sources
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
     tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=1"]
-    tuning += ["tuning.prior_nearest=false", f"half_turn_excess={excess}"]
+    tuning += ["tuning.prior_nearest=false", option]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
     poses = json.loads((Scene("toy_demo", TOY, views).diffusion / "poses.json").read_text())
-    taken = excess > 0
-    assert poses["half_turn"]["taken"] is taken and abs(poses["half_turn"]["excess"]) < 1
+    assert poses["half_turn"]["taken"] is taken and ("excess" in poses["half_turn"]) is taken
     assert len(poses["hypotheses"][0]["cameras"]) == views
     model, images, cameras, _, field, *_ = tuned[0]
     assert len(images) == len(cameras) == views * (1 + taken) and (field is not None) == (len(images) > 2)

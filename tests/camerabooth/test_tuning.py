@@ -180,6 +180,43 @@ def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, mon
     assert (found.synthesis, found.cameras[0, 0].item()) == (kept, losses.index(kept) + 1)
 
 
+@pytest.mark.parametrize(
+    ("losses", "taken", "moves"),
+    [  # from both sides and of the photos alone: where the cameras are, and where a descent takes them
+        ([(0.18, 0.1), (0.17, 0.1)], True, False),  # met, and the descent gains little
+        ([(0.18, 0.1), (0.12, 0.1)], True, True),
+        ([(0.18, 0.1), (0.12, 0.01)], True, False),  # where it would not be met
+        ([(0.28, 0.1), (0.27, 0.2)], True, True),  # met there alone
+        ([(0.28, 0.1), (0.22, 0.1)], False, False),
+    ],
+)
+def test_a_half_turn_is_asked_where_photos_agree_best_with_it(losses, taken, moves, monkeypatch):
+    photos, options = torch.ones(3, 4, 8, 8), OmegaConf.create({"descent": True, "half_turn": True})
+    options.half_turn_excess = [0.0, 0.1]  # the last stands for more photos, too
+    monkeypatch.setattr(main, "descend", lambda _, cameras, symmetric: cameras + symmetric)
+    monkeypatch.setattr(main, "loss_from_both_sides", lambda _, cameras, level: losses[int(cameras[0, 0])][0])
+
+    def examine(cameras):
+        return main.Judged(cameras, photos, photos, losses[int(cameras[0, 0])][1])
+
+    found, judged = main.find_half_turn(photos, examine(torch.zeros(3, 3)), examine, options)
+    both, alone = losses[moves]
+    assert found == {"taken": taken, "excess": pytest.approx(both - alone)} and judged.cameras[0, 0] == moves
+    options.half_turn = False
+    assert main.find_half_turn(photos, judged, examine, options) == ({"taken": False}, judged)
+
+
+def test_what_a_field_leaves_out_it_leaves_out_from_both_sides(scene, monkeypatch):
+    fits, joint_fit = [], instance_field.joint_fit
+    monkeypatch.setattr(instance_field, "joint_fit", lambda *a, **k: (fits.append((a, k)), joint_fit(*a, **k))[1])
+    monkeypatch.setattr(instance_field, "PARTIAL", (Level(8, 16, steps=1, pixels=8, samples=8, pose_rate=0.0),))
+    images, cameras, _ = scene
+    found = InstanceField.fit(images[:2], cameras[:2], torch.tensor(0.02), seed=0, symmetric=True)
+    (views, hypotheses, _, _), options = fits[-1]
+    assert len(views) == 4 and hypotheses.shape == (2, 4, 3) and len(found.partial) == 2
+    assert options["view_weights"].tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]
+
+
 def test_synthesised_views_are_half_the_object_and_half_the_models_own(scene, field, monkeypatch):
     monkeypatch.setattr(tuning, "sample", lambda *_, **__: torch.full((6, 4, 64, 64), 0.25))
     images, cameras, model = scene

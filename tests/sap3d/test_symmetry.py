@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sap3d.symmetry import far_side_excess, half_turned, with_far_sides
+from sap3d.symmetry import half_turned, loss_from_both_sides, mean_of_sides, with_far_sides
 from sap3d.synthesis import Level, joint_fit, render_views
 from tests.threestudio.fields import nodes
 
@@ -43,6 +43,9 @@ def test_far_sides_follow_the_views():
     assert torch.equal(doubled[:2], images) and torch.equal(doubled[2:], images)
     assert torch.equal(cameras[:2], CAMERAS) and torch.equal(cameras[2:, ::2], CAMERAS[:, ::2])
     torch.testing.assert_close(cameras[2:, 1], CAMERAS[:, 1] + math.pi)
+    cameras[:2] += 0.1
+    cameras[2:] -= torch.tensor([0.3, 0.1, 0.1])
+    torch.testing.assert_close(mean_of_sides(cameras), CAMERAS - torch.tensor([0.1, 0.0, 0.0]))
     alone, cameras = with_far_sides(images, CAMERAS, symmetric=False)
     assert torch.equal(alone, images) and torch.equal(cameras, CAMERAS)
 
@@ -55,7 +58,7 @@ def test_what_photos_contradict_remains_as_a_loss(views):
     def excess(**options) -> float:
         views = photos(box(**options), cameras)
         loss = joint_fit(views, cameras[None], LEVEL).losses.item()
-        return far_side_excess(views, cameras, loss, LEVEL)
+        return loss_from_both_sides(views, cameras, LEVEL) - loss
 
     symmetric = excess()
     assert symmetric < 2e-3
