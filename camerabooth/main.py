@@ -92,7 +92,7 @@ def tune(
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
     synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
-    if config.instance_resolution and len(images) >= INSTANCE_VIEWS and not config.poses_only:
+    if config.instance_resolution and field is not None and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
@@ -237,11 +237,12 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
-    shown, shown_from = with_far_sides(images, best.cameras, half_turn["taken"])
-    field = None
-    if len(shown) >= INSTANCE_VIEWS:
+    field, symmetric = None, half_turn["taken"]
+    if scene.views >= INSTANCE_VIEWS:
         error = (best.estimates - images).square().mean()
-        field = InstanceField.fit(images, best.cameras, error, seed, half_turn["taken"])
+        field = InstanceField.fit(images, best.cameras, error, seed, symmetric)
+    # One or two photos need their far sides as each other's sources; more have each other, and take half the time.
+    shown, shown_from = with_far_sides(images, best.cameras, symmetric and field is None)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
         nonlocal model
@@ -261,7 +262,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     kept = "refined" if judged["refined"].better_than(best) else kept
     if field is not None and config.tuning.field:
         if kept == "refined":
-            field = InstanceField.fit(images, refined, field.error, seed, half_turn["taken"])
+            field = InstanceField.fit(images, refined, field.error, seed, symmetric)
         model.add_field(field)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
