@@ -64,8 +64,9 @@ SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pos
 # Moved cameras must lower that loss by this share. Where they lower it by less they have moved within what the photos
 # leave open, and mostly away from the truth (docs/CHOICES.md).
 SYNTHESIS_DROP = 0.25
-# The same of the loss from both sides, which holds the cameras better.
-BOTH_SIDES_DROP = 0.1
+# The same of the loss from both sides, which holds the cameras better; but what the photos alone lose must not rise by
+# more than this factor, as where a pan's views are turned until its handle is not in the way.
+BOTH_SIDES_DROP, ALONE_RISE = 0.1, 1.5
 # At most, where the first convinces; toys' cameras 20° off gain most from the second, but two views drift apart.
 DESCENTS, DESCENTS_OF_TWO = 3, 1
 
@@ -207,7 +208,7 @@ def find_half_turn(
         moved_loss = loss_from_both_sides(photos, moved.cameras, SYNTHESIS)
         moved_excess = moved_loss - moved.synthesis
         better = moved_loss < (1 - BOTH_SIDES_DROP) * loss or excess >= bound
-        if better and moved_excess < bound:
+        if better and moved_excess < bound and moved.synthesis < ALONE_RISE * judged.synthesis:
             excess, judged = moved_excess, moved
     return {"taken": excess < bound, "excess": excess}, judged
 

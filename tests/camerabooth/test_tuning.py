@@ -186,7 +186,8 @@ def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, mon
         ([(0.18, 0.1), (0.17, 0.1)], True, False),  # met, and the descent gains little
         ([(0.18, 0.1), (0.12, 0.1)], True, True),
         ([(0.18, 0.1), (0.12, 0.01)], True, False),  # where it would not be met
-        ([(0.28, 0.1), (0.27, 0.2)], True, True),  # met there alone
+        ([(0.28, 0.1), (0.2, 0.14)], True, True),  # met there alone
+        ([(0.28, 0.1), (0.2, 0.16)], False, False),  # where the photos agree less with each other
         ([(0.28, 0.1), (0.22, 0.1)], False, False),
     ],
 )
