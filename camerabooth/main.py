@@ -9,6 +9,7 @@ checkpoint.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ SYNTHESIS = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pos
 # Moved cameras must lower that loss by this share. Where they lower it by less they have moved within what the photos
 # leave open, and mostly away from the truth (docs/CHOICES.md).
 SYNTHESIS_DROP = 0.25
-# The same of the loss from both sides, which holds the cameras better; but what the photos alone lose must not rise by
+# The same of the loss from both sides, which holds the cameras better. But what the photos alone lose must not rise by
 # more than this factor, as where a pan's views are turned until its handle is not in the way.
 BOTH_SIDES_DROP, ALONE_RISE = 0.1, 1.5
 # At most, where the first convinces; toys' cameras 20° off gain most from the second, but two views drift apart.
@@ -112,29 +113,40 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 
 
 def choose(
-    model: DiffusionModel, photos: list[np.ndarray], hypotheses: Tensor, scores: list[float]
+    model: DiffusionModel, photos: list[np.ndarray], hypotheses: Tensor, scores: list[float], half_turn_excess: float
 ) -> tuple[int, dict[str, list[float]]]:
     """Which of stage 1's configurations to start from, and why.
+
+    Voxels explain photos that hardly overlap anywhere. If the configuration that is best from both sides leaves room
+    for a half turn, all are compared from both sides, too, where views of opposite sides overlap.
 
     Args:
         photos: N, uint8 RGBA [S, S, 4].
         hypotheses: [K, N, 3] or [K, N, 5].
         scores: stage 1's, negative log-weights, [K].
+        half_turn_excess: by how much less the loss must rise when the far side is to look like the photos, too.
 
     Returns:
-        An index, and the scores, energies and (from three views on) synthesis losses of those that are likely; these
-        come first.
+        An index, and the scores, energies and (from three views on) synthesis losses, of the photos alone and from both
+        sides, of those that are likely; these come first.
     """
     likely = [score for score in scores if score <= scores[0] + MOST_LIKELY]
     several = len(photos) > 2
     timesteps = CHOICE_TIMESTEPS if several else CHOICE_TIMESTEPS_OF_TWO
-    sharp, energies, losses = im.to_tensor(photos, CARVED_SIZE), [], []
+    sharp, energies, alone, both = im.to_tensor(photos, CARVED_SIZE), [], [], []
     for cameras in tqdm(hypotheses[: len(likely)], desc="comparing the hypotheses", leave=False, mininterval=1):
         images = im.to_tensor(centre(photos, principal_points(cameras)), model.image_size).to(cameras.device)
         energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS)[0].mean().item())
-        losses.append(joint_fit(sharp, cameras[None].cpu(), SYNTHESIS).losses.item() if several else 1.0)
-    total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies) + SYNTHESIS_SHARPNESS * excess(losses)
-    evidence = {"stage1": likely, "energy": energies} | ({"synthesis": losses} if several else {})
+        if several:
+            alone.append(joint_fit(sharp, cameras[None].cpu(), SYNTHESIS).losses.item())
+            both.append(loss_from_both_sides(sharp, cameras, SYNTHESIS))
+    total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies)
+    evidence = {"stage1": likely, "energy": energies}
+    if several:
+        total, least = total + SYNTHESIS_SHARPNESS * excess(alone), both.index(min(both))
+        if both[least] - alone[least] < half_turn_excess:
+            total = total + SYNTHESIS_SHARPNESS * excess(both)
+        evidence |= {"synthesis": alone, "both sides": both}
     return total.argmin().item(), evidence
 
 
@@ -169,7 +181,7 @@ def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor
 def descend(photos: Tensor, cameras: Tensor, symmetric: bool = False) -> Tensor:
     """Cameras [N, 3] after a joint fit of voxels and cameras to views [N, 4, S, S] from coarse to fine.
 
-    From one side two photos hardly hold each other; if the object is `symmetric`, all go once around it.
+    If the object is `symmetric`, each has two, whose mean is taken: few photos then go once around it.
     """
     moved = coarse_to_fine(*with_far_sides(photos, cameras, symmetric), DESCENT).cameras[0]
     return anchored(mean_of_sides(moved) if symmetric else moved).to(cameras.device)
@@ -190,20 +202,26 @@ def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tenso
     return found
 
 
+def half_turn_bound(config: DictConfig, views: int) -> float:
+    """Below what excess of the loss from both sides so many photos are taken to show the far side, too."""
+    bounds = config.half_turn_excess
+    return bounds[min(views, len(bounds)) - 1] if config.half_turn else -math.inf
+
+
 def find_half_turn(
     photos: Tensor, judged: Judged, examine: Callable[[Tensor], Judged], config: DictConfig
 ) -> tuple[dict, Judged]:
     """Whether photos [N, 4, S, S] are taken to show the object's far side, too, and why; and the poses then.
 
-    Cameras some degrees off contradict a half turn that there is. So it is asked after a descent from both sides, too,
-    whose cameras are kept where they are clearly better or the half turn is met there alone.
+    Cameras some degrees off contradict a half turn that there is. So from three photos on it is asked after a descent
+    from both sides, too, whose cameras are kept where they are clearly better or the half turn is met there alone.
     """
     if not config.half_turn:
         return {"taken": False}, judged
-    bound = config.half_turn_excess[min(len(photos), len(config.half_turn_excess)) - 1]
+    bound = half_turn_bound(config, len(photos))
     loss = loss_from_both_sides(photos, judged.cameras, SYNTHESIS)
     excess = loss - judged.synthesis
-    if config.descent and len(photos) > 1:
+    if config.descent and len(photos) > 2:
         moved = examine(descend(photos, judged.cameras, symmetric=True))
         moved_loss = loss_from_both_sides(photos, moved.cameras, SYNTHESIS)
         moved_excess = moved_loss - moved.synthesis
@@ -220,7 +238,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     model = load_model(pretrained, device, **config.published)
     hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
     pictures = read_images(scene)
-    first, choice = choose(model, pictures, hypotheses.to(device), scores)
+    bound = half_turn_bound(config, scene.views)
+    first, choice = choose(model, pictures, hypotheses.to(device), scores, bound)
     start, middles = hypotheses[first, :, :3], hypotheses[first, :, 3:]
     pictures = centre(pictures, principal_points(hypotheses[first]))
     images = im.to_tensor(pictures, model.image_size).to(device)

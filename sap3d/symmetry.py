@@ -12,12 +12,14 @@ from sap3d.synthesis import Level, joint_fit
 
 
 def half_turned(cameras: Tensor) -> Tensor:
-    """Cameras (elevation, azimuth, radius) [..., 3] on the other side of the object."""
-    return cameras + cameras.new_tensor([0.0, math.pi, 0.0])
+    """Cameras (elevation, azimuth, …) [..., C] on the other side of the object."""
+    turned = cameras.clone()
+    turned[..., 1] += math.pi
+    return turned
 
 
 def with_far_sides(images: Tensor, cameras: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Views [N, 4, S, S] at cameras [N, 3], followed, if the object is symmetric, by the same views half a turn on."""
+    """Views [N, 4, S, S] at cameras [N, C], followed, if the object is symmetric, by the same views half a turn on."""
     if not symmetric:
         return images, cameras
     return torch.cat([images, images]), torch.cat([cameras, half_turned(cameras)])
@@ -37,7 +39,7 @@ def loss_from_both_sides(photos: Tensor, cameras: Tensor, level: Level) -> float
 
     Args:
         photos: colour on white and alpha in [0, 1], [N, 4, S, S].
-        cameras: held, [N, 3].
+        cameras: held, [N, 3] or [N, 5].
     """
     images, cameras = with_far_sides(photos, cameras, symmetric=True)
     return joint_fit(images, cameras[None].cpu(), level).losses.item()
