@@ -9,7 +9,6 @@ checkpoint.
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +112,11 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 
 
 def choose(
-    model: DiffusionModel, photos: list[np.ndarray], hypotheses: Tensor, scores: list[float], half_turn_excess: float
+    model: DiffusionModel,
+    photos: list[np.ndarray],
+    hypotheses: Tensor,
+    scores: list[float],
+    half_turn_excess: float | None,
 ) -> tuple[int, dict[str, list[float]]]:
     """Which of stage 1's configurations to start from, and why.
 
@@ -124,7 +127,7 @@ def choose(
         photos: N, uint8 RGBA [S, S, 4].
         hypotheses: [K, N, 3] or [K, N, 5].
         scores: stage 1's, negative log-weights, [K].
-        half_turn_excess: by how much less the loss must rise when the far side is to look like the photos, too.
+        half_turn_excess: by less the loss must rise when the far side is to look like the photos; None: do not ask.
 
     Returns:
         An index, and the scores, energies and (from three views on) synthesis losses, of the photos alone and from both
@@ -139,14 +142,18 @@ def choose(
         energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS)[0].mean().item())
         if several:
             alone.append(joint_fit(sharp, cameras[None].cpu(), SYNTHESIS).losses.item())
+        if several and half_turn_excess is not None:
             both.append(loss_from_both_sides(sharp, cameras, SYNTHESIS))
     total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies)
     evidence = {"stage1": likely, "energy": energies}
     if several:
-        total, least = total + SYNTHESIS_SHARPNESS * excess(alone), both.index(min(both))
+        total = total + SYNTHESIS_SHARPNESS * excess(alone)
+        evidence["synthesis"] = alone
+    if both:
+        least = both.index(min(both))
         if both[least] - alone[least] < half_turn_excess:
             total = total + SYNTHESIS_SHARPNESS * excess(both)
-        evidence |= {"synthesis": alone, "both sides": both}
+        evidence["both sides"] = both
     return total.argmin().item(), evidence
 
 
@@ -202,26 +209,27 @@ def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tenso
     return found
 
 
-def half_turn_bound(config: DictConfig, views: int) -> float:
-    """Below what excess of the loss from both sides so many photos are taken to show the far side, too."""
+def half_turn_bound(config: DictConfig, views: int) -> float | None:
+    """Below what excess of the loss from both sides so many photos show the far side, too; None if they never do."""
+    if views > config.half_turn_views:
+        return None
     bounds = config.half_turn_excess
-    return bounds[min(views, len(bounds)) - 1] if config.half_turn else -math.inf
+    return bounds[min(views, len(bounds)) - 1]
 
 
 def find_half_turn(
-    photos: Tensor, judged: Judged, examine: Callable[[Tensor], Judged], config: DictConfig
+    photos: Tensor, judged: Judged, examine: Callable[[Tensor], Judged], bound: float | None, descent: bool
 ) -> tuple[dict, Judged]:
     """Whether photos [N, 4, S, S] are taken to show the object's far side, too, and why; and the poses then.
 
     Cameras some degrees off contradict a half turn that there is. So from three photos on it is asked after a descent
     from both sides, too, whose cameras are kept where they are clearly better or the half turn is met there alone.
     """
-    if not config.half_turn:
+    if bound is None:
         return {"taken": False}, judged
-    bound = half_turn_bound(config, len(photos))
     loss = loss_from_both_sides(photos, judged.cameras, SYNTHESIS)
     excess = loss - judged.synthesis
-    if config.descent and len(photos) > 2:
+    if descent and len(photos) > 2:
         moved = examine(descend(photos, judged.cameras, symmetric=True))
         moved_loss = loss_from_both_sides(photos, moved.cameras, SYNTHESIS)
         moved_excess = moved_loss - moved.synthesis
@@ -250,7 +258,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.descent and scene.views > 1:
         judged["descended"] = descend_repeatedly(photos, judged["initial"], partial(examine, model))
         kept = "descended" if judged["descended"].better_than(judged["initial"]) else kept
-    half_turn, best = find_half_turn(photos, judged[kept], partial(examine, model), config)
+    half_turn, best = find_half_turn(photos, judged[kept], partial(examine, model), bound, config.descent)
     if best is not judged[kept]:
         kept, judged["both sides"] = "both sides", best
     prior = list(range(config.tuning.prior_objects))

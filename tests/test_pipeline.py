@@ -233,7 +233,7 @@ def test_one_view_is_enough(root, monkeypatch):
 
 @pytest.mark.parametrize(
     ("views", "option", "taken"),
-    [(1, "half_turn_excess=[1.0]", True), (3, "half_turn_excess=[0,0,1.0]", True), (3, "half_turn=false", False)],
+    [(1, "half_turn_excess=[1.0]", True), (3, "half_turn_excess=[0,0,1.0]", True), (3, "half_turn_views=2", False)],
 )
 def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatch, views, option, taken):
     """Stage 2 tunes to them from both sides and shows them so to the model, and hands on that it does."""

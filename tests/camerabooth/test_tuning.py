@@ -192,19 +192,24 @@ def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, mon
     ],
 )
 def test_a_half_turn_is_asked_where_photos_agree_best_with_it(losses, taken, moves, monkeypatch):
-    photos, options = torch.ones(3, 4, 8, 8), OmegaConf.create({"descent": True, "half_turn": True})
-    options.half_turn_excess = [0.0, 0.1]  # the last stands for more photos, too
+    photos = torch.ones(3, 4, 8, 8)
     monkeypatch.setattr(main, "descend", lambda _, cameras, symmetric: cameras + symmetric)
     monkeypatch.setattr(main, "loss_from_both_sides", lambda _, cameras, level: losses[int(cameras[0, 0])][0])
 
     def examine(cameras):
         return main.Judged(cameras, photos, photos, losses[int(cameras[0, 0])][1])
 
-    found, judged = main.find_half_turn(photos, examine(torch.zeros(3, 3)), examine, options)
+    found, judged = main.find_half_turn(photos, examine(torch.zeros(3, 3)), examine, 0.1, descent=True)
     both, alone = losses[moves]
     assert found == {"taken": taken, "excess": pytest.approx(both - alone)} and judged.cameras[0, 0] == moves
-    options.half_turn = False
-    assert main.find_half_turn(photos, judged, examine, options) == ({"taken": False}, judged)
+    held = main.find_half_turn(photos, examine(torch.zeros(3, 3)), examine, 0.1, descent=False)
+    assert held[0]["taken"] == (losses[0][0] < 0.2) and held[1].cameras[0, 0] == 0
+    assert main.find_half_turn(photos, judged, examine, None, descent=True) == ({"taken": False}, judged)
+
+
+def test_a_half_turn_is_asked_of_so_many_photos():
+    options = OmegaConf.create({"half_turn_views": 4, "half_turn_excess": [0.1, 0.2]})
+    assert [main.half_turn_bound(options, views) for views in (1, 2, 3, 4, 5)] == [0.1, 0.2, 0.2, 0.2, None]
 
 
 def test_what_a_field_leaves_out_it_leaves_out_from_both_sides(scene, monkeypatch):
@@ -348,6 +353,8 @@ def test_scores_energies_and_synthesis_choose_together(scene, monkeypatch):
             assert chosen == first, (bound, score)
             assert evidence["synthesis"] == pytest.approx(list(losses.values()))
             assert evidence["both sides"] == list(both.values())
+    chosen, evidence = main.choose(model, photos, hypotheses, [0.0, rise - 0.01, main.MOST_LIKELY], None)
+    assert chosen == 1 and "both sides" not in evidence
     assert max(map(max, asked)) <= 600
 
 
