@@ -265,12 +265,15 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
-    field, symmetric = None, half_turn["taken"]
-    if scene.views >= INSTANCE_VIEWS:
+    # The far sides of one or two photos count as photos. More are tuned to as they are, which takes half the time, and
+    # what leaves one out of their field leaves it out from both sides.
+    counted = half_turn["taken"] and scene.views < INSTANCE_VIEWS
+    both_sides = half_turn["taken"] and not counted
+    shown, shown_from = with_far_sides(images, best.cameras, counted)
+    field = None
+    if len(shown) >= INSTANCE_VIEWS:
         error = (best.estimates - images).square().mean()
-        field = InstanceField.fit(images, best.cameras, error, seed, symmetric)
-    # One or two photos need their far sides as each other's sources; more have each other, and take half the time.
-    shown, shown_from = with_far_sides(images, best.cameras, symmetric and field is None)
+        field = InstanceField.fit(shown, shown_from, error, seed, both_sides)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
         nonlocal model
@@ -290,7 +293,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     kept = "refined" if judged["refined"].better_than(best) else kept
     if field is not None and config.tuning.field:
         if kept == "refined":
-            field = InstanceField.fit(images, refined, field.error, seed, symmetric)
+            field = InstanceField.fit(*with_far_sides(images, refined, counted), field.error, seed, both_sides)
         model.add_field(field)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
