@@ -93,7 +93,7 @@ def tune(
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
     synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
-    if config.instance_resolution and field is not None and not config.poses_only:
+    if config.instance_resolution and len(images) >= INSTANCE_VIEWS and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
