@@ -323,15 +323,6 @@ def test_scores_energies_and_synthesis_choose_together(scene, monkeypatch):
         return torch.full((6, len(cameras)), energies[cameras[0, 2].item()]), None
 
     monkeypatch.setattr(main, "leave_one_out", errors)
-    losses = {0.0: 0.0015, 1.0: 0.001, 2.0: 0.003}
-    both = {0.0: 0.002, 1.0: 0.003, 2.0: 0.004}  # from both sides
-
-    def fitted(photos, cameras, level):
-        assert photos.shape[1:] == (4, main.CARVED_SIZE, main.CARVED_SIZE)
-        return Fit(None, cameras, torch.tensor([losses[cameras[0, 0, 2].item()]]))
-
-    monkeypatch.setattr(main, "joint_fit", fitted)
-    monkeypatch.setattr(main, "loss_from_both_sides", lambda _, cameras, level: both[cameras[0, 2].item()])
     photos = list(im.to_uint8(images.permute(0, 2, 3, 1)))
     hypotheses = cameras.expand(3, -1, -1).clone()
     hypotheses[:, 0, 2] = torch.arange(3.0)
@@ -346,6 +337,15 @@ def test_scores_energies_and_synthesis_choose_together(scene, monkeypatch):
     assert min(map(min, asked)) >= 700
 
     asked.clear()
+    losses = {0.0: 0.0015, 1.0: 0.001, 2.0: 0.003}
+    both = {0.0: 0.002, 1.0: 0.003, 2.0: 0.004}  # from both sides
+
+    def fitted(photos, cameras, level):
+        assert photos.shape == (len(images), 4, main.CARVED_SIZE, main.CARVED_SIZE)
+        return Fit(None, cameras, torch.tensor([losses[cameras[0, 0, 2].item()]]))
+
+    monkeypatch.setattr(main, "joint_fit", fitted)
+    monkeypatch.setattr(main, "loss_from_both_sides", lambda _, cameras, level: both[cameras[0, 2].item()])
     rise += main.SYNTHESIS_SHARPNESS * 0.5
     for bound, more in ((0.0004, 0), (0.0006, -0.5 * main.SYNTHESIS_SHARPNESS)):  # of the second's from both sides
         for score, first in ((rise + more - 0.01, 1), (rise + more + 0.01, 0)):
