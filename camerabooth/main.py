@@ -265,8 +265,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
-    # The far sides of one or two photos count as photos. More are tuned to as they are, which takes half the time, and
-    # what leaves one out of their field leaves it out from both sides.
+    # The far sides of one or two photos count as photos. More are tuned to as they are, and what leaves one out of
+    # their field leaves it out from both sides.
     counted = half_turn["taken"] and scene.views < INSTANCE_VIEWS
     both_sides = half_turn["taken"] and not counted
     shown, shown_from = with_far_sides(images, best.cameras, counted)
