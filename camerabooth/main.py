@@ -67,6 +67,8 @@ SYNTHESIS_DROP = 0.25
 # The same of the loss from both sides, which holds the cameras better. But what the photos alone lose must not rise by
 # more than this factor, as where a pan's views are turned until its handle is not in the way.
 BOTH_SIDES_DROP, ALONE_RISE = 0.1, 1.5
+# Where it is higher than the photos' own by so many times the bound no descent brings it below.
+HOPELESS_EXCESS = 4.0
 # At most, where the first convinces; toys' cameras 20° off gain most from the second, but two views drift apart.
 DESCENTS, DESCENTS_OF_TWO = 3, 1
 
@@ -223,13 +225,14 @@ def find_half_turn(
     """Whether photos [N, 4, S, S] are taken to show the object's far side, too, and why; and the poses then.
 
     Cameras some degrees off contradict a half turn that there is. So from three photos on it is asked after a descent
-    from both sides, too, whose cameras are kept where they are clearly better or the half turn is met there alone.
+    from both sides, too, whose cameras are kept where they are clearly better or the half turn is met there alone; but
+    not where it is out of the question.
     """
     if bound is None:
         return {"taken": False}, judged
     loss = loss_from_both_sides(photos, judged.cameras, SYNTHESIS)
     excess = loss - judged.synthesis
-    if descent and len(photos) > 2:
+    if descent and len(photos) > 2 and excess < HOPELESS_EXCESS * bound:
         moved = examine(descend(photos, judged.cameras, symmetric=True))
         moved_loss = loss_from_both_sides(photos, moved.cameras, SYNTHESIS)
         moved_excess = moved_loss - moved.synthesis

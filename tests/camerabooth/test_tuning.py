@@ -189,6 +189,7 @@ def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, mon
         ([(0.28, 0.1), (0.2, 0.14)], True, True),  # met there alone
         ([(0.28, 0.1), (0.2, 0.16)], False, False),  # where the photos agree less with each other
         ([(0.28, 0.1), (0.22, 0.1)], False, False),
+        ([(0.6, 0.1), (0.12, 0.1)], False, False),  # so far from it no descent is asked
     ],
 )
 def test_a_half_turn_is_asked_where_photos_agree_best_with_it(losses, taken, moves, monkeypatch):
