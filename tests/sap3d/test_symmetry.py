@@ -1,10 +1,12 @@
 """Photos that stand for the far side, too."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from camerabooth import main
 from sap3d.symmetry import half_turned, loss_from_both_sides, mean_of_sides, with_far_sides
 from sap3d.synthesis import Level, joint_fit, render_views
 from tests.threestudio.fields import nodes
@@ -65,3 +67,18 @@ def test_what_photos_contradict_remains_as_a_loss(views):
     assert excess(handle=True) > 5e-3
     contradicted = excess(far_side="blue")
     assert contradicted > 3e-3 if views == 2 else contradicted < 2e-3
+
+
+def test_photos_from_both_sides_hold_each_other(monkeypatch):
+    """Three that hardly overlap say little about their cameras, unless they stand for the far side, too."""
+    monkeypatch.setattr(main, "DESCENT", [replace(LEVEL, resolution=16, steps=150, samples=16, pose_rate=0.04)])
+    cameras = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.1, 1.8], [0.2, 4.0, 1.7]])
+    moved = cameras + torch.tensor([[0.06, 0.0, 0.0], [-0.08, 0.16, 0.0], [0.05, -0.14, 0.0]])
+    views = photos(box(), cameras)
+
+    def error(found: torch.Tensor) -> float:
+        elevation, azimuth = (found - cameras)[:, :2].T
+        return torch.stack([elevation, azimuth - azimuth.mean()]).abs().mean().item()
+
+    assert error(main.descend(views, moved)) > 0.9 * error(moved)
+    assert error(main.descend(views, moved, symmetric=True)) < 0.6 * error(moved)
