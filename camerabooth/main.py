@@ -242,6 +242,22 @@ def find_half_turn(
     return {"taken": excess < bound, "excess": excess}, judged
 
 
+def poses_before_tuning(
+    photos: Tensor, start: Tensor, examine: Callable[[Tensor], Judged], bound: float | None, descent: bool
+) -> tuple[dict[str, Judged], str, dict]:
+    """Stage 1's poses [N, 3] and those that descents lead to, under their names, the name of what is kept, and what is
+    said of the far side."""
+    judged = {"initial": examine(start)}
+    kept = "initial"
+    if descent and len(photos) > 1:
+        judged["descended"] = descend_repeatedly(photos, judged["initial"], examine)
+        kept = "descended" if judged["descended"].better_than(judged["initial"]) else kept
+    half_turn, best = find_half_turn(photos, judged[kept], examine, bound, descent)
+    if best is not judged[kept]:
+        kept, judged["both sides"] = "both sides", best
+    return judged, kept, half_turn
+
+
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
@@ -256,14 +272,10 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     images = im.to_tensor(pictures, model.image_size).to(device)
     photos = im.to_tensor(pictures, SYNTHESIS.size)
     examine = partial(judge, images=images, photos=photos)
-    judged = {"initial": examine(model, start.to(device))}
-    kept = "initial"
-    if config.descent and scene.views > 1:
-        judged["descended"] = descend_repeatedly(photos, judged["initial"], partial(examine, model))
-        kept = "descended" if judged["descended"].better_than(judged["initial"]) else kept
-    half_turn, best = find_half_turn(photos, judged[kept], partial(examine, model), bound, config.descent)
-    if best is not judged[kept]:
-        kept, judged["both sides"] = "both sides", best
+    judged, kept, half_turn = poses_before_tuning(
+        photos, start.to(device), partial(examine, model), bound, config.descent
+    )
+    best = judged[kept]
     prior = list(range(config.tuning.prior_objects))
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
@@ -303,11 +315,18 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         imageio.imwrite(path, before_after(images, best.estimates, after))
     with atomic_file(folder / "trajectory.npy") as path:
         np.save(path, trajectory.numpy())
+    cameras = torch.cat([judged[kept].cameras.cpu(), middles], -1)
+    write_judged(folder / "poses.json", cameras, judged, kept, half_turn, choice)
+
+
+def write_judged(
+    path: Path, cameras: Tensor, judged: dict[str, Judged], kept: str, half_turn: dict, choice: dict[str, list[float]]
+) -> None:
+    """Write the poses that are kept, [N, 3] or [N, 5], with what speaks for them and for the others, and say it."""
     energies = {name: each.errors.mean().item() for name, each in judged.items()}
     synthesis = {name: each.synthesis for name, each in judged.items()}
     evidence = {"energy": energies, "synthesis": synthesis, "kept": kept, "choice": choice, HALF_TURN: half_turn}
-    cameras = torch.cat([judged[kept].cameras.cpu(), middles], -1)
-    write_poses(folder / "poses.json", cameras[None], [energies[kept]], **evidence)
+    write_poses(path, cameras[None], [energies[kept]], **evidence)
     if "excess" in half_turn:
         print(f"the same from behind: {'yes' if half_turn['taken'] else 'no'} (excess {half_turn['excess']:.2e})")
     for name, energy in energies.items():
