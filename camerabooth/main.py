@@ -132,31 +132,42 @@ def choose(
         half_turn_excess: by less the loss must rise when the far side is to look like the photos; None: do not ask.
 
     Returns:
-        An index, and the scores, energies and (from three views on) synthesis losses, of the photos alone and from both
-        sides, of those that are likely; these come first.
+        An index, and the scores, energies and (from three views on) synthesis losses, of the photos alone and, where
+        they were compared so, from both sides, of those that are likely; these come first.
     """
     likely = [score for score in scores if score <= scores[0] + MOST_LIKELY]
     several = len(photos) > 2
     timesteps = CHOICE_TIMESTEPS if several else CHOICE_TIMESTEPS_OF_TWO
-    sharp, energies, alone, both = im.to_tensor(photos, CARVED_SIZE), [], [], []
+    sharp, energies, alone = im.to_tensor(photos, CARVED_SIZE), [], []
     for cameras in tqdm(hypotheses[: len(likely)], desc="comparing the hypotheses", leave=False, mininterval=1):
         images = im.to_tensor(centre(photos, principal_points(cameras)), model.image_size).to(cameras.device)
         energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS)[0].mean().item())
         if several:
             alone.append(joint_fit(sharp, cameras[None].cpu(), SYNTHESIS).losses.item())
-        if several and half_turn_excess is not None:
-            both.append(loss_from_both_sides(sharp, cameras, SYNTHESIS))
     total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies)
     evidence = {"stage1": likely, "energy": energies}
     if several:
         total = total + SYNTHESIS_SHARPNESS * excess(alone)
         evidence["synthesis"] = alone
-    if both:
-        least = both.index(min(both))
-        if both[least] - alone[least] < half_turn_excess:
-            total = total + SYNTHESIS_SHARPNESS * excess(both)
-        evidence["both sides"] = both
+    if several and half_turn_excess is not None and len(likely) > 1:
+        hopeless = HOPELESS_EXCESS * half_turn_excess
+        both = losses_from_both_sides(sharp, hypotheses[: len(likely)], alone, total.argmin().item(), hopeless)
+        if both:
+            evidence["both sides"], least = both, both.index(min(both))
+            if both[least] - alone[least] < half_turn_excess:
+                total = total + SYNTHESIS_SHARPNESS * excess(both)
     return total.argmin().item(), evidence
+
+
+def losses_from_both_sides(
+    photos: Tensor, hypotheses: Tensor, alone: list[float], best: int, hopeless: float
+) -> list[float]:
+    """Of each configuration [K, N, C]; none of them where the best's excess over the photos' own loss is hopeless."""
+    loss = loss_from_both_sides(photos, hypotheses[best], SYNTHESIS)
+    if loss - alone[best] >= hopeless:
+        return []
+    each = tqdm(hypotheses, desc="comparing them from both sides", leave=False, mininterval=1)
+    return [loss if k == best else loss_from_both_sides(photos, cameras, SYNTHESIS) for k, cameras in enumerate(each)]
 
 
 def excess(values: list[float]) -> Tensor:
