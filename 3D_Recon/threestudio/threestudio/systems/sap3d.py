@@ -171,7 +171,8 @@ class SAP3D(pl.LightningModule):
     def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> tuple[dict[str, Tensor], Hits]:
         """Losses on rays of the inputs, and where they end; `refine` lets gradients reach the cameras."""
         cameras = self.poses() if refine else self.poses().detach()
-        color, rendering, hits = self._take(batch, cameras, generator)
+        origins, directions = self._rays(batch, cameras)
+        color, rendering = self._shown(batch, origins, directions, generator)
         opacity = rendering.opacity.clamp(1e-4, 1 - 1e-4)
         losses = {
             "color": F.mse_loss(color, batch.color),
@@ -180,23 +181,28 @@ class SAP3D(pl.LightningModule):
             "distortion": rendering.distortion.mean(),
             "correction_prior": self.corrections.prior(),
         }
-        return losses, hits
+        return losses, Hits.of(rendering, origins, directions)
 
     def far_side_loss(self, batch: RayBatch, step: int, generator: torch.Generator) -> Tensor:
         """What `photo_losses` are of colour and mask, for some of the batch's rays and half a turn on."""
         batch = batch.some(self.config.far_side_rays, generator)
-        color, rendering, _ = self._take(batch, half_turned(self.poses().detach()), generator)
+        rays = self._rays(batch, half_turned(self.poses().detach()))
+        color, rendering = self._shown(batch, *rays, generator)
         color_weight, mask_weight = scheduled(self.config.color_weight, step), scheduled(self.config.mask_weight, step)
         return color_weight * F.mse_loss(color, batch.color) + mask_weight * F.mse_loss(rendering.opacity, batch.alpha)
 
-    def _take(self, batch: RayBatch, cameras: Tensor, generator: torch.Generator) -> tuple[Tensor, Rendering, Hits]:
-        """The field on a batch's rays from cameras [N, 3]: colours as the photos show them, the rest, and where rays
-        end."""
+    def _rays(self, batch: RayBatch, cameras: Tensor) -> tuple[Tensor, Tensor]:
+        """Origins and directions [R, 3] of a batch's rays from cameras [N, 3]."""
         pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
-        origins, directions = (ray[:, 0] for ray in cam.rays(cameras[batch.view], pixel[:, None]))
+        origins, directions = cam.rays(cameras[batch.view], pixel[:, None])
+        return origins[:, 0], directions[:, 0]
+
+    def _shown(
+        self, batch: RayBatch, origins: Tensor, directions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Rendering]:
+        """The field on a batch's rays [R, 3]: colours [R, 3] as the photos expose them, and all the rest."""
         rendering = self.renderer(origins, directions, generator)
-        color = self.corrections.expose(batch.view, rendering.color, rendering.opacity)
-        return color, rendering, Hits.of(rendering, origins, directions)
+        return self.corrections.expose(batch.view, rendering.color, rendering.opacity), rendering
 
     def variation(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Total variation, taken rarely and weighted up for it: it costs as much as many rays."""
