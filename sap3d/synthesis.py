@@ -139,7 +139,7 @@ def joint_fit(
         view_weights = torch.ones(hypotheses.shape[:2])
     raw = carve(images, hypotheses, level.resolution, view_weights) if start is None else start
     raw = voxels.resize(raw, level.resolution).requires_grad_()
-    moving = hypotheses.clone().requires_grad_()
+    moving = hypotheses.clone().requires_grad_(level.pose_rate > 0)  # their gradients take as long as the voxels' own
     estimates = hypotheses if estimates is None else estimates.expand_as(hypotheses)
     optimizer = torch.optim.Adam([{"params": [raw]}, {"params": [moving]}], betas=(0.9, 0.95))
     for step in range(level.steps):

@@ -89,6 +89,16 @@ def test_fits_of_a_batch_are_independent_and_repeatable(scene):
     assert torch.equal(both.cameras, joint_fit(images, hypotheses, level).cameras)
 
 
+def test_held_cameras_stay_and_voxels_are_those_of_cameras_that_cannot_move(scene):
+    images, truth = scene
+    level = Level(resolution=8, size=16, steps=4, pixels=16, samples=8, pose_rate=0.0)
+    held = joint_fit(images, truth[None], level)
+    slow = joint_fit(images, truth[None], replace(level, pose_rate=1e-30))
+    torch.testing.assert_close(held.cameras[0], truth)
+    assert torch.equal(held.grid, slow.grid)
+    assert not torch.equal(held.grid, joint_fit(images, truth[None], replace(level, pose_rate=0.1)).grid)
+
+
 def test_a_view_left_out_has_no_influence(scene):
     images, truth = scene
     level = Level(resolution=8, size=16, steps=4, pixels=16, samples=8, pose_rate=0.0)
