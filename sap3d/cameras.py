@@ -3,6 +3,8 @@
 A camera is a vector (elevation, azimuth, radius), angles in radians. It looks at the origin without roll, its vertical
 field of view is 49.1°, its images are square. (elevation, azimuth, radius, x, y) is such a camera with the image's
 principal point, where it shows the origin, at (x, y) in normalised image coordinates instead of in the middle.
+(elevation, azimuth, radius, x, y, roll, field of view) has these two as well: a positive roll turns the camera
+counter-clockwise about its viewing axis, as its holder sees it, and so the image clockwise.
 World: z up, right-handed. Camera: OpenGL (x right, y up, looks along −z). Pixel centres are at half-integers; the
 image's first row is the top. Functions take and return torch tensors, are differentiable, and broadcast over leading
 dimensions.
@@ -28,7 +30,7 @@ def camera_axes(cameras: Tensor) -> Tensor:
     The formula is analytic in the angles, so it stays smooth over the poles (elevation ±90° and beyond).
 
     Args:
-        cameras: (elevation, azimuth, radius), [..., 3] (or more).
+        cameras: [..., 3], [..., 5] or [..., 7].
 
     Returns:
         Columns are the camera's right, up and backward axes in the world, [..., 3, 3].
@@ -38,17 +40,33 @@ def camera_axes(cameras: Tensor) -> Tensor:
     right = torch.stack([-sin_a, cos_a, torch.zeros_like(sin_a)], -1)
     up = torch.stack([-sin_e * cos_a, -sin_e * sin_a, cos_e], -1)
     backward = torch.stack([cos_e * cos_a, cos_e * sin_a, sin_e], -1)
+    if cameras.shape[-1] == 7:
+        cos_r, sin_r = cameras[..., 5, None].cos(), cameras[..., 5, None].sin()
+        right, up = cos_r * right + sin_r * up, cos_r * up - sin_r * right
     return torch.stack([right, up, backward], -1)
 
 
 def camera_positions(cameras: Tensor) -> Tensor:
-    """Where cameras [..., 3] stand in the world, [..., 3]."""
+    """Where cameras [..., ≥ 3] stand in the world, [..., 3]."""
     return camera_axes(cameras)[..., 2] * cameras[..., 2:3]
 
 
 def principal_points(cameras: Tensor) -> Tensor:
     """Normalised image coordinates of the origin, zero for cameras [..., 3]: [..., 2]."""
-    return cameras[..., 3:] if cameras.shape[-1] == 5 else torch.zeros_like(cameras[..., :2])
+    return cameras[..., 3:5] if cameras.shape[-1] > 3 else torch.zeros_like(cameras[..., :2])
+
+
+def half_fov_tangents(cameras: Tensor) -> Tensor | float:
+    """tan of half the vertical field of view: [..., 1] of cameras [..., 7], one number for all others."""
+    return (cameras[..., 6:7] / 2).tan() if cameras.shape[-1] == 7 else TAN_HALF_FOV
+
+
+def full_cameras(cameras: Tensor) -> Tensor:
+    """Cameras [..., 3], [..., 5] or [..., 7] with all seven numbers, [..., 7]."""
+    if cameras.shape[-1] == 7:
+        return cameras
+    view = torch.tensor([0, FIELD_OF_VIEW], dtype=cameras.dtype, device=cameras.device)
+    return torch.cat([cameras[..., :3], principal_points(cameras), view.expand(*cameras.shape[:-1], 2)], -1)
 
 
 def sight_cosines(first: Tensor, second: Tensor) -> Tensor:
@@ -110,7 +128,7 @@ def rays(cameras: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Rays through image points.
 
     Args:
-        cameras: [..., 3] or [..., 5].
+        cameras: [..., 3], [..., 5] or [..., 7].
         pixels: normalised image coordinates as of `pixel_grid`, [..., P, 2] (leading dimensions broadcast).
 
     Returns:
@@ -118,9 +136,11 @@ def rays(cameras: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         distance along the ray is a depth.
     """
     axes = camera_axes(cameras)
-    if cameras.shape[-1] == 5:
-        pixels = pixels - principal_points(cameras)[..., None, :]
-    local = torch.cat([pixels * TAN_HALF_FOV, -torch.ones_like(pixels[..., :1])], -1)
+    if cameras.shape[-1] > 3:
+        pixels = (pixels - principal_points(cameras)[..., None, :]) * _along_points(half_fov_tangents(cameras))
+    else:
+        pixels = pixels * TAN_HALF_FOV
+    local = torch.cat([pixels, -torch.ones_like(pixels[..., :1])], -1)
     directions = local @ axes.transpose(-1, -2)
     return (axes[..., 2] * cameras[..., 2:3])[..., None, :], directions
 
@@ -129,7 +149,7 @@ def project(cameras: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Project world points.
 
     Args:
-        cameras: [..., 3] or [..., 5].
+        cameras: [..., 3], [..., 5] or [..., 7].
         points: [..., P, 3].
 
     Returns:
@@ -137,8 +157,12 @@ def project(cameras: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """
     local = points @ camera_axes(cameras)
     depth = cameras[..., 2:3] - local[..., 2]
-    pixels = local[..., :2] / (depth[..., None].clamp(min=1e-3) * TAN_HALF_FOV)
+    pixels = local[..., :2] / (depth[..., None].clamp(min=1e-3) * _along_points(half_fov_tangents(cameras)))
     return pixels + principal_points(cameras)[..., None, :], depth
+
+
+def _along_points(tangents: Tensor | float) -> Tensor | float:
+    return tangents[..., None, :] if isinstance(tangents, Tensor) else tangents
 
 
 def sample_images(images: Tensor, cameras: Tensor, points: Tensor) -> Tensor:

@@ -49,6 +49,29 @@ def test_principal_points_shift_the_image():
     torch.testing.assert_close(cam.project(shifted, torch.zeros(20, 1, 3).double())[0][:, 0], middles)
 
 
+def test_roll_and_field_of_view():
+    """The principal ray stays; a point one unit to the camera's right at one unit of depth lies where both say."""
+    roll, field_of_view = 0.3, math.radians(40)
+    camera = torch.tensor([0.0, 0.0, 2.0, 0.1, -0.2, roll, field_of_view], dtype=torch.float64)
+    pixels, depth = cam.project(camera, torch.tensor([[0.0, 0, 0], [1.0, 0.5, 0]], dtype=torch.float64))
+    torch.testing.assert_close(depth, torch.tensor([2.0, 1.0], dtype=torch.float64))
+    expected = 0.5 * torch.tensor([math.cos(roll), -math.sin(roll)], dtype=torch.float64) / math.tan(math.radians(20))
+    middle = torch.tensor([0.1, -0.2], dtype=torch.float64)
+    torch.testing.assert_close(pixels, torch.stack([middle, middle + expected]))
+
+
+def test_full_cameras_see_alike_and_rays_meet_what_is_projected():
+    cameras = torch.cat([random_cameras(20), 0.2 * random_cameras(20, seed=1)[:, :2]], -1)
+    points = 0.4 * random_cameras(20 * 7, seed=2).view(20, 7, 3)
+    for these in (cameras[:, :3], cameras):
+        torch.testing.assert_close(cam.project(cam.full_cameras(these), points), cam.project(these, points))
+    full = cam.full_cameras(cameras) + torch.tensor([0, 0, 0, 0, 0, -0.4, 0.3])
+    pixels, depth = cam.project(full, points)
+    origins, directions = cam.rays(full, pixels)
+    torch.testing.assert_close(origins + depth[..., None] * directions, points)
+    assert torch.equal(cam.full_cameras(full), full)
+
+
 def test_matrices_are_right_handed_and_without_roll():
     cameras = random_cameras(50)
     axes = cam.camera_axes(cameras)
