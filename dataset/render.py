@@ -20,6 +20,7 @@ RAYS_PER_BATCH = 1 << 20
 CREASE_COS = np.float32(np.cos(np.radians(40)))  # faces that meet at a sharper angle are not smoothed together
 MAX_VERTEX_FACES = 256  # vertices of more faces than this (poles, fans) keep their faces' own normals
 DEFAULT_COLOUR = (180, 180, 180)
+SHADOW_OFFSET = np.float32(4e-3)  # world units off the surface, so that a point does not hide itself
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,21 @@ class Lighting:
     intensities: np.ndarray = field(default_factory=lambda: np.array([0.35]))  # [L]
     specular: float = 0.0
     shininess: float = 20.0
+    distance: float = np.inf  # of the lights from the origin, in world units
+    shadow: float = 0.0  # share of the first light that is missing where the object shades itself
 
 
 def random_lighting(rng: np.random.Generator) -> Lighting:
-    """Lighting for training data: one to three soft lights, mostly from above, sometimes a highlight."""
+    """Lighting for training data: one to three soft lights, mostly from above, often gloss, shadows, and a near lamp."""
     count = int(rng.integers(1, 4))
     directions = rng.normal(size=(count, 3))
     directions[:, 2] = np.abs(directions[:, 2]) + 0.2
     ambient = rng.uniform(0.45, 0.8)
     intensities = rng.dirichlet(np.ones(count)) * (rng.uniform(0.95, 1.1) - ambient)
-    specular = rng.uniform(0, 0.3) if rng.random() < 0.3 else 0.0
-    return Lighting(ambient, directions, intensities, specular, rng.uniform(8, 40))
+    specular = rng.uniform(0, 0.4) if rng.random() < 0.4 else 0.0
+    distance = rng.uniform(1.2, 4) if rng.random() < 0.5 else np.inf
+    shadow = rng.uniform(0.3, 1) if rng.random() < 0.5 else 0.0
+    return Lighting(ambient, directions, intensities, specular, rng.uniform(8, 40), distance, shadow)
 
 
 class Renderer:
@@ -98,7 +103,7 @@ class Renderer:
         """Anti-aliased views, averaged over supersample² rays a pixel in premultiplied alpha.
 
         Args:
-            cameras: (elevation, azimuth, radius), [V, 3].
+            cameras: [V, 3], [V, 5] or [V, 7].
             size: image side in pixels.
             lighting: default is mostly ambient with one oblique light from above.
 
@@ -111,8 +116,9 @@ class Renderer:
         for batch in cameras.detach().cpu().float().split(max(1, RAYS_PER_BATCH // side**2)):
             origins, directions, hit_ray, hits = self._cast(batch, side)
             samples = np.zeros((len(batch) * side**2, 4), np.float32)
-            footprint = hits["tfar"] * np.float32(2 * cam.TAN_HALF_FOV / size)
-            samples[hit_ray, :3] = self._shade(hits, directions, footprint, lighting)
+            tangents = cam.half_fov_tangents(cam.full_cameras(batch)).numpy()[hit_ray // side**2, 0]
+            footprint = hits["tfar"] * tangents * np.float32(2 / size)
+            samples[hit_ray, :3] = self._shade(hits, origins, directions, footprint, lighting)
             samples[hit_ray, 3] = 1
             blocks = samples.reshape(len(batch), size, supersample, size, supersample, 4)
             # Plain additions: numpy's sum over two short axes is several times slower.
@@ -141,7 +147,9 @@ class Renderer:
         hit = np.flatnonzero(result["primID"] >= 0)
         return origins[hit], directions[hit], candidates[hit], {k: result[k][hit] for k in ("primID", "u", "v", "tfar")}
 
-    def _shade(self, hits: dict, directions: np.ndarray, footprint: np.ndarray, lighting: Lighting) -> np.ndarray:
+    def _shade(
+        self, hits: dict, origins: np.ndarray, directions: np.ndarray, footprint: np.ndarray, lighting: Lighting
+    ) -> np.ndarray:
         """Colours in [0, 1] of H hits, [H, 3]."""
         face, u, v = hits["primID"], hits["u"][:, None], hits["v"][:, None]
         weights = (1 - u - v, u, v)
@@ -158,16 +166,35 @@ class Renderer:
         # Two-sided: scans have flipped and single-sheet faces, so the normal is turned towards the camera.
         facing = (normals * directions).sum(-1, keepdims=True)
         normals = np.where(facing > 0, -normals, normals)
-        lights = _normalise(np.asarray(lighting.directions, np.float32).reshape(-1, 3))
-        intensities = np.asarray(lighting.intensities, np.float32)
-        half_lambert = ((normals @ lights.T + 1) / 2) ** 2
-        colour = albedo * (np.float32(lighting.ambient) + half_lambert @ intensities)[:, None]
+        points = origins + hits["tfar"][:, None] * directions
+        lights = self._towards_lights(points, lighting)
+        intensities = np.broadcast_to(np.asarray(lighting.intensities, np.float32), lights.shape[:2])
+        if lighting.shadow > 0:
+            intensities = intensities.copy()
+            intensities[:, 0] *= 1 - np.float32(lighting.shadow) * self._shaded(points, normals, lights[:, 0])
+        half_lambert = ((np.einsum("hc,hlc->hl", normals, lights) + 1) / 2) ** 2
+        colour = albedo * (np.float32(lighting.ambient) + (half_lambert * intensities).sum(1))[:, None]
         if lighting.specular > 0:
             view = _normalise(directions)
             mirrored = view - 2 * (view * normals).sum(-1, keepdims=True) * normals
-            highlight = np.maximum(mirrored @ lights.T, 0) ** np.float32(lighting.shininess) @ intensities
+            cosines = np.maximum(np.einsum("hc,hlc->hl", mirrored, lights), 0)
+            highlight = (cosines ** np.float32(lighting.shininess) * intensities).sum(1)
             colour += np.float32(lighting.specular) * highlight[:, None]
         return colour.clip(0, 1)
+
+    def _towards_lights(self, points: np.ndarray, lighting: Lighting) -> np.ndarray:
+        """Unit vectors from points [H, 3] to each light, [H, L, 3]."""
+        lights = _normalise(np.asarray(lighting.directions, np.float32).reshape(-1, 3))
+        if np.isinf(lighting.distance):
+            return np.broadcast_to(lights, (len(points), *lights.shape))
+        return _normalise(lights * np.float32(lighting.distance) - points[:, None])
+
+    def _shaded(self, points: np.ndarray, normals: np.ndarray, lights: np.ndarray) -> np.ndarray:
+        """Which points [H, 3] the object itself hides from a light in directions [H, 3], bool [H]."""
+        if not len(points):
+            return np.zeros(0, bool)
+        origins = np.ascontiguousarray(points + SHADOW_OFFSET * normals, np.float32)
+        return self._scene.run(origins, np.ascontiguousarray(lights, np.float32), query="OCCLUDED") >= 0
 
 
 class _Textures:
