@@ -25,11 +25,11 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from sap3d.cores import available_cores
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
-from sap3d.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all, uninterrupted
 from sap3d.names import check_name, read_object_list
+from sap3d.runs.cores import available_cores
+from sap3d.runs.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all, uninterrupted
 
 SUMMARY_PAUSE = 20  # times what it takes to write the summary, until it is written again
 METRICS = {"rotation_error_stage3_symmetric": "rotation°", "2d_psnr_mean": "2D PSNR", "3d_psnr_mean": "3D PSNR",
@@ -190,7 +190,7 @@ def make_runner(arguments: argparse.Namespace):
     gpus = [] if arguments.cpu or arguments.address else gpu_slots(arguments.gpus, arguments.min_free_gb)
     if not (arguments.ray or arguments.address):
         return Local(gpus or cpu_slots(arguments.slots))
-    from sap3d.launch_ray import join_cluster, start_cluster  # Ray is needed here alone
+    from sap3d.runs.launch_ray import join_cluster, start_cluster  # Ray is needed here alone
 
     if arguments.address:
         return join_cluster(arguments.address, arguments.cpu, arguments.cores, arguments.slots)
@@ -307,7 +307,7 @@ def main() -> int:
     for job in jobs:
         job.state = "done" if job.results(arguments.seed) is not None else "waiting"
     if arguments.slurm:
-        from sap3d.launch_slurm import array_script, submit
+        from sap3d.runs.launch_slurm import array_script, submit
 
         script = array_script([job for job in jobs if job.state != "done"], arguments)
         print(submit(script) if arguments.slurm == "submit" else script, end="")

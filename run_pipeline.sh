@@ -3,7 +3,7 @@
 # Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
 #
-# What is up to date is not run again (sap3d/stages.py): --force runs all, --from STAGE that stage (poses, tuning,
+# What is up to date is not run again (sap3d/runs/stages.py): --force runs all, --from STAGE that stage (poses, tuning,
 # novel_views, reconstruction) and those after it, --dry-run says what would run and why.
 #
 # Environment: ROOT_DIR, where data and outputs live (default: this folder); SEED (default 0).
@@ -86,7 +86,7 @@ case $ROOT_DIR in
 esac
 export ROOT_DIR PYTHONUNBUFFERED=1
 
-. "$repo/sap3d/environment.sh"
+. "$repo/sap3d/runs/environment.sh"
 cd "$repo"
 
 scene="--type $type --object $object --views $views" # plain names: safe to split
@@ -95,7 +95,7 @@ if [ ! "$dry_run" ]; then
     results=$ROOT_DIR/results/$type/$object/$views
     { mkdir -p "$results" && : >>"$results/.run"; } 2>/dev/null || fail "cannot write $results"
     exec 9>>"$results/.run"
-    "$python" -m sap3d.stages lock $scene
+    "$python" -m sap3d.runs.stages lock $scene
 fi
 
 step=0 after=
@@ -106,7 +106,7 @@ stage() { # stage NAME COMMAND...: run it under a header unless it is up to date
     echo "[$step/6] $name"
     [ "$name" != "$from" ] || force=--force
     start=$(date +%s) status=0
-    "$python" -m sap3d.stages run "$name" $scene $force $dry_run $after -- "$@" || status=$?
+    "$python" -m sap3d.runs.stages run "$name" $scene $force $dry_run $after -- "$@" || status=$?
     if [ "$dry_run" ] && [ $status -eq 3 ]; then
         after="--after $name"
     elif [ $status -ne 0 ]; then
@@ -117,7 +117,7 @@ stage() { # stage NAME COMMAND...: run it under a header unless it is up to date
 
 common="$scene --device $gpu --seed $seed"
 if [ "$input" ]; then
-    stage data "$python" -m sap3d.import_photos $scene --input "$input"
+    stage data "$python" -m sap3d.photos.import_photos $scene --input "$input"
 else
     stage data "$python" dataset/prepare.py $scene
 fi
@@ -130,5 +130,5 @@ stage reconstruction "$python" 3D_Recon/threestudio/launch.py \
 
 [ ! "$dry_run" ] || exit 0
 echo "[6/6] evaluation" # its summary comes with its own seconds
-"$python" -m sap3d.evaluate $scene --seed "$seed"
-exec "$python" -m sap3d.report $scene
+"$python" -m sap3d.scores.evaluate $scene --seed "$seed"
+exec "$python" -m sap3d.scores.report $scene

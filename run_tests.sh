@@ -2,7 +2,7 @@
 # All tests: sh run_tests.sh; arguments go to pytest.
 set -eu
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
-. "$repo/sap3d/environment.sh"
+. "$repo/sap3d/runs/environment.sh"
 cd "$repo"
 # A file of tests a core, one thread each: so little work is not worth sharing out.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

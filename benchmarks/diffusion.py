@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from camerabooth.pretrain import DEFAULTS, Trainer
 from camerabooth.sampling import sample
-from sap3d.cameras import evaluation_grid
-from sap3d.cores import available_cores
-from sap3d.devices import has_fast_bf16
+from sap3d.cameras.maths import evaluation_grid
+from sap3d.runs.cores import available_cores
+from sap3d.runs.devices import has_fast_bf16
 
 SOURCES = 3
 # (channels, side, batch) of 3 × 3 convolutions with as many channels out as in: the UNet's, and larger ones.

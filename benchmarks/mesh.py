@@ -15,13 +15,13 @@ import trimesh
 from torch import Tensor
 
 from dataset.render import Lighting, Renderer
-from sap3d import metrics
-from sap3d.cameras import Y_UP, evaluation_grid
+from sap3d.cameras.maths import Y_UP, evaluation_grid
+from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.images import read_on_white
 from sap3d.names import read_object_list
-from sap3d.poses import read_best_poses
 from sap3d.scene import Scene, check_views, image_paths
+from sap3d.scores import metrics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "3D_Recon/threestudio"))
 import launch  # noqa: E402

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS
 from dataset.prepare import prepare
-from sap3d import cameras as cam
-from sap3d import grid as dense
-from sap3d.cores import available_cores
-from sap3d.devices import seed_everything, step_generator
-from sap3d.poses import write_poses
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import write_poses
+from sap3d.field import grid as dense
+from sap3d.runs.cores import available_cores
+from sap3d.runs.devices import seed_everything, step_generator
+from sap3d.runs.training import fit
 from sap3d.scene import Scene
-from sap3d.training import fit
 from sap3d.views import read_poses
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "3D_Recon/threestudio"))

@@ -16,17 +16,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from camerabooth import go_nvs, main
-from sap3d import metrics
-from sap3d.ablations import AblationTable, argument_parser
-from sap3d.devices import choose_device
+from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
-from sap3d.evaluate import compare_folder, read_symmetry
 from sap3d.files import root_dir, write_json
 from sap3d.names import read_object_list
-from sap3d.options import merge_overrides
-from sap3d.poses import read_best_poses
+from sap3d.runs.devices import choose_device
+from sap3d.runs.options import merge_overrides
+from sap3d.runs.training import fingerprint
 from sap3d.scene import Scene, check_views, image_paths
-from sap3d.training import fingerprint
+from sap3d.scores import metrics
+from sap3d.scores.ablations import AblationTable, argument_parser
+from sap3d.scores.evaluate import compare_folder, read_symmetry
 from sap3d.views import read_poses
 
 VARIANTS = Path(__file__).parent / "configs/ablations.yaml"

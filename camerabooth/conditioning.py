@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d import cameras as cam
-from sap3d.cameras import SCENE_BOUND
+from sap3d.cameras import maths as cam
+from sap3d.cameras.maths import SCENE_BOUND
 
 GEOMETRY = 4  # numbers that describe how a source sees a point, see `_look_up`
 BORDER = 0.1  # width of the ramp at a source image's border, in normalised image coordinates

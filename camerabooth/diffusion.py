@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from camerabooth.conditioning import Condition, Lifting, SourceEncoder, Sources
 from camerabooth.instance_field import InstanceField
 from camerabooth.network import DenoisingUNet
-from sap3d.devices import autocast
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder, save_tensors
+from sap3d.runs.devices import autocast
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "embedded"
 TRAIN_TIMESTEPS = 1000

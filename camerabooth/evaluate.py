@@ -28,15 +28,15 @@ from tqdm import tqdm
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
 from camerabooth.main import SYNTHESIS, descend_repeatedly, judge
 from camerabooth.sampling import conditional_mean, sample
-from sap3d import cameras as cam
 from sap3d import images as im
-from sap3d.devices import choose_device, seed_everything
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError, one_line_errors
-from sap3d.evaluate import read_symmetry
 from sap3d.files import atomic_file, root_dir, write_json
-from sap3d.metrics import rotation_error
 from sap3d.names import read_object_list
+from sap3d.runs.devices import choose_device, seed_everything
 from sap3d.scene import Scene, image_paths
+from sap3d.scores.evaluate import read_symmetry
+from sap3d.scores.metrics import rotation_error
 from sap3d.views import read_images, read_poses
 
 SCANS8 = Path(__file__).parents[1] / "dataset/benchmarks/scans8.txt"

@@ -24,15 +24,15 @@ from camerabooth.main import CONFIG
 from camerabooth.plot import write_page
 from camerabooth.sampling import sample
 from sap3d import images as im
-from sap3d.cameras import FIELD_OF_VIEW, camera_axes, camera_positions, evaluation_grid, w2c_to_spherical
-from sap3d.devices import choose_device, halving, seed_everything
+from sap3d.cameras.framing import centre
+from sap3d.cameras.maths import FIELD_OF_VIEW, camera_axes, camera_positions, evaluation_grid, w2c_to_spherical
+from sap3d.cameras.poses import read_best_poses, read_half_turn, read_middles
+from sap3d.cameras.symmetry import with_far_sides
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
-from sap3d.framing import centre
-from sap3d.options import stage_options
-from sap3d.poses import read_best_poses, read_half_turn, read_middles
+from sap3d.runs.devices import choose_device, halving, seed_everything
+from sap3d.runs.options import stage_options
 from sap3d.scene import Scene
-from sap3d.symmetry import with_far_sides
 from sap3d.views import read_images
 
 AZIMUTHS = 12  # columns of the evaluation grid

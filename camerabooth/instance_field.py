@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d.symmetry import with_far_sides
-from sap3d.synthesis import Level, coarse_to_fine, joint_fit, render_views
+from sap3d.cameras.symmetry import with_far_sides
+from sap3d.field.synthesis import Level, coarse_to_fine, joint_fit, render_views
 
 # At held cameras: the fit to all inputs, and those that leave one out.
 WHOLE = (

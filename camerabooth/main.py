@@ -28,17 +28,17 @@ from camerabooth.instance_field import InstanceField
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
 from sap3d import images as im
-from sap3d.cameras import anchored, principal_points
-from sap3d.devices import choose_device, halving, seed_everything
+from sap3d.cameras.framing import centre
+from sap3d.cameras.maths import anchored, principal_points
+from sap3d.cameras.poses import HALF_TURN, PoseTable, read_pose_hypotheses, write_poses
+from sap3d.cameras.symmetry import loss_from_both_sides, mean_of_sides, with_far_sides
 from sap3d.errors import one_line_errors
+from sap3d.field.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
 from sap3d.files import atomic_file, root_dir
-from sap3d.framing import centre
-from sap3d.options import apply_flags, stage_options
-from sap3d.poses import HALF_TURN, PoseTable, read_pose_hypotheses, write_poses
+from sap3d.runs.devices import choose_device, halving, seed_everything
+from sap3d.runs.options import apply_flags, stage_options
+from sap3d.runs.training import fingerprint, fit
 from sap3d.scene import Scene
-from sap3d.symmetry import loss_from_both_sides, mean_of_sides, with_far_sides
-from sap3d.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
-from sap3d.training import fingerprint, fit
 from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"

@@ -21,10 +21,10 @@ from camerabooth.diffusion import EMBEDDED_WEIGHTS, TRAIN_TIMESTEPS, DiffusionCo
 from camerabooth.evaluate import psnr
 from camerabooth.sampling import conditional_mean
 from dataset.toy_views import ToyViews
-from sap3d.devices import seed_everything
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
-from sap3d.options import merge_overrides
+from sap3d.runs.devices import seed_everything
+from sap3d.runs.options import merge_overrides
 
 DEFAULTS = {
     "data": "runs/toy_views",  # below ROOT_DIR

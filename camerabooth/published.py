@@ -20,11 +20,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import DiffusionModel
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder, save_tensors, write_json
 
-POSE_NUMBERS = 4  # of T, see sap3d.cameras.relative_pose
+POSE_NUMBERS = 4  # of T, see sap3d.cameras.maths.relative_pose
 # What CLIP's training images were normalised by (arXiv 2103.00020).
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

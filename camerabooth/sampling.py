@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 
 NEARNESS = 0.35  # temperature of the draw: sources whose line of sight is closer to the target's are likelier
 

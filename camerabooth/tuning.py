@@ -18,9 +18,9 @@ from camerabooth.conditioning import Condition, Sources
 from camerabooth.diffusion import TRAIN_TIMESTEPS, DiffusionModel, ViewConditionedDiffusion
 from camerabooth.instance_field import InstanceField
 from camerabooth.sampling import sample
-from sap3d.cameras import wrap_angle
-from sap3d.devices import step_generator
-from sap3d.poses import PoseTable
+from sap3d.cameras.maths import wrap_angle
+from sap3d.cameras.poses import PoseTable
+from sap3d.runs.devices import step_generator
 
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
 # what it can.

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dataset.render import Renderer
 from dataset.scans import ASSETS, load_asset, load_gso
 from dataset.toys import make_toy, toy_seed
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder
 from sap3d.scene import Scene, check_views, image_paths

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from trimesh.visual.material import MultiMaterial
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 
 RAYS_PER_BATCH = 1 << 20
 CREASE_COS = np.float32(np.cos(np.radians(40)))  # faces that meet at a sharper angle are not smoothed together

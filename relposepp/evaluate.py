@@ -29,15 +29,15 @@ from relposepp.infer import CONFIG, add_flags, apply_own_flags, estimate_poses, 
 from relposepp.model import IMAGE_SIZE, load_model
 from relposepp.plot import write_plot
 from relposepp.search import agreement
-from sap3d import devices
 from sap3d import images as image_io
+from sap3d.cameras.framing import reframe
 from sap3d.errors import UserError, one_line_errors
-from sap3d.evaluate import read_symmetry
 from sap3d.files import root_dir, write_json
-from sap3d.framing import reframe
-from sap3d.metrics import rotation_error
-from sap3d.options import merge_overrides
+from sap3d.runs import devices
+from sap3d.runs.options import merge_overrides
 from sap3d.scene import Scene, check_views, image_paths
+from sap3d.scores.evaluate import read_symmetry
+from sap3d.scores.metrics import rotation_error
 from sap3d.views import read_images, read_poses
 
 METHODS = ("network", "answer", "best hypothesis")

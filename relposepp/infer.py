@@ -32,14 +32,14 @@ from relposepp.search import (
     to_bins,
 )
 from relposepp.verify import Effort, verify
-from sap3d import devices
 from sap3d import images as image_io
-from sap3d.cameras import anchored
+from sap3d.cameras.maths import anchored
+from sap3d.cameras.poses import write_poses
 from sap3d.errors import UserError, one_line_errors
+from sap3d.field.synthesis import Fit
 from sap3d.files import root_dir
-from sap3d.options import apply_flags, stage_options
-from sap3d.poses import write_poses
-from sap3d.synthesis import Fit
+from sap3d.runs import devices
+from sap3d.runs.options import apply_flags, stage_options
 from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
@@ -102,7 +102,8 @@ def estimate_poses(
         images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64].
         config: configs/infer.yaml.
         hypotheses: configurations [K, N, 3] in the place of the network's, best first.
-        free_middles: the object's middle may be beside the images' (`sap3d.framing`), as far as verification sees.
+        free_middles: the object's middle may be beside the images' (`sap3d.cameras.framing`), as far as
+            verification sees.
     """
     views = len(images)
     prediction = (

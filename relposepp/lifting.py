@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d import cameras as cam
-from sap3d.cameras import SCENE_BOUND
+from sap3d.cameras import maths as cam
+from sap3d.cameras.maths import SCENE_BOUND
 
 CYLINDER_EXTENT = 0.6  # radius and half height: objects lie inside the unit cube and a sphere of this radius
 

@@ -12,9 +12,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
+from sap3d.field.synthesis import render_views
 from sap3d.files import atomic_file
-from sap3d.synthesis import render_views
 
 if TYPE_CHECKING:
     from relposepp.infer import Poses

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from relposepp.search import spanning_tree
-from sap3d.cameras import camera_axes, wrap_angle
+from sap3d.cameras.maths import camera_axes, wrap_angle
 from sap3d.errors import UserError
 
 CROP_SIZE = 224

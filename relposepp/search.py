@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sap3d.cameras import wrap_angle
+from sap3d.cameras.maths import wrap_angle
 
 SWEEPS = 20  # of coordinate ascent; it converges in three or four
 MEAN_FIELD_STEPS = 20

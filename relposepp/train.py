@@ -23,11 +23,11 @@ from torch import Tensor
 from dataset.toy_views import ToyViews
 from relposepp.correlation import azimuth_labels
 from relposepp.model import ModelConfig, RelativePose, save_model
-from sap3d import cameras as cam
-from sap3d import devices
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, root_dir
-from sap3d.options import merge_overrides
+from sap3d.runs import devices
+from sap3d.runs.options import merge_overrides
 
 CONFIG = Path(__file__).parent / "configs/train.yaml"
 CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val_rotation_median", "val_acc30",

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relposepp.lifting import wrap_columns
-from sap3d import cameras as cam
-from sap3d.cameras import SCENE_BOUND
+from sap3d.cameras import maths as cam
+from sap3d.cameras.maths import SCENE_BOUND
 
 LEVELS = 24  # heights within ±SCENE_BOUND
 WIDTH_SAMPLES = 41  # of a silhouette's row

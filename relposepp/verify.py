@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relposepp.search import distinct
-from sap3d.cameras import anchored
-from sap3d.synthesis import DESCENT, Fit, Level, joint_fit, view_losses
+from sap3d.cameras.maths import anchored
+from sap3d.field.synthesis import DESCENT, Fit, Level, joint_fit, view_losses
 
 BATCH = 16  # hypotheses fitted at a time
 RECONSIDERED_AZIMUTHS = 24
@@ -151,7 +151,7 @@ def verify(
 
     Returns:
         At most `keep` distinct fits, best first: the finalists, then the best of the others. Azimuths of different fits
-        do not compare; `sap3d.cameras.anchored` makes them.
+        do not compare; `sap3d.cameras.maths.anchored` makes them.
     """
 
     def climb(scouted: Fit) -> Fit:

@@ -1,1 +1,1 @@
-"""What the three stages share: cameras, scene folders, metrics, meshes, errors."""
+"""What all stages share: a room a subject, and beside the rooms what every room uses."""

@@ -35,7 +35,7 @@ class Scene:
 
     @property
     def photo_record(self) -> Path:
-        """What `sap3d.import_photos` writes beside the images; there only if they are photos that it has framed."""
+        """What `sap3d.photos.import_photos` writes beside the images; there only if it has framed them."""
         return self.train / "photos.json"
 
     @property

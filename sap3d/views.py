@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sap3d import cameras, images
+from sap3d import images
+from sap3d.cameras import maths as cameras
 from sap3d.errors import UserError
 from sap3d.scene import Scene, image_paths
 

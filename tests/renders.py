@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from sap3d import cameras as cam
-from sap3d.grid import Rendering, render
+from sap3d.cameras import maths as cam
+from sap3d.field.grid import Rendering, render
 
 
 @torch.no_grad()

@@ -45,8 +45,8 @@ def test_bad_arguments(arguments, tmp_path):
 
 def test_no_python_is_one_line(tmp_path):
     """A copy of the launcher where no python is to be found."""
-    (tmp_path / "sap3d").mkdir()
-    for name in ("run_pipeline.sh", "sap3d/environment.sh", "requirements.txt"):
+    (tmp_path / "sap3d/runs").mkdir(parents=True)
+    for name in ("run_pipeline.sh", "sap3d/runs/environment.sh", "requirements.txt"):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -76,15 +76,15 @@ esac
 
 
 def start(repository: Path) -> subprocess.Popen:
-    script = 'repo=$1; export repo; . "$repo/sap3d/environment.sh"; echo "$python"'
+    script = 'repo=$1; export repo; . "$repo/sap3d/runs/environment.sh"; echo "$python"'
     environment = {"PATH": f"{repository / 'bin'}:/usr/bin:/bin"}
     return subprocess.Popen(["/bin/sh", "-euc", script, "sh", repository], env=environment, stdout=subprocess.PIPE)
 
 
 def test_of_two_runs_at_once_one_installs(tmp_path):
-    for folder in ("sap3d", "bin"):
-        (tmp_path / folder).mkdir()
-    for name in ("sap3d/environment.sh", "requirements.txt"):
+    for folder in ("sap3d/runs", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("sap3d/runs/environment.sh", "requirements.txt"):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     (tmp_path / "bin/python3").write_text(PYTHON)
     (tmp_path / "bin/python3").chmod(0o755)

@@ -22,12 +22,12 @@ from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from relposepp import infer
 from relposepp.model import ModelConfig, RelativePose, save_model
-from sap3d import cameras as cam
-from sap3d import evaluate
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import read_middles, read_pose_hypotheses
 from sap3d.errors import UserError
 from sap3d.images import read_on_white, to_uint8
-from sap3d.poses import read_middles, read_pose_hypotheses
 from sap3d.scene import Scene, image_paths
+from sap3d.scores import evaluate
 from sap3d.views import read_poses, write_view
 
 TOY = "toy_004"

@@ -31,9 +31,10 @@ mv "$folder/part" "$folder/results.json"
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    modules = ("__init__", "cores", "errors", "files", "jobs", "launch_ray", "launch_slurm", "names")
+    runs = [f"runs/{module}" for module in ("__init__", "cores", "jobs", "launch_ray", "launch_slurm")]
+    modules = ("__init__", "errors", "files", "names", *runs)
     for name in ("run_pipeline.py", *(f"sap3d/{module}.py" for module in modules)):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     (tmp_path / "run_pipeline.sh").write_text(STAND_IN)
     return tmp_path
@@ -132,7 +133,7 @@ def test_an_interrupt_ends_all_children(repository):
 
 def test_an_interrupt_waits_until_a_process_is_known(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY)
-    from sap3d.jobs import uninterrupted
+    from sap3d.runs.jobs import uninterrupted
 
     known, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

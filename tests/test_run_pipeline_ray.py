@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MODULES = ("__init__", "cores", "errors", "files", "jobs", "launch_ray", "names")
+MODULES = ("__init__", "errors", "files", "names", "runs/__init__", "runs/cores", "runs/jobs", "runs/launch_ray")
 STAND_IN = """
 folder=$ROOT_DIR/results/$1/$2/$3
 echo "$2 $$" >>"$ROOT_DIR/starts"
@@ -29,7 +29,7 @@ mv "$folder/part" "$folder/results.json"
 
 @pytest.fixture
 def repository(tmp_path):
-    (tmp_path / "sap3d").mkdir()
+    (tmp_path / "sap3d/runs").mkdir(parents=True)
     for name in ("run_pipeline.py", *(f"sap3d/{module}.py" for module in MODULES)):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     (tmp_path / "run_pipeline.sh").write_text(STAND_IN)

@@ -23,16 +23,16 @@ from omegaconf import OmegaConf
 from camerabooth import main as camerabooth
 from camerabooth.diffusion import EMBEDDED_WEIGHTS
 from sap3d import images as im
-from sap3d import metrics
-from sap3d.ablations import AblationTable, argument_parser
-from sap3d.cameras import sight_cosines
-from sap3d.devices import choose_device
+from sap3d.cameras.maths import sight_cosines
+from sap3d.cameras.poses import read_best_poses, write_poses
 from sap3d.errors import one_line_errors
-from sap3d.evaluate import compare_folder, evaluate_mesh, read_symmetry
 from sap3d.files import atomic_file, root_dir
 from sap3d.names import read_object_list
-from sap3d.poses import read_best_poses, write_poses
+from sap3d.runs.devices import choose_device
 from sap3d.scene import Scene, check_views, image_paths
+from sap3d.scores import metrics
+from sap3d.scores.ablations import AblationTable, argument_parser
+from sap3d.scores.evaluate import compare_folder, evaluate_mesh, read_symmetry
 from sap3d.views import read_poses
 
 VARIANTS = {

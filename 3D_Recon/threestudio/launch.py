@@ -18,12 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 from yaml import YAMLError
 
-from sap3d.devices import choose_device, halving, seed_everything
+from sap3d.cameras.placement import Placement
+from sap3d.cameras.poses import read_best_poses, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder, save_tensors
-from sap3d.options import check_types
-from sap3d.placement import Placement
-from sap3d.poses import read_best_poses, write_poses
+from sap3d.runs.devices import choose_device, halving, seed_everything
+from sap3d.runs.options import check_types
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
@@ -86,7 +86,7 @@ def train(config: dict) -> None:
 
     A run that was killed goes on from its last checkpoint, in a hidden folder beside the results.
     """
-    from sap3d.training import fingerprint, fit
+    from sap3d.runs.training import fingerprint, fit
     from threestudio.config import build
     from threestudio.models.exporters.pictures import PREVIEW, Preview
 

@@ -25,11 +25,11 @@ from PIL import Image
 from uploads import Limits
 
 from sap3d.errors import UserError
-from sap3d.evaluate import MESH_METRICS, PICTURE_METRICS, format_number
 from sap3d.files import root_dir
-from sap3d.import_photos import outlined
-from sap3d.jobs import GRACE
-from sap3d.report import viewer_frame
+from sap3d.photos.import_photos import outlined
+from sap3d.runs.jobs import GRACE
+from sap3d.scores.evaluate import MESH_METRICS, PICTURE_METRICS, format_number
+from sap3d.scores.report import viewer_frame
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 JOBS = root_dir() / "demo/jobs"

@@ -19,10 +19,10 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_folder
-from sap3d.poses import read_best_poses
 from sap3d.scene import Scene, check_views
 
 AZIMUTHS, ELEVATIONS, PAD = 12, 7, 2  # of the sheet of novel views; PAD as in sap3d.images.sheet

@@ -29,8 +29,8 @@ from uploads import Limits, receive
 
 from sap3d.errors import UserError
 from sap3d.files import write_json
-from sap3d.import_photos import Photo, correct_mask, read_photo
-from sap3d.jobs import POLL, REPOSITORY, end_groups
+from sap3d.photos.import_photos import Photo, correct_mask, read_photo
+from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
 from sap3d.scene import Scene
 
 TYPE, OBJECT = "DEMO", "object"

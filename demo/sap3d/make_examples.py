@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dataset.prepare import load_object
 from dataset.render import Renderer
-from sap3d import metrics
+from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_folder
-from sap3d.jobs import REPOSITORY
-from sap3d.poses import read_best_poses
+from sap3d.runs.jobs import REPOSITORY
 from sap3d.scene import Scene
+from sap3d.scores import metrics
 
 FOLDER = Path(__file__).resolve().parent / "examples"
 SIZE = 640  # of a photo, in pixels

@@ -22,12 +22,12 @@ from scipy import ndimage
 from dataset import toys
 from dataset.render import Renderer, merge
 from dataset.toy_shapes import assemble, rotation
-from sap3d import cameras as cam
 from sap3d import images as im
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
 from sap3d.meshes import normalise
-from sap3d.poses import read_best_poses
 from sap3d.scene import Scene
 
 WIDTH, HEIGHT = 640, 480
@@ -203,7 +203,9 @@ def check(name: str, pictures: list[np.ndarray]) -> None:
     scene = Scene("DEMO", f"capture_{name}", len(pictures))
     arguments = ["--type", scene.type, "--object", scene.object, "--views", str(scene.views)]
     print(f"--- {name}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "sap3d.import_photos", *arguments, "--input", folder], cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-m", "sap3d.photos.import_photos", *arguments, "--input", folder], cwd=REPOSITORY
+    )
     if done.returncode:
         return
     if name in SHEETS:

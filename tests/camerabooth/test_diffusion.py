@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 from camerabooth import conditioning, diffusion
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.sampling import sample, source_probabilities
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 
 TINY = DiffusionConfig(

@@ -9,7 +9,7 @@ import torch
 
 from camerabooth import evaluate
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
-from sap3d.cameras import camera_axes, camera_positions, evaluation_grid
+from sap3d.cameras.maths import camera_axes, camera_positions, evaluation_grid
 from sap3d.errors import UserError
 from sap3d.scene import Scene
 from sap3d.views import write_view

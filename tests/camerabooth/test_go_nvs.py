@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camerabooth.go_nvs import read_transforms
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 
 

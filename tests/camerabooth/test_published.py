@@ -26,9 +26,9 @@ from camerabooth.published import (
 )
 from camerabooth.sampling import sample
 from camerabooth.tuning import TestTimeTraining, leave_one_out
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import PoseTable
 from sap3d.errors import UserError
-from sap3d.poses import PoseTable
 
 TINY = Architecture(
     image_size=32,

@@ -17,13 +17,13 @@ from dataset.render import Renderer
 from dataset.toy_views import ToyViews, white_composite
 from dataset.toys import make_toy
 from sap3d import images as im
-from sap3d import training
-from sap3d.cameras import wrap_angle
-from sap3d.devices import seed_everything
+from sap3d.cameras.maths import wrap_angle
+from sap3d.cameras.poses import PoseTable
 from sap3d.errors import UserError
-from sap3d.metrics import rotation_error
-from sap3d.poses import PoseTable
-from sap3d.synthesis import Fit, Level
+from sap3d.field.synthesis import Fit, Level
+from sap3d.runs import training
+from sap3d.runs.devices import seed_everything
+from sap3d.scores.metrics import rotation_error
 
 TINY = {
     "image_size": 64,

@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from dataset import prepare, scans
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 from sap3d.scene import Scene, image_paths
 from sap3d.views import read_images, read_poses

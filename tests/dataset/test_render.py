@@ -9,7 +9,7 @@ from PIL import Image
 from trimesh.visual.material import SimpleMaterial
 
 from dataset.render import Lighting, Renderer, merge, random_lighting
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 
 FLAT = Lighting(ambient=1.0, directions=np.array([[0.0, 0, 1]]), intensities=np.array([0.0]))
 FRONT = torch.tensor([[0.0, 0.0, 2.0]])  # on +x, looking along −x: image right is +y, image up is +z

@@ -11,9 +11,9 @@ import torch
 import trimesh
 from PIL import Image
 
+from sap3d.cameras.poses import write_poses
 from sap3d.files import write_video
 from sap3d.images import sheet
-from sap3d.poses import write_poses
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 import trimesh
 from PIL import Image
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import write_poses
 from sap3d.images import sheet
-from sap3d.poses import write_poses
 
 
 def test_frusta_start_at_the_cameras_and_open_towards_the_origin(tmp_path):

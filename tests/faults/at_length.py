@@ -34,9 +34,9 @@ from safetensors.numpy import load_file
 from dataset.prepare import train_cameras
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
-from sap3d.cameras import evaluation_grid
+from sap3d.cameras.maths import evaluation_grid
+from sap3d.runs.stages import REPOSITORY, declare
 from sap3d.scene import Scene
-from sap3d.stages import REPOSITORY, declare
 from sap3d.views import write_view
 
 STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation")

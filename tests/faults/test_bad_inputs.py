@@ -25,11 +25,12 @@ from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from dataset import prepare
 from relposepp import infer
 from relposepp.model import ModelConfig, RelativePose, save_model
-from sap3d import cameras as cam
-from sap3d import evaluate, import_photos, report
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import write_poses
 from sap3d.errors import one_line_errors
-from sap3d.poses import write_poses
+from sap3d.photos import import_photos
 from sap3d.scene import Scene
+from sap3d.scores import evaluate, report
 from sap3d.views import write_view
 
 VIEWS, SIZE = 3, 32

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from sap3d.errors import UserError
 from sap3d.files import atomic_file, atomic_folder, write_json, write_video
-from sap3d.stages import REPOSITORY
-from sap3d.training import fit
+from sap3d.runs.stages import REPOSITORY
+from sap3d.runs.training import fit
 from tests.faults.at_length import fill, mount
 
 NOISE = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)  # 480 kB that do not shrink
@@ -125,8 +125,8 @@ esac
 
 @pytest.mark.parametrize("step", ["venv", "pip"])
 def test_no_space_for_the_environment_is_one_line(step, empty):
-    (empty / "sap3d").mkdir()
-    for name in ("sap3d/environment.sh", "requirements.txt"):
+    (empty / "sap3d/runs").mkdir(parents=True)
+    for name in ("sap3d/runs/environment.sh", "requirements.txt"):
         (empty / name).write_bytes((REPOSITORY / name).read_bytes())
     path = Path(sys.executable).parent
     if step == "pip":
@@ -134,7 +134,7 @@ def test_no_space_for_the_environment_is_one_line(step, empty):
         path.mkdir()
         (path / "python3").write_text(PYTHON)
         (path / "python3").chmod(0o755)
-    script = 'repo=$1; export repo; . "$repo/sap3d/environment.sh"'
+    script = 'repo=$1; export repo; . "$repo/sap3d/runs/environment.sh"'
     run = subprocess.run(
         ["/bin/sh", "-euc", script, "sh", empty], env={"PATH": f"{path}:/usr/bin:/bin"}, capture_output=True, text=True
     )

@@ -4,7 +4,7 @@ import torch
 
 from relposepp.correlation import PairHead, azimuth_labels, circular_correlation, flip_angles, spectra
 from relposepp.lifting import cylinder_points, resample_frustum
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 
 
 def smooth_rings(generator: torch.Generator, *shape: int, sectors: int = 36) -> torch.Tensor:

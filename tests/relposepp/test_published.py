@@ -16,7 +16,7 @@ from relposepp.published import (
     random_rotations,
     to_spherical,
 )
-from sap3d.cameras import pairwise_rotation_errors, rotation_angle, spherical_to_w2c, wrap_angle
+from sap3d.cameras.maths import pairwise_rotation_errors, rotation_angle, spherical_to_w2c, wrap_angle
 from sap3d.errors import UserError
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from relposepp import unwrapping
 from relposepp.search import search
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 
 SECTORS = 72
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from relposepp.verify import Effort, best, mutate, verify
-from sap3d import cameras as cam
-from sap3d.synthesis import Fit, Level, joint_fit
+from sap3d.cameras import maths as cam
+from sap3d.field.synthesis import Fit, Level, joint_fit
 from tests.renders import render_images
 
 LEVEL = Level(resolution=12, size=16, steps=60, pixels=96, samples=12)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sap3d.grid import SCENE_BOUND
+from sap3d.field.grid import SCENE_BOUND
 from threestudio.models.backgrounds.solid import Solid
 from threestudio.models.geometry.dense_grid import DenseGrid
 from threestudio.models.materials.diffuse import Diffuse

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import read_best_poses
 from sap3d.images import to_uint8
-from sap3d.poses import read_best_poses
 from tests.renders import render_images
 from tests.threestudio.test_launch import CAMERAS, config, make_scene, true_field
 from threestudio.models.corrections import PhotoCorrections

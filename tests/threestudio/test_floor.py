@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from tests.threestudio.fields import ball, nodes, renderer
 from threestudio.models.floor import find_floor
 from threestudio.systems.sap3d import SAP3D

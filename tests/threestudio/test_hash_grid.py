@@ -2,8 +2,8 @@
 
 import torch
 
-from sap3d import grid as dense
-from sap3d.cameras import SCENE_BOUND
+from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field import grid as dense
 from threestudio.models.geometry.hash_grid import HashGrid, interpolate
 
 

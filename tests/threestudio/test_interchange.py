@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from trimesh.visual.material import PBRMaterial
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from threestudio.models.exporters.interchange import InterchangeExporter
 
 CAMERAS = torch.tensor([[0.3, 0.0, 1.8], [-0.2, 2.0, 1.5], [1.2, -2.5, 2.1]])

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.instance_field import InstanceField
-from sap3d import cameras as cam
-from sap3d import grid as dense
-from sap3d.devices import seed_everything
+from sap3d.cameras import maths as cam
+from sap3d.cameras.placement import Placement
+from sap3d.cameras.poses import read_best_poses, write_poses
 from sap3d.errors import UserError
+from sap3d.field import grid as dense
 from sap3d.images import to_uint8
-from sap3d.placement import Placement
-from sap3d.poses import read_best_poses, write_poses
+from sap3d.runs.devices import seed_everything
 from sap3d.scene import Scene
 from tests.renders import render_images
 from tests.threestudio.fields import nodes

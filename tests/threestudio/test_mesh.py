@@ -5,8 +5,8 @@ import pytest
 import torch
 import trimesh
 
-from sap3d.grid import DENSITY_SCALE
-from sap3d.placement import Placement
+from sap3d.cameras.placement import Placement
+from sap3d.field.grid import DENSITY_SCALE
 from tests.threestudio.fields import ball, nodes, renderer
 from threestudio.models.exporters.mesh import MeshExporter
 

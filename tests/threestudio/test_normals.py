@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from tests.threestudio.fields import ball, renderer
 from threestudio.models.normals import Hits, normals, orientation, smoothness
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from tests.threestudio.fields import ball, renderer
 from threestudio.models.exporters.pictures import PictureExporter, frame, normal_grid
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sap3d import cameras as cam
-from sap3d import grid as dense
+from sap3d.cameras import maths as cam
+from sap3d.field import grid as dense
 from tests.renders import render_images
 from tests.threestudio.fields import ball, renderer
 from threestudio.models.renderers.culled import distortion

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import trimesh
 
-from sap3d.cameras import pixel_grid, project, rays
+from sap3d.cameras.maths import pixel_grid, project, rays
 from threestudio.models.exporters.texture import Atlas, bake, photo_colors, rasterise, unwrap
 
 GREY = 128

@@ -1,6 +1,6 @@
 import torch
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from threestudio.data.views import RayBatches
 
 SIZES = [[0, 8], [5, 16]]

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sap3d import cameras as cam
 from sap3d import images
-from sap3d.devices import step_generator
-from sap3d.framing import centre
-from sap3d.poses import read_half_turn, read_middles
+from sap3d.cameras import maths as cam
+from sap3d.cameras.framing import centre
+from sap3d.cameras.poses import read_half_turn, read_middles
+from sap3d.runs.devices import step_generator
 from sap3d.scene import Scene, check_views
 from sap3d.views import read_images
 from threestudio.config import Milestones, milestone
@@ -21,7 +21,7 @@ class RayBatch:
     """Pixels of the inputs."""
 
     view: Tensor  # index of the photo, [P]
-    pixel: Tensor  # normalised image coordinates as of `sap3d.cameras.pixel_grid`, [P, 2]
+    pixel: Tensor  # normalised image coordinates as of `sap3d.cameras.maths.pixel_grid`, [P, 2]
     color: Tensor  # on white, [P, 3]
     alpha: Tensor  # [P]
 
@@ -74,7 +74,7 @@ class Views:
     def __init__(self, config: Config, seed: int):
         """
         Raises:
-            UserError: see `sap3d.views.read_images` and `sap3d.poses.read_middles`.
+            UserError: see `sap3d.views.read_images` and `sap3d.cameras.poses.read_middles`.
         """
         self.config, self.seed = config, seed
         self.scene = Scene(config.type, config.object, check_views(config.views))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.images import resample
 
 

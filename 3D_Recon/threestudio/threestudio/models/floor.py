@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sap3d.cameras import SCENE_BOUND
+from sap3d.cameras.maths import SCENE_BOUND
 from threestudio.models.renderers.culled import CulledRenderer
 
 BISECTIONS = 7  # of SCENE_BOUND: half a hundredth of a unit

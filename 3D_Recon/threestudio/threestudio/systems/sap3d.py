@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sap3d import cameras as cam
-from sap3d.devices import step_generator
-from sap3d.poses import PoseTable
-from sap3d.symmetry import half_turned, with_far_sides
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import PoseTable
+from sap3d.cameras.symmetry import half_turned, with_far_sides
+from sap3d.runs.devices import step_generator
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor

@@ -10,7 +10,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.files import atomic_folder, write_json
 from sap3d.images import straight_alpha
 

@@ -12,11 +12,11 @@ from skimage import measure
 from torch import Tensor
 from trimesh.exchange.obj import export_obj
 
-from sap3d import grid as dense
-from sap3d.cameras import SCENE_BOUND, Y_UP
+from sap3d.cameras.maths import SCENE_BOUND, Y_UP
+from sap3d.cameras.placement import Placement
+from sap3d.field import grid as dense
 from sap3d.files import atomic_file
 from sap3d.meshes import normal_scale
-from sap3d.placement import Placement
 from threestudio.models.exporters.texture import bake
 from threestudio.models.renderers.culled import CulledRenderer, floaters
 

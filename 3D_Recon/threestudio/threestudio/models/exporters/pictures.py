@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from sap3d import cameras as cam
-from sap3d import grid as dense
+from sap3d.cameras import maths as cam
+from sap3d.field import grid as dense
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.images import sheet, to_uint8
 from threestudio.models.renderers.culled import CulledRenderer, Rendering
@@ -71,7 +71,7 @@ class PictureExporter:
             yield from tqdm(images, desc=label, total=len(cameras), unit="image")
 
     def write_test_views(self, folder: Path, reference: Tensor) -> None:
-        """The 84 views of `sap3d.cameras.evaluation_grid` about a reference camera [3], RGB on white."""
+        """The 84 views of `sap3d.cameras.maths.evaluation_grid` about a reference camera [3], RGB on white."""
         with atomic_folder(folder) as partial:
             for index, image in enumerate(self.render(cam.evaluation_grid(reference), "test views")):
                 imageio.imwrite(partial / f"{index:03d}.png", to_uint8(image.color))

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 from trimesh.visual.material import PBRMaterial
 
-from sap3d import cameras as cam
+from sap3d.cameras import maths as cam
 from sap3d.images import to_uint8
 
 SHIFT = 8  # binary digits of sub-pixel positions in OpenCV's drawing

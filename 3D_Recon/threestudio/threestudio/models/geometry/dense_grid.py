@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sap3d import grid as dense
+from sap3d.field import grid as dense
 from threestudio.config import Milestones
 
 
 class DenseGrid(nn.Module):
-    """The field of `sap3d.grid`: raw values on corner-aligned nodes over the scene's cube (DVGO, arXiv 2111.11215)."""
+    """`sap3d.field.grid`'s field: raw values on corner-aligned nodes over the scene's cube (DVGO, arXiv 2111.11215)."""
 
     @dataclass
     class Config:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d import grid as dense
-from sap3d.cameras import SCENE_BOUND
+from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field import grid as dense
 from threestudio.config import Milestones
 
 PRIMES = (1, 2_654_435_761, 805_459_861)  # of the spatial hash

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d.cameras import sight_cosines
+from sap3d.cameras.maths import sight_cosines
 from sap3d.scene import Scene
 from threestudio.config import Schedule, scheduled
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from sap3d import cameras as cam
-from sap3d.cameras import SCENE_BOUND
-from sap3d.grid import DENSITY_SCALE, DENSITY_SHIFT, composite, ray_interval
+from sap3d.cameras import maths as cam
+from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field.grid import DENSITY_SCALE, DENSITY_SHIFT, composite, ray_interval
 
 
 @dataclass
@@ -85,7 +85,7 @@ class CulledRenderer(nn.Module):
         """Render rays, differentiably.
 
         Args:
-            origins, directions: [P, 3] as of `sap3d.cameras.rays`.
+            origins, directions: [P, 3] as of `sap3d.cameras.maths.rays`.
             generator: jitters the samples within their bins; None takes the bins' centres.
             samples: samples a ray; None: as the config says.
         """

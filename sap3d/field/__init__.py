@@ -1,0 +1,1 @@
+"""Radiance fields: dense grids, their rendering, joint fits of voxels and cameras."""

@@ -1,0 +1,1 @@
+"""Own photos: import, masks, the contact sheet."""

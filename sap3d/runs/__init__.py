@@ -1,0 +1,1 @@
+"""How programs run: stages and their state, jobs, Ray, Slurm, devices, options, training."""

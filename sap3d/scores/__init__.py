@@ -1,0 +1,1 @@
+"""What results are worth: metrics, evaluation, the report, tables of variants."""
