@@ -22,24 +22,31 @@ SAMPLES = 4000
 GRID = 24
 
 
-def check_shape(mesh: trimesh.Trimesh, min_faces: int = 1) -> None:
-    """Refuse what does not look like one solid object.
+def check_shape(mesh: trimesh.Trimesh) -> None:
+    """Refuse what views show badly.
 
     Raises:
-        UserError: fewer faces; a rod or a sheet; parts that lie apart; textures that are mostly transparent.
+        UserError: a rod or a sheet; textures that are transparent on a tenth of the surface, as leaves on cards.
+    """
+    sides = np.sort(np.ptp(mesh.vertices[mesh.faces.reshape(-1)], axis=0))[::-1]
+    if sides[1] < 0.1 * sides[0] or sides[2] < 0.02 * sides[0]:
+        raise UserError("thin")
+    _, faces = trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)
+    if _transparent_share(mesh, faces) > 0.1:
+        raise UserError("cut out by transparent textures")
+
+
+def check_single(mesh: trimesh.Trimesh, min_faces: int) -> None:
+    """Refuse parts of things and sets of things.
+
+    Raises:
+        UserError: fewer faces; a fifth of the surface or more lies apart from the rest.
     """
     if len(mesh.faces) < min_faces:
         raise UserError(f"fewer than {min_faces} faces")
-    if len(mesh.faces) > 10 * MAX_FACES:
-        raise UserError("too many faces")
-    sides = np.sort(np.ptp(mesh.vertices[mesh.faces.reshape(-1)], axis=0))[::-1]
-    if sides[1] < 0.15 * sides[0] or sides[2] < 0.03 * sides[0]:
-        raise UserError("thin")
-    points, face = trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)
+    points, _ = trimesh.sample.sample_surface(mesh, SAMPLES, seed=0)
     if _largest_share(points) < 0.8:
         raise UserError("scattered")
-    if _transparent_share(mesh, face) > 0.1:
-        raise UserError("cut out by transparent textures")
 
 
 def _largest_share(points: np.ndarray) -> float:
@@ -130,9 +137,12 @@ def _materials(mesh: trimesh.Trimesh) -> list:
 
 
 def _image(material) -> Image.Image | None:
+    """A material's texture, RGBA if it may be transparent."""
     image = getattr(material, "image", None)
     image = getattr(material, "baseColorTexture", None) if image is None else image
-    transparent = image is not None and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info)
+    if image is None or getattr(material, "alphaMode", "BLEND") in (None, "OPAQUE"):  # glTF: opaque unless it says so
+        return image
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     return image.convert("RGBA") if transparent else image
 
 
@@ -153,7 +163,7 @@ def _part(mesh: trimesh.Trimesh, material, index: np.ndarray) -> tuple:
 
 def _opaque(image: Image.Image) -> Image.Image:
     """RGB; what is transparent gets the mean colour of what is not."""
-    if image.mode != "RGBA":
+    if image.mode != "RGBA" or image.getextrema()[3][0] == 255:
         return image.convert("RGB")
     pixels = np.asarray(image).reshape(-1, 4).astype(np.float64)
     weight = pixels[:, 3:] / 255

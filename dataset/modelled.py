@@ -8,7 +8,6 @@
 
 import argparse
 import json
-import multiprocessing
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,7 +17,7 @@ import trimesh
 from tqdm import tqdm
 
 from dataset import sweet_home, zero_ad
-from dataset.compact import check_shape, read_compact, write_compact
+from dataset.compact import check_shape, check_single, read_compact, write_compact
 from dataset.packages import WEBXR, fetch
 from dataset.render import merge
 from dataset.scans import Y_UP_TO_Z_UP
@@ -27,6 +26,23 @@ from sap3d.files import root_dir, write_json
 from sap3d.meshes import normalise
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+ATTRIBUTION = """# Who made the objects that the weights beside this file were trained on
+
+Written by `python dataset/modelled.py --attribution`. The objects were turned, scaled, simplified and their textures
+reduced; training also changed shapes and colours. Licences:
+[CC0 1.0](https://creativecommons.org/publicdomain/zero/1.0/),
+[CC BY 3.0](https://creativecommons.org/licenses/by/3.0/), [CC BY 3.0 US](https://creativecommons.org/licenses/by/3.0/us/),
+[CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/), [MIT](https://opensource.org/license/mit)."""
+SOURCES = {  # each one's title, and whether objects are named: after their OBJ's folder
+    "sweethome3d": (
+        "Sweet Home 3D's furniture (Debian's sweethome3d-furniture 1.8-1), converted by Emmanuel Puybaret / eTeks;"
+        " those by Scopia: Emmanuel Puybaret / eTeks and Scopia Visual Interfaces Systems, s.l. (http://www.scopia.es);"
+        " those by Kator Legaz: Andrew Kator & Jennifer Legaz; the others from http://www.blendswap.com",
+        True,
+    ),
+    "0ad": ("0 A.D. (Debian's 0ad-data 0.0.26-1), Wildfire Games (http://www.wildfiregames.com/)", False),
+    "webxr": ("WebXR Input Profiles (npm's @webxr-input-profiles/assets 1.0.20), Copyright (c) 2019 Amazon", True),
+}
 ZERO_AD_FACES = 150  # fewer are parts of things
 ZERO_AD_TEXTURES = 8  # of one mesh: soldiers' bodies have hundreds
 
@@ -140,27 +156,22 @@ def without_benchmarks(models: list[ModelledObject], archives: list[Path]) -> li
         return sweet_home.geometry_hash(by_name[archive][mesh]())
 
     excluded = set((BENCHMARKS / "reserved12.sha256").read_text().split())
-    excluded |= {geometry(entry["archive"], entry["mesh"]) for entry in benchmark_models().values()}
+    excluded |= {geometry(*place) for place in benchmark_models().values()}
     return [model for model in models if geometry(model.archive, model.mesh) not in excluded]
 
 
 @lru_cache(maxsize=1)
-def benchmark_models() -> dict[str, dict[str, str]]:
-    """The objects of type MODELS_demo: `archive`, `mesh`, `name` and `author` of each."""
-    rows = [
-        line.replace("\t/", "\t").split("\t")
-        for line in (BENCHMARKS / "models12.tsv").read_text().splitlines()
-        if line[:1] != "#"
-    ]
-    keys = ("archive", "mesh", "name", "author")
-    return {row[2].lower().replace(" ", "_"): dict(zip(keys, row, strict=True)) for row in rows}
+def benchmark_models() -> dict[str, tuple[str, str]]:
+    """The objects of type MODELS_demo: each one's catalogue file and OBJ inside it."""
+    lines = (BENCHMARKS / "models12.tsv").read_text().splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return {name.lower().replace(" ", "_"): (archive, mesh.lstrip("/")) for archive, mesh, name, _ in rows}
 
 
 def load_benchmark(object_name: str) -> trimesh.Trimesh:
-    """An object of type MODELS_demo, with its whole textures: z up, normalised."""
-    entry = benchmark_models()[object_name]
-    archives = sweet_home.catalogues()
-    (model,) = [m for m in furniture(archives) if (m.archive, m.mesh) == (entry["archive"], entry["mesh"])]
+    """An object of type MODELS_demo, with whole textures: z up, normalised."""
+    wanted = benchmark_models()[object_name]
+    (model,) = [model for model in furniture(sweet_home.catalogues()) if (model.archive, model.mesh) == wanted]
     return load_source(model)
 
 
@@ -173,11 +184,8 @@ def actors() -> list[ModelledObject]:
             continue
         mesh, texture = (_file_name(str(Path(path).with_suffix(""))) for path in pair)
         category = actor.split("/")[0]
-        models.append(
-            ModelledObject(
-                "0ad", f"{mesh}+{texture}", category, "Wildfire Games", "CC BY-SA 3.0", *pair, cut_out=cut_out
-            )
-        )
+        origin = ("Wildfire Games", "CC BY-SA 3.0")
+        models.append(ModelledObject("0ad", f"{mesh}+{texture}", category, *origin, *pair, cut_out=cut_out))
     return models
 
 
@@ -201,18 +209,17 @@ def candidates() -> list[ModelledObject]:
 # ---------------------------------------------------------------- the cache
 
 
-def build(models: list[ModelledObject], processes: int = 1) -> Counter:
+def build(models: list[ModelledObject]) -> Counter:
     """Make the compact file of every object that has none, and the index.
 
     Returns:
         how many objects were left out, by source and reason.
     """
-    with multiprocessing.Pool(processes) as pool:
-        reasons = list(tqdm(pool.imap(_make, models, chunksize=4), total=len(models), desc="objects", mininterval=2))
-    kept = [asdict(model) for model, reason in zip(models, reasons, strict=True) if not reason]
-    skipped = {f"{m.source}/{m.name}": reason for m, reason in zip(models, reasons, strict=True) if reason}
+    reasons = {model: _make(model) for model in tqdm(models, desc="modelled objects", mininterval=1)}
+    kept = [asdict(model) for model, reason in reasons.items() if not reason]
+    skipped = {f"{model.source}/{model.name}": reason for model, reason in reasons.items() if reason}
     write_json(_cache() / "index.json", {"models": kept, "skipped": skipped})
-    return Counter((name.split("/")[0], reason.partition(":")[0]) for name, reason in skipped.items())
+    return Counter((name.partition("/")[0], reason) for name, reason in skipped.items())
 
 
 def _make(model: ModelledObject) -> str:
@@ -221,19 +228,36 @@ def _make(model: ModelledObject) -> str:
         return ""
     try:
         mesh = load_source(model)
-        check_shape(mesh, ZERO_AD_FACES if model.source == "0ad" else 1)
+        check_shape(mesh)
+        if model.source == "0ad":
+            check_single(mesh, ZERO_AD_FACES)
         write_compact(mesh, model.compact)
     except UserError as error:
         return str(error)
     return ""
 
 
+def attribution(models: list[ModelledObject]) -> str:
+    """Who made the objects, under which licences, as Markdown."""
+    lines = [ATTRIBUTION]
+    for source, (title, named) in SOURCES.items():
+        lines += ["", f"## {title}", ""]
+        groups: dict[tuple[str, str], list[str]] = {}
+        for model in models:
+            if model.source == source:
+                groups.setdefault((model.licence, model.author), []).append(model.mesh.split("/")[-2 if named else -1])
+        for (licence, author), names in sorted(groups.items()):
+            lines.append(f"* {author}, {licence}: " + (", ".join(sorted(names)) if named else f"{len(names)} objects"))
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
-    arguments = parser.parse_args()
-    models = candidates()
-    for (source, reason), count in sorted(build(models, arguments.processes).items()):
+    parser.add_argument("--attribution", action="store_true", help="print authors and licences of the cached objects")
+    if parser.parse_args().attribution:
+        print(attribution(list_models()))
+        return
+    for (source, reason), count in sorted(build(candidates()).items()):
         print(f"left out: {count:5d} of {source}: {reason}")
     print(f"{dict(Counter(model.source for model in list_models()))} in {_cache()}")
 

@@ -17,7 +17,7 @@ LICENCES = {
     "BlendSwap-CC-0": "CC0 1.0",
     "BlendSwap-CC-BY": "CC BY 3.0",
     "KatorLegaz": "CC BY 3.0 US",
-    "Reallusion": "CC BY 3.0 US",
+    "Reallusion": "CC BY 3.0 US",  # people only
     "Scopia": "CC BY 3.0",
 }
 
@@ -49,7 +49,7 @@ def archive_files(path: Path) -> Files:
 
 
 def load_furniture(path: Path, obj: str, rotation: str = "") -> trimesh.Trimesh:
-    """An object of a catalogue, z up, normalised.
+    """An object of a catalogue, z up, normalised; a material whose texture the zip lacks keeps its plain colour.
 
     Args:
         obj: its OBJ's path in the zip.
@@ -57,7 +57,7 @@ def load_furniture(path: Path, obj: str, rotation: str = "") -> trimesh.Trimesh:
     """
     folder = str(PurePosixPath(obj).parent) + "/"
     files = {name: read for name, read in archive_files(path).items() if name.startswith(folder)}
-    mesh = load_scan(files, obj, "y", f"{path.name}: {obj}")
+    mesh = load_scan(files, obj, "y", f"{path.name}: {obj}", missing_ok=True)
     if rotation:
         turn = np.array(rotation.split(), float).reshape(3, 3)
         mesh.vertices = mesh.vertices @ (Y_UP_TO_Z_UP @ turn @ Y_UP_TO_Z_UP.T).T
