@@ -122,7 +122,7 @@ class Trainer:
 def volume_losses(
     model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Errors of rendered rays: squared ones of colour and opacity, and how far from the true depth the samples weigh."""
+    """Of rendered rays: squared errors of colour and opacity, and how far from the true depth the samples weigh."""
     sources = batch.images.shape[1] - config.targets
     images = photo_errors(batch.images[:, :sources], generator)
     field = model(images, batch.cameras[:, :sources], with_features=False)

@@ -4,8 +4,8 @@
     nice -n 15 python dataset/training_views.py models --first 0 --shards 120   # variants of modelled objects
 
 A shard holds 256 objects of 16 views at 128×128. NNNNN_index.npz has their cameras, float32 [256, 16, 7] with roll and
-field of view (docs/CONVENTIONS.md), and where in NNNNN_pictures.npy each view's two pictures lie: WebP colour and alpha,
-and lossless WebP depth at 64×64, 0 where there is nothing. Views 0–7 are like photos, views 8–15 like the targets of
+field of view (docs/CONVENTIONS.md), and where in NNNNN_pictures.npy each view's two pictures end: WebP colour and
+alpha, and lossless WebP depth at 64×64, 0 where there is nothing. Views 0–7 are like photos, views 8–15 like the targets of
 novel-view synthesis. Every object has its own light. Shard 0 is held out: toys of their own, and modelled objects that
 no other shard has.
 """
