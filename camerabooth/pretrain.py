@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from tqdm import tqdm
 
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
 from camerabooth.backbones.embedded.volume import View, render
@@ -199,10 +200,12 @@ def train(config: DictConfig) -> Trainer:
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     losses, last = [], time.monotonic()
     saved = last
+    bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10)
     while trainer.minutes < config.max_minutes and not (config.max_steps and trainer.step >= config.max_steps):
         sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
         batch = data.batch(rng, config.objects, sources, config.targets).to(trainer.device)
         losses.append(trainer.train_step(batch, generator))
+        bar.update()
         now = time.monotonic()
         trainer.minutes, last = trainer.minutes + (now - last) / 60, now
         if now - saved > 60 * config.checkpoint_minutes:
@@ -214,7 +217,7 @@ def train(config: DictConfig) -> Trainer:
             row |= {name: round(float(np.mean([loss[name] for loss in losses])), 5) for name in losses[0]}
             row |= validate(trainer.averaged_model(), held_out, trainer.device)
             log_row(trainer.path.with_name("curve.csv"), row)
-            print(row, flush=True)
+            tqdm.write(str(row))
             losses, last = [], time.monotonic()
     trainer.save()
     return trainer
