@@ -71,7 +71,10 @@ class SourceEncoder(nn.Module):
 
 
 class VolumeUNet(nn.Module):
-    """[B, C, G, G, G] → [B, widths[0], G, G, G]; G is a multiple of 8."""
+    """[B, C, G, G, G] → [B, widths[0], G, G, G]; each width but the first halves G, down to 3 or more.
+
+    (oneDNN's bf16 weight gradients of convolutions over 2³ voxels are wrong.)
+    """
 
     def __init__(self, channels_in: int, widths: tuple[int, ...]):
         super().__init__()

@@ -11,7 +11,7 @@ from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 
 TINY = EmbeddedConfig(
-    encoder_widths=(8, 8, 16), source_channels=16, volume_widths=(8, 8, 8, 8), resolution=8, field_features=2
+    encoder_widths=(8, 8, 16), source_channels=16, volume_widths=(8, 8, 8), resolution=12, field_features=2
 )
 
 
@@ -75,8 +75,8 @@ def test_pixel_positions_are_exact_under_autocast(model, monkeypatch):
     these = cameras((10, 0), (40, 170), roll=0.2, view=35.0)
     with torch.no_grad():
         model(sources(2), these)
-    assert [pixels.shape[2] for pixels in asked] == [8**3, 8**3, 16**3]
-    for pixels, resolution in zip(asked, (8, 8, 16), strict=True):
+    assert [pixels.shape[2] for pixels in asked] == [12**3, 12**3, 24**3]
+    for pixels, resolution in zip(asked, (12, 12, 24), strict=True):
         points = vol.grid_points(resolution, these.double())
         exact, _ = cam.project(these.double(), points.expand(1, 2, -1, -1))
         assert (pixels - exact).abs().max().item() * 64 < 1e-3
@@ -126,8 +126,8 @@ def test_colours_come_from_the_source_that_is_wished_for(model):
     """With all weight on the sources, a red and a blue photo mix to what the weights say."""
     red, blue = torch.tensor([1.0, -1, -1, 1]), torch.tensor([-1.0, -1, 1, 1])
     images = torch.stack([red, blue])[None, :, :, None, None].expand(1, 2, 4, 32, 32)
-    wish = torch.zeros(1, 2, 8, 8, 8)
+    wish = torch.zeros(1, 2, 12, 12, 12)
     wish[:, 0] = math.log(3)
-    own_logit, own = torch.full((1, 1, 16, 16, 16), -30.0), torch.ones(1, 3, 16, 16, 16)
+    own_logit, own = torch.full((1, 1, 24, 24, 24), -30.0), torch.ones(1, 3, 24, 24, 24)
     colours = model.volume._blend(images, cameras((0, 0), (0, 90)), wish, own_logit, own)
-    torch.testing.assert_close(colours[0, :, 8, 8, 8], torch.tensor([0.75, 0, 0.25]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(colours[0, :, 12, 12, 12], torch.tensor([0.75, 0, 0.25]), atol=1e-5, rtol=0)
