@@ -84,7 +84,8 @@ case $ROOT_DIR in
     /*) ;;
     *) ROOT_DIR=$PWD/$ROOT_DIR ;;
 esac
-export ROOT_DIR PYTHONUNBUFFERED=1
+# GPUs are numbered as nvidia-smi does; CUDA by itself takes the fastest first.
+export ROOT_DIR PYTHONUNBUFFERED=1 CUDA_DEVICE_ORDER=PCI_BUS_ID
 
 . "$repo/sap3d/runs/environment.sh"
 cd "$repo"

@@ -205,6 +205,12 @@ def test_the_pipeline_runs_what_is_stale_and_nothing_else(pipeline):
     assert ran(pipeline()) == ALL
 
 
+def test_stages_number_gpus_as_nvidia_smi_does(pipeline):
+    program = pipeline.folder / "dataset/prepare.py"
+    program.write_text('import os; print("order", os.environ["CUDA_DEVICE_ORDER"])')
+    assert "order PCI_BUS_ID" in pipeline()
+
+
 def bookkeeper(folder: Path) -> int:
     """The process that has started the stage of a run in a folder."""
     for path in Path("/proc").glob("[0-9]*"):
