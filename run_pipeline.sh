@@ -131,5 +131,5 @@ stage reconstruction "$python" 3D_Recon/threestudio/launch.py \
 
 [ ! "$dry_run" ] || exit 0
 echo "[6/6] evaluation" # its summary comes with its own seconds
-"$python" -m sap3d.scores.evaluate $scene --seed "$seed"
+"$python" -m sap3d.scores.evaluate $common
 exec "$python" -m sap3d.scores.report $scene
