@@ -34,7 +34,7 @@ from sap3d.cameras.poses import HALF_TURN, PoseTable, read_pose_hypotheses, writ
 from sap3d.cameras.symmetry import loss_from_both_sides, mean_of_sides, with_far_sides
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
-from sap3d.files import atomic_file, root_dir
+from sap3d.files import atomic_file, exclusive, root_dir
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import apply_flags, stage_options
 from sap3d.runs.training import fingerprint, fit
@@ -357,8 +357,10 @@ def model_folder(config: DictConfig) -> Path:
     if not folder.exists():
         from camerabooth.convert import convert  # transformers is slow to import
 
-        print(f"converting {path}", flush=True)
-        convert(path, folder)
+        with exclusive(folder):
+            if not folder.exists():  # another run may have converted it meanwhile
+                print(f"converting {path}", flush=True)
+                convert(path, folder)
     return folder
 
 

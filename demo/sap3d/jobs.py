@@ -30,7 +30,7 @@ import numpy as np
 from uploads import Limits, receive
 
 from sap3d.errors import UserError
-from sap3d.files import write_json
+from sap3d.files import exclusive, write_json
 from sap3d.photos.import_photos import Photo, correct_mask, read_photo
 from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
 from sap3d.scene import Scene
@@ -120,8 +120,7 @@ def one_at_a_time(change: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(change)
     def waiting(job: Job, *arguments: object) -> None:
-        with (job.folder / ".change").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with exclusive(job.folder / "job.json"):
             change(job, *arguments)
 
     return waiting
