@@ -24,6 +24,15 @@ PARTIAL = (
 SMOOTHING = 3  # pixels, of the variance at half the views' size
 
 
+def error_on_object(estimates: Tensor, images: Tensor) -> Tensor:
+    """Mean squared error of colour on white and alpha, [N, 4, S, S] in [0, 1], over the object's pixels in either, [].
+
+    Everywhere else all is white: a mean over all pixels would say how small the object is.
+    """
+    shown = torch.maximum(estimates[:, 3], images[:, 3]).clamp(0, 1)
+    return ((estimates - images).square().mean(1) * shown).sum() / shown.sum()
+
+
 class InstanceField(nn.Module):
     """Raw voxels of all inputs [4, R, R, R] and of all but one [N, 4, r, r, r], and the network's squared error."""
 
@@ -43,7 +52,7 @@ class InstanceField(nn.Module):
         """Fit voxels to two or more views [N, 4, S, S] at cameras [N, 3].
 
         Args:
-            error: mean squared error, in [0, 1], of the network's view of one input, given the others.
+            error: `error_on_object` of the network's view of one input, given the others.
             symmetric: the views show the far side, too; what leaves one out leaves it out from both sides.
         """
         views, weights = len(images), 1 - torch.eye(len(images)).repeat(1, 1 + symmetric)

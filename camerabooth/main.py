@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
-from camerabooth.instance_field import InstanceField
+from camerabooth.instance_field import InstanceField, error_on_object
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
 from sap3d import images as im
@@ -298,7 +298,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     shown, shown_from = with_far_sides(images, best.cameras, counted)
     field = None
     if len(shown) >= INSTANCE_VIEWS:
-        error = (best.estimates - images).square().mean()
+        error = error_on_object(best.estimates, images)
         field = InstanceField.fit(shown, shown_from, error, seed, both_sides)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:

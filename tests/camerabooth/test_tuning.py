@@ -279,6 +279,17 @@ def test_the_field_counts_where_fits_without_one_view_agree(field):
     torch.testing.assert_close(field.combine(blank, cameras), render)
 
 
+@pytest.mark.parametrize("size", [8, 32])
+def test_an_objects_error_does_not_depend_on_how_large_the_image_is(size):
+    def square(grey: float) -> torch.Tensor:
+        image = torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None, None].repeat(1, size, size)
+        image[:, 2:4, 2:4] = torch.tensor([grey, grey, grey, 1.0])[:, None, None]
+        return image[None]
+
+    error = instance_field.error_on_object(square(0.4), square(0.2))
+    torch.testing.assert_close(error, torch.tensor(3 * 0.2**2 / 4))  # alpha is right
+
+
 @pytest.mark.parametrize("count", [2, 5])
 def test_a_fields_variance_is_the_jackknifes(monkeypatch, count):
     """Whose variance of a mean is exactly that of the single values, over their number."""
