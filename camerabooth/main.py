@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
-from camerabooth.instance_field import InstanceField
+from camerabooth.instance_field import InstanceField, error_on_object
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
 from sap3d import images as im
@@ -34,7 +34,7 @@ from sap3d.cameras.poses import HALF_TURN, PoseTable, read_pose_hypotheses, writ
 from sap3d.cameras.symmetry import loss_from_both_sides, mean_of_sides, with_far_sides
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
-from sap3d.files import atomic_file, root_dir
+from sap3d.files import atomic_file, exclusive, root_dir
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import apply_flags, stage_options
 from sap3d.runs.training import fingerprint, fit
@@ -298,7 +298,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     shown, shown_from = with_far_sides(images, best.cameras, counted)
     field = None
     if len(shown) >= INSTANCE_VIEWS:
-        error = (best.estimates - images).square().mean()
+        error = error_on_object(best.estimates, images)
         field = InstanceField.fit(shown, shown_from, error, seed, both_sides)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
@@ -357,8 +357,10 @@ def model_folder(config: DictConfig) -> Path:
     if not folder.exists():
         from camerabooth.convert import convert  # transformers is slow to import
 
-        print(f"converting {path}", flush=True)
-        convert(path, folder)
+        with exclusive(folder):
+            if not folder.exists():  # another run may have converted it meanwhile
+                print(f"converting {path}", flush=True)
+                convert(path, folder)
     return folder
 
 
