@@ -19,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
+from camerabooth.backbones.embedded.guide import guide
+from camerabooth.backbones.embedded.model import TIMESTEPS, EmbeddedConfig, Reconstructor, noise_schedule
 from camerabooth.backbones.embedded.volume import View, render
+from camerabooth.muon import Muon
 from dataset.photo_errors import photo_errors
 from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam
@@ -35,13 +37,18 @@ DEFAULTS = {
     "data": "runs/views",  # below ROOT_DIR
     "output": "runs/camerabooth",
     "device": "cpu",
-    "objects": 4,  # a step
+    "objects": 6,  # a step
     "targets": 4,  # of each object
     "rays": 768,  # of each target
     "source_counts": [0.3, 0.25, 0.2, 0.1, 0.15],  # probability of 1, 2, … source views
+    "denoise_every": 0,  # steps, one of which renders whole views and trains the denoiser on them; 0: never
+    "denoised": 2,  # targets of each object in such a step
+    "pure_noise": 0.3,  # share of them at the last time step, where the conditional mean is learned
+    "drop": 0.1,  # share of them that are told nothing, for classifier-free guidance
+    "denoising_weight": 0.1,
     "mask_weight": 0.5,
     "depth_weight": 0.05,
-    "learning_rate": 5e-4,
+    "learning_rate": 1e-3,
     "warmup_steps": 200,
     "decay": 0.15,  # last share of the minutes, in which the learning rate falls to zero
     "ema": 0.999,
@@ -63,9 +70,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = Reconstructor(EmbeddedConfig(**config.get("model", {}))).to(self.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
-        )
+        self.optimizer = Muon(self.model, config.learning_rate, weight_decay=0.02)
         self.step, self.minutes, self.objects = 0, 0.0, 0
         self.path = root_dir() / config.output / "checkpoint.pt"
 
@@ -109,8 +114,11 @@ class Trainer:
         """One update; the last `config.targets` views of the batch are the targets."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        losses = volume_losses(self.model, batch, self.config, generator)
-        loss = losses["colour"] + self.config.mask_weight * losses["mask"] + self.config.depth_weight * losses["depth"]
+        config = self.config
+        denoise = config.denoise_every and self.step % config.denoise_every == 0
+        losses = (denoising_losses if denoise else volume_losses)(self.model, batch, config, generator)
+        loss = losses["colour"] + config.mask_weight * losses["mask"] + config.depth_weight * losses["depth"]
+        loss = loss + config.denoising_weight * losses.get("denoising", 0)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite():
@@ -134,12 +142,39 @@ def volume_losses(
     choice = object_rays(cameras, config.rays, generator)
     pixels = cam.pixel_grid(DEPTH_SIZE, cameras.device)[choice]
     view = render(field, cameras, pixels, model.config.samples, generator)
-    truth = F.interpolate(batch.images[:, sources:].flatten(0, 1), size=(DEPTH_SIZE,) * 2, mode="area")
-    truth = truth.flatten(2).transpose(1, 2).unflatten(0, cameras.shape[:2])
-    truth = truth.gather(2, choice[..., None].expand(-1, -1, -1, 4))
+    return view_losses(view, batch.images[:, sources:], batch.depths, choice)
+
+
+def denoising_losses(
+    model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The same of whole views, and the error of the denoiser's v-prediction of them at random noise levels."""
+    sources = batch.images.shape[1] - config.targets
+    chosen = slice(sources, sources + config.denoised)
+    images, cameras = photo_errors(batch.images[:, :sources], generator), batch.cameras[:, :sources]
+    field = model(images, cameras)
+    told, view = guide(field, images * 2 - 1, cameras, batch.cameras[:, chosen], model.config.samples)
+    losses = view_losses(view, batch.images[:, chosen], batch.depths[:, : config.denoised])
+    latents = batch.images[:, chosen].flatten(0, 1) * 2 - 1
+    count, device = len(latents), latents.device
+    timesteps = torch.randint(TIMESTEPS, (count,), generator=generator)
+    timesteps[torch.rand(count, generator=generator) < config.pure_noise] = TIMESTEPS - 1
+    drop = (torch.rand(count, generator=generator) < config.drop).to(device)
+    noise, timesteps = torch.randn(latents.shape, generator=generator).to(device), timesteps.to(device)
+    schedule = noise_schedule()
+    prediction = model.denoise(schedule.add_noise(latents, noise, timesteps), timesteps, told.dropped(drop))
+    losses["denoising"] = F.mse_loss(prediction, schedule.get_velocity(latents, noise, timesteps))
+    return losses
+
+
+def view_losses(view: View, images: Tensor, depths: Tensor, choice: Tensor | None = None) -> dict[str, Tensor]:
+    """Errors of a view of 64×64 pixels, or of those in `choice` [B, M, P], against images [B, M, 4, S, S]."""
+    truth = F.interpolate(images.flatten(0, 1), size=(DEPTH_SIZE,) * 2, mode="area")
+    truth, depths = truth.flatten(2).transpose(1, 2).unflatten(0, images.shape[:2]), depths.flatten(2)
+    if choice is not None:
+        truth, depths = truth.gather(2, choice[..., None].expand(-1, -1, -1, 4)), depths.gather(2, choice)
     errors = (view.image - truth).square()
-    depth = batch.depths.flatten(2).gather(2, choice)
-    return {"colour": errors[..., :3].mean(), "mask": errors[..., 3].mean(), "depth": depth_error(view, depth)}
+    return {"colour": errors[..., :3].mean(), "mask": errors[..., 3].mean(), "depth": depth_error(view, depths)}
 
 
 def depth_error(view: View, depth: Tensor) -> Tensor:
@@ -180,6 +215,12 @@ def validate(model: Reconstructor, data: TrainingViews, device: torch.device, ob
     return scores
 
 
+def mean_loss(losses: list[dict[str, float]], name: str) -> float:
+    """Of the steps that have it; NaN if none has."""
+    values = [loss[name] for loss in losses if name in loss]
+    return round(float(np.mean(values)), 5) if values else float("nan")
+
+
 def log_row(path: Path, row: dict[str, float]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
@@ -215,7 +256,7 @@ def train(config: DictConfig) -> Trainer:
             saved = now
         if trainer.step % config.validate_steps == 0:
             row = {"step": trainer.step, "objects": trainer.objects, "minutes": round(trainer.minutes, 2)}
-            row |= {name: round(float(np.mean([loss[name] for loss in losses])), 5) for name in losses[0]}
+            row |= {name: mean_loss(losses, name) for name in ("colour", "mask", "depth", "denoising")}
             row |= validate(trainer.averaged_model(), held_out, trainer.device)
             log_row(trainer.path.with_name("curve.csv"), row)
             tqdm.write(str(row))

@@ -17,6 +17,7 @@ TINY = {
     "volume_widths": [8, 8, 8],
     "resolution": 12,
     "field_features": 2,
+    "denoiser_widths": [8, 8, 16],
     "samples": 12,
 }
 
@@ -46,7 +47,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(root, tmp_path, monkeypatch):
     assert (first.step, second.step, second.objects) == (2, 3, 6)
     assert second.minutes > first.minutes
     assert any(not torch.equal(second.average[name], value) for name, value in first.average.items())
-    assert {int(moments["step"]) for moments in second.optimizer.state.values()} == {3}
+    assert {moments["steps"] for moments in second.optimizer.state.values() if "steps" in moments} == {3}
+    resumed = pretrain.Trainer(config)
+    resumed.load()
+    states = zip(second.optimizer.state.values(), resumed.optimizer.state.values(), strict=True)
+    assert all(torch.equal(a["velocity"], b["velocity"]) for a, b in states if "velocity" in a)
 
 
 def test_the_loss_falls_on_one_batch(root, tmp_path, monkeypatch):
@@ -56,6 +61,22 @@ def test_the_loss_falls_on_one_batch(root, tmp_path, monkeypatch):
     losses = [trainer.train_step(batch, torch.Generator().manual_seed(0)) for _ in range(30)]
     for name in ("colour", "mask"):  # the depth error grows with opacity first
         assert losses[-1][name] < 0.7 * losses[0][name]
+
+
+def test_the_denoiser_learns_on_one_batch(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path), warmup_steps=1, learning_rate=3e-3, denoise_every=1))
+    batch = tv.TrainingViews(root / "views", "train").batch(np.random.default_rng(0), 2, 2, 2)
+    losses = [trainer.train_step(batch, torch.Generator().manual_seed(0))["denoising"] for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_every_other_step_trains_the_denoiser(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path), denoise_every=2))
+    batch = tv.TrainingViews(root / "views", "train").batch(np.random.default_rng(0), 2, 1, 2)
+    losses = [trainer.train_step(batch, torch.Generator().manual_seed(0)) for _ in range(4)]
+    assert ["denoising" in loss for loss in losses] == [True, False, True, False]
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero_at_the_end(tmp_path, monkeypatch):

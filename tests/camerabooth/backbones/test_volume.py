@@ -42,7 +42,8 @@ def ball(radius: float, colour: tuple[float, float, float], resolution: int = 48
     distance = vol.grid_points(resolution, torch.zeros(1)).norm(dim=-1)
     density = ((radius - distance) * 400).clamp(-20, 30)
     values = torch.stack([density, *(torch.full_like(density, c) for c in colour)])
-    return vol.Field(values.reshape(1, 4, resolution, resolution, resolution), torch.zeros(1))
+    grid = values.reshape(1, 4, resolution, resolution, resolution)
+    return vol.Field(grid, torch.zeros(1), torch.zeros(1, 2, 4, 4, 4))
 
 
 def test_a_ball_is_rendered_as_its_outline_and_depth():
@@ -70,8 +71,8 @@ def test_compositing_has_the_derivatives_of_the_plain_formula():
 
 def test_pixel_positions_are_exact_under_autocast(model, monkeypatch):
     """To a thousandth of a pixel of 128, where bf16 would lose half a pixel."""
-    asked, look_up = [], vol._look_up
-    monkeypatch.setattr(vol, "_look_up", lambda maps, pixels: asked.append(pixels) or look_up(maps, pixels))
+    asked, look_up = [], vol.look_up
+    monkeypatch.setattr(vol, "look_up", lambda maps, pixels: asked.append(pixels) or look_up(maps, pixels))
     these = cameras((10, 0), (40, 170), roll=0.2, view=35.0)
     with torch.no_grad():
         model(sources(2), these)
@@ -87,7 +88,7 @@ def test_cell_centred_sampling_meets_its_nodes():
     resolution, slope = 16, torch.tensor([0.3, -0.2, 0.5])
     values = (vol.grid_points(resolution, torch.zeros(1)) @ slope).reshape(1, 1, resolution, resolution, resolution)
     points = (torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0)) - 0.5) * 1.1
-    sampled = vol.grids.sample(values, points * (resolution / (resolution - 1)))
+    sampled = vol.sample_grid(values, points)
     torch.testing.assert_close(sampled[..., 0], points @ slope, atol=1e-5, rtol=0)
 
 
