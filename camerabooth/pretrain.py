@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from tqdm import tqdm
 
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
 from camerabooth.backbones.embedded.volume import View, render
@@ -25,6 +26,7 @@ from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.errors import one_line_errors
+from sap3d.field.grid import ray_interval
 from sap3d.files import atomic_file, root_dir
 from sap3d.runs.devices import choose_device
 from sap3d.runs.options import merge_overrides
@@ -74,14 +76,16 @@ class Trainer:
         state = torch.load(self.path, weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"], strict=False)
         self.average |= {name: value for name, value in state["average"].items() if name in self.average}
-        if len(state["optimizer"]["state"]) == len(list(self.model.parameters())):
-            self.optimizer.load_state_dict(state["optimizer"])
+        for name, parameter in self.model.named_parameters():
+            if name in state["moments"]:
+                self.optimizer.state[parameter] = state["moments"][name]
         self.step, self.minutes, self.objects = state["step"], state["minutes"], state["objects"]
 
     def save(self) -> None:
+        named = self.model.named_parameters()
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "moments": {name: self.optimizer.state[p] for name, p in named if p in self.optimizer.state},
             "average": self.average,
             "step": self.step,
             "minutes": self.minutes,
@@ -109,8 +113,8 @@ class Trainer:
         loss = losses["colour"] + self.config.mask_weight * losses["mask"] + self.config.depth_weight * losses["depth"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        if torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite():
+            self.optimizer.step()
         self.step += 1
         self.objects += len(batch.images)
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
@@ -122,7 +126,7 @@ class Trainer:
 def volume_losses(
     model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Errors of rendered rays: squared ones of colour and opacity, and how far from the true depth the samples weigh."""
+    """Of rendered rays: squared errors of colour and opacity, and how far from the true depth the samples weigh."""
     sources = batch.images.shape[1] - config.targets
     images = photo_errors(batch.images[:, :sources], generator)
     field = model(images, batch.cameras[:, :sources], with_features=False)
@@ -150,10 +154,8 @@ def object_rays(cameras: Tensor, count: int, generator: torch.Generator) -> Tens
 
     What lies in the image does not decide: a choice that knew the truth would bias what is uncertain.
     """
-    pixels = cam.pixel_grid(DEPTH_SIZE, cameras.device)
-    middle = cam.principal_points(cameras)[..., None, :]
-    size = SCENE_BOUND / (cameras[..., 2:3] * cam.half_fov_tangents(cam.full_cameras(cameras)))
-    possible = (pixels - middle).norm(dim=-1) < size
+    near, far = ray_interval(*cam.rays(cameras, cam.pixel_grid(DEPTH_SIZE, cameras.device)))
+    possible = far - near > 0.01 * SCENE_BOUND
     scores = torch.rand(possible.shape, generator=generator).to(cameras.device) * possible
     return scores.topk(count, -1).indices
 
@@ -199,10 +201,12 @@ def train(config: DictConfig) -> Trainer:
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     losses, last = [], time.monotonic()
     saved = last
+    bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10)
     while trainer.minutes < config.max_minutes and not (config.max_steps and trainer.step >= config.max_steps):
         sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
         batch = data.batch(rng, config.objects, sources, config.targets).to(trainer.device)
         losses.append(trainer.train_step(batch, generator))
+        bar.update()
         now = time.monotonic()
         trainer.minutes, last = trainer.minutes + (now - last) / 60, now
         if now - saved > 60 * config.checkpoint_minutes:
@@ -214,7 +218,7 @@ def train(config: DictConfig) -> Trainer:
             row |= {name: round(float(np.mean([loss[name] for loss in losses])), 5) for name in losses[0]}
             row |= validate(trainer.averaged_model(), held_out, trainer.device)
             log_row(trainer.path.with_name("curve.csv"), row)
-            print(row, flush=True)
+            tqdm.write(str(row))
             losses, last = [], time.monotonic()
     trainer.save()
     return trainer

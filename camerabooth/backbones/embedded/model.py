@@ -43,5 +43,5 @@ class Reconstructor(nn.Module):
         """Images in [0, 1], colour on white and alpha, [B, N, 4, S, S]; cameras [B, N, ≥ 3]."""
         latents = images * 2 - 1
         with autocast(images.device):
-            features = self.encoder(latents.flatten(0, 1)).float().unflatten(0, images.shape[:2])
-            return self.volume(latents, cameras, features, with_features)
+            features = self.encoder(latents.flatten(0, 1))
+        return self.volume(latents, cameras, features.float().unflatten(0, images.shape[:2]), with_features)

@@ -4,7 +4,8 @@ Source features are looked up at every node of a coarse grid and fused over any 
 what no source saw and says density, colour and features on a finer grid, where it blends in the sources' own colours.
 After GeNVS (arXiv 2304.02602), with the fusion of sources by mean and variance as in multi-view stereo.
 
-The grid's frame is the first source's: its azimuth is 0 there. Geometry is computed in float32, also under autocast.
+The grid's frame is the first source's: its azimuth is 0 there. Geometry is computed in float32, and only what
+convolutions and linear layers do under autocast: bf16 would lose half a pixel.
 """
 
 import math
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from camerabooth.backbones.embedded.layers import ChannelNorm, Residual
 from sap3d.cameras import maths as cam
-from sap3d.field import grid as grids
 from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field import grid as grids
+from sap3d.runs.devices import autocast
 
 VARIANCES = 16  # feature channels whose variance over the sources enters the volume
 GEOMETRY = 8  # numbers that describe how a source sees a point, see `_sight`
@@ -69,7 +71,10 @@ class SourceEncoder(nn.Module):
 
 
 class VolumeUNet(nn.Module):
-    """[B, C, G, G, G] → [B, widths[0], G, G, G]; G is a multiple of 8."""
+    """[B, C, G, G, G] → [B, widths[0], G, G, G]; each width but the first halves G, down to 3 or more.
+
+    (oneDNN's bf16 weight gradients of convolutions over 2³ voxels are wrong.)
+    """
 
     def __init__(self, channels_in: int, widths: tuple[int, ...]):
         super().__init__()
@@ -125,23 +130,25 @@ class Volume(nn.Module):
         """
         azimuth = cameras[:, 0, 1]
         cameras = turned(cameras, azimuth)
-        coarse = grid_points(self.resolution, cameras)
-        pixels, sight = _sight(cameras, coarse)
-        colours = _look_up(images, pixels)  # [B, N, 4, P]
-        hidden = _look_up(features, pixels) + self.geometry(sight).transpose(-1, -2)
-        volume = self.unet(self._fuse(F.silu(hidden), colours, sight, coarse))
-        heads = F.silu(self.head_norm(volume))
-        density, own, own_logit = _shuffle(self.head(heads)).float().split([1, 3, 1], 1)
-        wish = torch.einsum("bkzyx,bnzyxk->bnzyx", self.query(volume).float(), self._keys(sight))
-        blended = self._blend(images, cameras, wish, own_logit, own.sigmoid())
-        parts = [density, blended]
-        if with_features:
-            parts.append(_shuffle(self.feature_head(heads)).float())
-        return Field(torch.cat(parts, 1).contiguous(memory_format=torch.channels_last_3d), azimuth)
+        pixels, sight = _sight(cameras, grid_points(self.resolution, cameras))
+        looked_up, colours = _look_up(features, pixels), _look_up(images, pixels)  # [B, N, C | 4, P]
+        with autocast(images.device):
+            hidden = F.silu(looked_up + self.geometry(sight).transpose(-1, -2))
+            volume = self.unet(self._fuse(hidden, colours, sight))
+            heads = F.silu(self.head_norm(volume))
+            raw = _shuffle(self.head(heads))
+            extra = _shuffle(self.feature_head(heads)) if with_features else raw[:, :0]
+            keys = self.key(sight).unflatten(2, (self.resolution,) * 3)
+            wish = torch.einsum("bkzyx,bnzyxk->bnzyx", self.query(volume), keys)
+        density, own, own_logit = raw.float().split([1, 3, 1], 1)
+        colour = self._blend(images, cameras, wish.float(), own_logit, own.sigmoid())
+        values = torch.cat([density, colour, extra.float()], 1)
+        return Field(values.contiguous(memory_format=torch.channels_last_3d), azimuth)
 
-    def _fuse(self, hidden: Tensor, colours: Tensor, sight: Tensor, points: Tensor) -> Tensor:
+    def _fuse(self, hidden: Tensor, colours: Tensor, sight: Tensor) -> Tensor:
         """Score-weighted mean and variance over the sources, what all silhouettes say, and where each point lies."""
         batch, views = hidden.shape[:2]
+        points = grid_points(self.resolution, colours)
         # A point outside a source's image is unlikely to be its business.
         scores = torch.einsum("bncp,oc->bnp", hidden, self.score.weight.to(hidden.dtype)).float()
         inside = sight[..., 0]
@@ -163,9 +170,6 @@ class Volume(nn.Module):
         fused = fused.unflatten(-1, (self.resolution,) * 3)
         return fused.contiguous(memory_format=torch.channels_last_3d)
 
-    def _keys(self, sight: Tensor) -> Tensor:
-        return self.key(sight).float().unflatten(2, (self.resolution,) * 3)
-
     def _blend(self, images: Tensor, cameras: Tensor, wish: Tensor, own_logit: Tensor, own: Tensor) -> Tensor:
         """The sources' colours and the network's own, weighted by a softmax over them, [B, 3, R, R, R]."""
         fine = (2 * self.resolution,) * 3
@@ -186,7 +190,8 @@ def turned(cameras: Tensor, azimuth: Tensor) -> Tensor:
 
 def grid_points(resolution: int, like: Tensor) -> Tensor:
     """Centres of a grid's cells, x fastest, [R³, 3]."""
-    centres = ((torch.arange(resolution, device=like.device) + 0.5) / resolution * 2 - 1) * SCENE_BOUND
+    counted = torch.arange(resolution, device=like.device, dtype=like.dtype)
+    centres = ((counted + 0.5) / resolution * 2 - 1) * SCENE_BOUND
     z, y, x = torch.meshgrid(centres, centres, centres, indexing="ij")
     return torch.stack([x, y, z], -1).reshape(-1, 3)
 
@@ -240,7 +245,10 @@ def render(
     batch, targets = cameras.shape[:2]
     origins, directions = cam.rays(cameras, pixels.expand(batch, targets, *pixels.shape[-2:]))
     near, far = grids.ray_interval(origins, directions)
-    offsets = torch.full((samples,), 0.5) if generator is None else torch.rand(*near.shape, samples, generator=generator)
+    if generator is None:
+        offsets = torch.full((samples,), 0.5)
+    else:
+        offsets = torch.rand(*near.shape, samples, generator=generator)
     fractions = (torch.arange(samples, device=near.device) + offsets.to(near.device)) / samples
     depths = near[..., None] + (far - near)[..., None] * fractions
     points = origins[..., None, :] + depths[..., None] * directions[..., None, :]
