@@ -17,7 +17,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, TRAIN_TIMESTEPS, DiffusionConfig, ViewConditionedDiffusion
+from camerabooth.backbones.interface import TRAIN_TIMESTEPS
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.evaluate import psnr
 from camerabooth.sampling import conditional_mean
 from dataset.toy_views import ToyViews
