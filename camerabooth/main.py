@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from camerabooth.backbones.interface import DiffusionModel, load_model
 from camerabooth.backbones.weights import WEIGHTS, model_folder
-from camerabooth.instance_field import InstanceField
+from camerabooth.instance_field import InstanceField, error_on_object
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, seen_from_others, synthesised_views
 from sap3d import images as im
@@ -295,7 +295,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     shown, shown_from = with_far_sides(images, best.cameras, counted)
     field, before = None, seen_from_others(model, images, best.cameras)
     if len(shown) >= INSTANCE_VIEWS:
-        error = (before - images).square().mean()
+        error = error_on_object(before, images)
         field = InstanceField.fit(shown, shown_from, error, seed, both_sides)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,8 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
         row |= {name + suffix: error for name, error in zip(METHODS, (network, ranked[0], min(ranked)))}
         row["hypotheses" + suffix] = ranked
     if row["answer symmetric"] > FAILURE:
-        write_plot(pictures / f"{scene.object}_{index}.png", views, poses)
+        path = pictures / f"{scene.object}_{index}.png"
+        write_plot(path, views, poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     return row
 
 

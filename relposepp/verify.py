@@ -40,16 +40,24 @@ class Effort:
     finalists: int = 6  # fits that enter the fine level; half of them enter the last one
 
 
-def fit_all(images: Tensor, hypotheses: Tensor, level: Level, progress: tqdm, **options: Tensor | None) -> Fit:
-    """`joint_fit` of many hypotheses in batches, one thread a batch; options are split alike.
+def fit_all(
+    images: Tensor,
+    hypotheses: Tensor,
+    level: Level,
+    progress: tqdm,
+    estimates: Tensor | None = None,
+    start: Tensor | None = None,
+    view_weights: Tensor | None = None,
+) -> Fit:
+    """`joint_fit` of many hypotheses in batches, one thread a batch.
 
     Small tensors keep torch's own threads idle most of the time. The batches do not depend on the number of threads.
     """
 
     def one_batch(first: int) -> Fit:
         rows = slice(first, first + BATCH)
-        split = {k: v[rows] if v is not None and len(v) == len(hypotheses) else v for k, v in options.items()}
-        fit = joint_fit(images, hypotheses[rows], level, **split)
+        grids, weights = (None if each is None else each[rows] for each in (start, view_weights))
+        fit = joint_fit(images, hypotheses[rows], level, start=grids, estimates=estimates, view_weights=weights)
         progress.update(len(fit.losses) * level.steps)
         return fit
 

@@ -281,6 +281,31 @@ def test_the_field_counts_where_fits_without_one_view_agree(field):
     torch.testing.assert_close(field.combine(blank, cameras), render)
 
 
+@pytest.mark.parametrize("size", [8, 32])
+def test_an_objects_error_does_not_depend_on_how_large_the_image_is(size):
+    def square(grey: float) -> torch.Tensor:
+        image = torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None, None].repeat(1, size, size)
+        image[:, 2:4, 2:4] = torch.tensor([grey, grey, grey, 1.0])[:, None, None]
+        return image[None]
+
+    error = instance_field.error_on_object(square(0.4), square(0.2))
+    torch.testing.assert_close(error, torch.tensor(3 * 0.2**2 / 4))  # alpha is right
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_fields_variance_is_the_jackknifes(monkeypatch, count):
+    """Whose variance of a mean is exactly that of the single values, over their number."""
+    values = torch.linspace(0.1, 0.7, count)
+    means = iter((values.sum() - values) / (count - 1))
+    monkeypatch.setattr(
+        instance_field, "render_views", lambda grid, cameras, size, samples: next(means).expand(1, 4, size, size)
+    )
+    field = InstanceField(2, count, 2)
+    field.error.fill_(0.01)
+    trust = field.trust(torch.zeros(1, 3), 8)
+    torch.testing.assert_close(trust, (0.01 / (0.01 + values.var() / count)).expand_as(trust))
+
+
 def test_a_model_with_a_field_sees_the_object_from_the_first_step_on(scene, field, tmp_path):
     images, cameras, model = scene
     model.add_field(field)

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
-from relposepp.verify import Effort, best, mutate, verify
+from relposepp.verify import BATCH, Effort, best, fit_all, mutate, verify
 from sap3d.cameras import maths as cam
 from sap3d.field.synthesis import Fit, Level, joint_fit
 from tests.renders import render_images
@@ -43,6 +44,18 @@ def test_fit_reduces_pose_errors_and_ranks(scene):
     assert fit.losses[:3].max() < fit.losses[3]
     # No view is the gauge, so that a wrong one does not stay where it is.
     torch.testing.assert_close(fit.cameras[..., 1].mean(1), hypotheses[..., 1].mean(1))
+
+
+def test_as_many_photos_as_hypotheses_are_fitted_in_batches(scene):
+    """Estimates are the views', not the hypotheses', though there are as many."""
+    count = 2 * BATCH
+    images, cameras = (each.repeat(count // 4, *[1] * (each.dim() - 1)) for each in scene)
+    level = replace(LEVEL, resolution=6, size=8, steps=2, pixels=8, samples=6)
+    hypotheses = cameras + 0.1 * torch.randn(count, count, 3, generator=torch.Generator().manual_seed(0))
+    with tqdm(disable=True) as progress:
+        fit = fit_all(images, hypotheses, level, progress, estimates=cameras)
+    alone = joint_fit(images, hypotheses[-1:], level, estimates=cameras)
+    torch.testing.assert_close(fit.losses[-1:], alone.losses)
 
 
 def test_a_wrong_first_view_is_mended(scene):

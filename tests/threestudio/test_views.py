@@ -27,6 +27,16 @@ def test_rays_carry_their_own_pixels():
         assert batch.alpha.mean() > 0.35  # a quarter of the pixels, but more of the rays
 
 
+def test_a_thin_object_is_drawn_as_often():
+    """A wire whose pixels are background for the most part, in one photo of two."""
+    images = torch.ones(2, 4, 32, 32)
+    images[:, 3] = 0.0
+    images[1, 3, :, 7] = 0.2
+    batch = RayBatches({32: images}, [[0, 32]], 400, seed=0).draw(0)
+    column = ((batch.pixel[:, 0] + 1) * 16 - 0.5).round()
+    assert ((batch.view == 1) & (column >= 6) & (column <= 8)).float().mean() > 0.5  # the wire, widened
+
+
 def test_some_rays_keep_their_pixels():
     batch = RayBatches(pyramid(), SIZES, 200, seed=0).draw(0)
     some = batch.some(30, torch.Generator().manual_seed(0))

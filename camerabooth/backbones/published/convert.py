@@ -8,7 +8,6 @@ Stage 2 does this by itself, to a folder beside the checkpoint, once for each co
 """
 
 import argparse
-import fcntl
 import json
 import pickle
 import re
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from camerabooth.backbones.published.names import averaged_name, is_convolution, original_name
 from camerabooth.backbones.published.networks import Architecture, build_networks, make_scheduler, write_networks
 from sap3d.errors import UserError, one_line_errors
-from sap3d.files import atomic_folder, digest, write_json
+from sap3d.files import atomic_folder, digest, exclusive, write_json
 
 HINT = "zero123-xl.ckpt is linked at https://github.com/cvlab-columbia/zero123"
 SOURCE = "source.json"  # of a converted folder: the checkpoint's SHA-256
@@ -174,8 +173,7 @@ def converted(path: Path) -> Path:
         raise UserError(f"{path}: no such file; {HINT}")
     if folder.exists() and not (folder / SOURCE).exists():
         raise UserError(f"{folder}: was not made of {path.name}; give it to --checkpoint itself, or rename one of them")
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(folder):
         if not folder.exists() or json.loads((folder / SOURCE).read_text())["sha256"] != digest(path):
             print(f"converting {path}", flush=True)
             convert(path, folder)

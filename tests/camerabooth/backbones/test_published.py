@@ -2,6 +2,8 @@
 model of the same code."""
 
 import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ from camerabooth.tuning import TestTimeTraining, leave_one_out
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
 from sap3d.errors import UserError
-from sap3d.files import write_json
+from sap3d.files import digest, write_json
 from sap3d.runs.options import filled
 
 TINY = Architecture(
@@ -574,3 +576,19 @@ def test_test_time_training_reaches_the_poses_and_the_network(flat_model):
     moved = [parameter for parameter in flat_model.parameters() if parameter.grad is not None]
     assert len(moved) == sum(parameter.requires_grad for parameter in flat_model.parameters())
     assert all(parameter.grad.any() for parameter in poses.parameters())
+
+
+def test_of_two_runs_one_converts_the_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "zero.ckpt").write_text("weights")
+    made = []
+
+    def slow(path, folder):
+        made.append(path)
+        time.sleep(0.3)
+        folder.mkdir()
+        write_json(folder / convert.SOURCE, {"sha256": digest(path)})
+
+    monkeypatch.setattr(convert, "convert", slow)
+    with ThreadPoolExecutor() as pool:
+        folders = [pool.submit(convert.converted, tmp_path / "zero.ckpt") for _ in range(2)]
+    assert [folder.result() for folder in folders] == [tmp_path / "zero"] * 2 and made == [tmp_path / "zero.ckpt"]

@@ -40,9 +40,10 @@ class RayBatches:
     def __init__(self, pyramid: dict[int, Tensor], sizes: Milestones, rays: int, seed: int):
         """Args: pyramid: image size → images [N, 4, S, S] of colour on white and alpha."""
         self.pyramid, self.sizes, self.rays, self.seed = pyramid, sizes, rays, seed
-        # Half of the rays are drawn near the object, where there is something to learn: its mask, widened.
+        # Half of the rays are drawn near the object, where there is something to learn: by its mask, widened. Of a
+        # thin object every pixel may be background for the most part, so it is drawn from as from a density.
         self.near = {
-            size: F.max_pool2d(views[:, 3:4], 2 * (size // 32) + 1, 1, size // 32).flatten().gt(0.5).nonzero()[:, 0]
+            size: F.max_pool2d(views[:, 3:4], 2 * (size // 32) + 1, 1, size // 32).flatten().double().cumsum(0)
             for size, views in pyramid.items()
         }
 
@@ -52,8 +53,8 @@ class RayBatches:
         size = milestone(self.sizes, step)
         views, near = self.pyramid[size], self.near[size]
         anywhere = torch.randint(len(views) * size * size, (self.rays // 2,), generator=generator)
-        chosen = near[torch.randint(len(near), (self.rays - self.rays // 2,), generator=generator)]
-        flat = torch.cat([anywhere, chosen])
+        drawn = torch.rand(self.rays - self.rays // 2, dtype=torch.float64, generator=generator)
+        flat = torch.cat([anywhere, torch.searchsorted(near, drawn * near[-1], right=True)])
         view, position = flat // (size * size), flat % (size * size)
         values = views.flatten(2)[view, :, position]
         return RayBatch(view, cam.pixel_grid(size)[position], values[:, :3], values[:, 3])
