@@ -23,10 +23,11 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, DiffusionModel, ViewConditionedDiffusion, load_model
+from camerabooth.backbones.interface import DiffusionModel, load_model
+from camerabooth.backbones.weights import WEIGHTS, model_folder
 from camerabooth.instance_field import InstanceField, error_on_object
 from camerabooth.regularisation import nearest_objects, regularisation_views
-from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, synthesised_views
+from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, seen_from_others, synthesised_views
 from sap3d import images as im
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import anchored, principal_points
@@ -34,21 +35,15 @@ from sap3d.cameras.poses import HALF_TURN, PoseTable, read_pose_hypotheses, writ
 from sap3d.cameras.symmetry import loss_from_both_sides, mean_of_sides, with_far_sides
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
-from sap3d.files import atomic_file, exclusive, root_dir
+from sap3d.files import atomic_file
 from sap3d.runs.devices import choose_device, halving, seed_everything
-from sap3d.runs.options import apply_flags, stage_options
+from sap3d.runs.options import apply_flags, filled, stage_options
 from sap3d.runs.training import fingerprint, fit
 from sap3d.scene import Scene
 from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
-WEIGHTS = {
-    "embedded": EMBEDDED_WEIGHTS,
-    "published": "camerabooth/weights/zero123-xl.ckpt",  # below ROOT_DIR
-}
-# The target itself tells too much at low noise; the last is pure noise, where only the sources speak.
-ENERGY_TIMESTEPS = [500, 700, 850, 999]
-ENERGY_DRAWS = 4  # of noise, at each
+ENERGY_DRAWS = 4  # of noise, at each of the time steps
 # Of stage 1's configurations, the one of lowest score (a negative log-weight) plus these times the shares by which its
 # energy and its synthesis loss are above the lowest is taken. Middle noise levels tell right from wrong more often than
 # those near pure noise, but two views lack the sources for it, and agree in synthesis wherever they are
@@ -74,7 +69,7 @@ DESCENTS, DESCENTS_OF_TWO = 3, 1
 
 
 def tune(
-    model: ViewConditionedDiffusion,
+    model: DiffusionModel,
     images: Tensor,
     cameras: Tensor,
     prior: list[int],
@@ -91,6 +86,8 @@ def tune(
     """
     if not config.steps:
         return cameras, cameras[None].cpu()
+    torch.manual_seed(seed)  # a run that goes on must start from the same new weights
+    model.prepare_tuning()
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
@@ -141,7 +138,7 @@ def choose(
     sharp, energies, alone = im.to_tensor(photos, CARVED_SIZE), [], []
     for cameras in tqdm(hypotheses[: len(likely)], desc="comparing the hypotheses", leave=False, mininterval=1):
         images = im.to_tensor(centre(photos, principal_points(cameras)), model.image_size).to(cameras.device)
-        energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS)[0].mean().item())
+        energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS).mean().item())
         if several:
             alone.append(joint_fit(sharp, cameras[None].cpu(), SYNTHESIS).losses.item())
     total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies)
@@ -181,7 +178,6 @@ class Judged:
 
     cameras: Tensor  # [N, 3]
     errors: Tensor  # the pretrained model's when each view is denoised given the others, [T · draws, N]
-    estimates: Tensor  # how each view looks to it then, at pure noise, [N, 4, S, S]
     synthesis: float  # loss of voxels fitted at these cameras
 
     def better_than(self, other: "Judged") -> bool:
@@ -193,9 +189,9 @@ class Judged:
 
 def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor) -> Judged:
     """Examine cameras [N, 3]; the views are `images` at the model's size and `photos` at that of the synthesis."""
-    errors, estimates = leave_one_out(model, images, cameras, ENERGY_TIMESTEPS, ENERGY_DRAWS)
+    errors = leave_one_out(model, images, cameras, draws=ENERGY_DRAWS)
     loss = joint_fit(photos, cameras[None].cpu(), SYNTHESIS).losses.item()
-    return Judged(cameras, errors, estimates, loss)
+    return Judged(cameras, errors, loss)
 
 
 def descend(photos: Tensor, cameras: Tensor, symmetric: bool = False) -> Tensor:
@@ -272,8 +268,9 @@ def poses_before_tuning(
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
-    pretrained = model_folder(config)
-    model = load_model(pretrained, device, **config.published)
+    pretrained = model_folder(config.backbone, config.checkpoint)
+    model = load_model(pretrained, device, **config.model)
+    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.settings.tuning)})
     hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
     pictures = read_images(scene)
     bound = half_turn_bound(config, scene.views)
@@ -296,9 +293,9 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     counted = half_turn["taken"] and scene.views < INSTANCE_VIEWS
     both_sides = half_turn["taken"] and not counted
     shown, shown_from = with_far_sides(images, best.cameras, counted)
-    field = None
+    field, before = None, seen_from_others(model, images, best.cameras)
     if len(shown) >= INSTANCE_VIEWS:
-        error = error_on_object(best.estimates, images)
+        error = error_on_object(before, images)
         field = InstanceField.fit(shown, shown_from, error, seed, both_sides)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
@@ -306,16 +303,16 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         changes = {"batch": batch}
         if batch < config.tuning.batch:
             changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
-            model = load_model(pretrained, device, **config.published)  # the first attempt may have changed it
+            model = load_model(pretrained, device, **config.model)  # the first attempt may have changed it
         settings = OmegaConf.merge(config.tuning, changes)
         return tune(model, shown, shown_from, prior, field, settings, seed, folder)
 
     moved = halving(tuned, config.tuning.batch, "tuning.batch", device)
     refined, trajectory = (cameras[..., : len(images), :] for cameras in moved)  # far sides come last
-    _, after = leave_one_out(model, images, refined, ENERGY_TIMESTEPS)
+    after = seen_from_others(model, images, refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
-    judged["refined"] = examine(load_model(pretrained, device, **config.published), refined)
+    judged["refined"] = examine(load_model(pretrained, device, **config.model), refined)
     kept = "refined" if judged["refined"].better_than(best) else kept
     if field is not None and config.tuning.field:
         if kept == "refined":
@@ -323,7 +320,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         model.add_field(field)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
-        imageio.imwrite(path, before_after(images, best.estimates, after))
+        imageio.imwrite(path, before_after(images, before, after))
     with atomic_file(folder / "trajectory.npy") as path:
         np.save(path, trajectory.numpy())
     cameras = torch.cat([judged[kept].cameras.cpu(), middles], -1)
@@ -342,26 +339,6 @@ def write_judged(
         print(f"the same from behind: {'yes' if half_turn['taken'] else 'no'} (excess {half_turn['excess']:.2e})")
     for name, energy in energies.items():
         print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
-
-
-def model_folder(config: DictConfig) -> Path:
-    """Folder of the model that tuning starts from; an original .ckpt is converted to one beside it, once.
-
-    Raises:
-        UserError: no such checkpoint, or not Zero-1-to-3's.
-    """
-    path = root_dir() / (config.checkpoint or WEIGHTS[config.backbone])
-    if path.suffix != ".ckpt":
-        return path
-    folder = path.with_suffix("")
-    if not folder.exists():
-        from camerabooth.convert import convert  # transformers is slow to import
-
-        with exclusive(folder):
-            if not folder.exists():  # another run may have converted it meanwhile
-                print(f"converting {path}", flush=True)
-                convert(path, folder)
-    return folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
