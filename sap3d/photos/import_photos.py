@@ -24,7 +24,8 @@ from sap3d import images as im
 from sap3d.cameras.framing import square_sides
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_json
-from sap3d.photos.intake import Limits, find_photos, shown
+from sap3d.names import shown
+from sap3d.photos.intake import Limits, find_photos
 from sap3d.photos.reading import KINDS, Photo, read_photos
 from sap3d.scene import Scene, check_views
 

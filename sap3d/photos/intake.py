@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from sap3d.errors import UserError
+from sap3d.names import JUNK_FOLDERS, shown
 
 # What lies beside photos and is none; it is passed over in silence.
-JUNK_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information")
 JUNK_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r")
 JUNK_SUFFIXES = (".mov", ".mp4", ".aae", ".thm", ".lrv", ".xmp", ".json", ".ini")  # live photos, edits, catalogues
 CHUNK = 1 << 20
@@ -94,12 +94,6 @@ def natural(name: str) -> tuple:
     """A key that sorts names as people count: IMG_8 before IMG_10."""
     parts = re.split("([0-9]+)", name.casefold())
     return [(int(part), "") if part.isdigit() and part.isascii() else (-1, part) for part in parts], name
-
-
-def shown(name: object) -> str:
-    """A name on one line, of characters that can be printed."""
-    text = str(name).encode(errors="replace").decode()
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def is_junk(name: str) -> bool:

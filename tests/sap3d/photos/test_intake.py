@@ -10,7 +10,7 @@ import pytest
 
 from sap3d.errors import UserError
 from sap3d.photos import intake
-from sap3d.photos.intake import Limits, find_photos, natural, shown
+from sap3d.photos.intake import Limits, find_photos, natural
 
 LIMITS = Limits(photos=8, megabytes=1)
 UTF8 = 0x800
@@ -173,12 +173,6 @@ def test_what_is_no_zip_is_refused_and_costs_no_photo(tmp_path, scratch, content
     (tmp_path / "b.jpg").write_bytes(b"x")
     found, refused = find_photos([tmp_path / "a.zip", tmp_path / "b.jpg"], scratch, LIMITS)
     assert [file.name for file in found] == ["b.jpg"] and refused == ["a.zip: not a readable zip"]
-
-
-def test_names_are_shown_on_one_line():
-    assert (
-        shown("a\nb\x1b[31m.jpg") == "a?b?[31m.jpg" and shown("\udcff.jpg") == "?.jpg" and shown("Кружка") == "Кружка"
-    )
 
 
 def test_the_chunk_is_what_memory_is_bounded_by():
