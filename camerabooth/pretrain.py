@@ -8,27 +8,26 @@ Training views come from dataset/training_views.py. Checkpoint and curve lie in 
 """
 
 import csv
+import itertools
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from camerabooth.backbones.embedded.guide import guide
-from camerabooth.backbones.embedded.model import TIMESTEPS, EmbeddedConfig, Reconstructor, noise_schedule
-from camerabooth.backbones.embedded.volume import View, render
+from camerabooth.backbones.embedded.losses import denoising_losses, volume_losses
+from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
+from camerabooth.backbones.embedded.volume import render
 from camerabooth.muon import Muon
-from dataset.photo_errors import photo_errors
 from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam
-from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.errors import one_line_errors
-from sap3d.field.grid import ray_interval
 from sap3d.files import atomic_file, root_dir
 from sap3d.runs.devices import choose_device
 from sap3d.runs.options import merge_overrides
@@ -56,10 +55,14 @@ DEFAULTS = {
     "checkpoint_minutes": 5.0,
     "validate_steps": 250,
     "threads": 0,  # 0: torch's default
+    "workers": 0,  # processes that read batches; a CPU needs none, a card about twelve
     "seed": 0,
     "export": False,
     "max_steps": 0,  # 0: as many as fit; tests set it
 }
+
+
+REFRESH = 200  # batches between looks for new shards
 
 
 class Trainer:
@@ -131,70 +134,6 @@ class Trainer:
         return {name: value.item() for name, value in losses.items()}
 
 
-def volume_losses(
-    model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Of rendered rays: squared errors of colour and opacity, and how far from the true depth the samples weigh."""
-    sources = batch.images.shape[1] - config.targets
-    images = photo_errors(batch.images[:, :sources], generator)
-    field = model(images, batch.cameras[:, :sources], with_features=False)
-    cameras = batch.cameras[:, sources:]
-    choice = object_rays(cameras, config.rays, generator)
-    pixels = cam.pixel_grid(DEPTH_SIZE, cameras.device)[choice]
-    view = render(field, cameras, pixels, model.config.samples, generator)
-    return view_losses(view, batch.images[:, sources:], batch.depths, choice)
-
-
-def denoising_losses(
-    model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The same of whole views, and the error of the denoiser's v-prediction of them at random noise levels."""
-    sources = batch.images.shape[1] - config.targets
-    chosen = slice(sources, sources + config.denoised)
-    images, cameras = photo_errors(batch.images[:, :sources], generator), batch.cameras[:, :sources]
-    field = model(images, cameras)
-    told, view = guide(field, images * 2 - 1, cameras, batch.cameras[:, chosen], model.config.samples)
-    losses = view_losses(view, batch.images[:, chosen], batch.depths[:, : config.denoised])
-    latents = batch.images[:, chosen].flatten(0, 1) * 2 - 1
-    count, device = len(latents), latents.device
-    timesteps = torch.randint(TIMESTEPS, (count,), generator=generator)
-    timesteps[torch.rand(count, generator=generator) < config.pure_noise] = TIMESTEPS - 1
-    drop = (torch.rand(count, generator=generator) < config.drop).to(device)
-    noise, timesteps = torch.randn(latents.shape, generator=generator).to(device), timesteps.to(device)
-    schedule = noise_schedule()
-    prediction = model.denoise(schedule.add_noise(latents, noise, timesteps), timesteps, told.dropped(drop))
-    losses["denoising"] = F.mse_loss(prediction, schedule.get_velocity(latents, noise, timesteps))
-    return losses
-
-
-def view_losses(view: View, images: Tensor, depths: Tensor, choice: Tensor | None = None) -> dict[str, Tensor]:
-    """Errors of a view of 64×64 pixels, or of those in `choice` [B, M, P], against images [B, M, 4, S, S]."""
-    truth = F.interpolate(images.flatten(0, 1), size=(DEPTH_SIZE,) * 2, mode="area")
-    truth, depths = truth.flatten(2).transpose(1, 2).unflatten(0, images.shape[:2]), depths.flatten(2)
-    if choice is not None:
-        truth, depths = truth.gather(2, choice[..., None].expand(-1, -1, -1, 4)), depths.gather(2, choice)
-    errors = (view.image - truth).square()
-    return {"colour": errors[..., :3].mean(), "mask": errors[..., 3].mean(), "depth": depth_error(view, depths)}
-
-
-def depth_error(view: View, depth: Tensor) -> Tensor:
-    """Distance of the samples from the true relative depth [B, M, P], weighted as they are composited."""
-    known = depth < 1.5
-    distance = (view.sample_depths - depth[..., None]).abs()
-    return ((view.weights * distance).sum(-1) * known).mean()
-
-
-def object_rays(cameras: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Random pixels of a 64×64 image whose rays pass where an object can be, [B, M, count].
-
-    What lies in the image does not decide: a choice that knew the truth would bias what is uncertain.
-    """
-    near, far = ray_interval(*cam.rays(cameras, cam.pixel_grid(DEPTH_SIZE, cameras.device)))
-    possible = far - near > 0.01 * SCENE_BOUND
-    scores = torch.rand(possible.shape, generator=generator).to(cameras.device) * possible
-    return scores.topk(count, -1).indices
-
-
 @torch.no_grad()
 def validate(model: Reconstructor, data: TrainingViews, device: torch.device, objects: int = 24) -> dict[str, float]:
     """PSNR in dB at 64×64 of renders from 1, 2, 3 and 5 sources, on unseen objects of each kind."""
@@ -230,6 +169,23 @@ def log_row(path: Path, row: dict[str, float]) -> None:
         writer.writerow(row)
 
 
+class Batches(IterableDataset):
+    """Endless training batches, other ones in each worker; shards that appear meanwhile are picked up."""
+
+    def __init__(self, folder: Path, config: DictConfig, step: int):
+        self.folder, self.config, self.step = folder, config, step
+
+    def __iter__(self) -> Iterator[Batch]:
+        config, worker = self.config, get_worker_info()
+        data = TrainingViews(self.folder, "train")
+        rng = np.random.default_rng([config.seed, self.step, worker.id if worker else 0])
+        for count in itertools.count(1):
+            sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
+            yield data.batch(rng, config.objects, sources, config.targets)
+            if count % REFRESH == 0:
+                data.refresh()
+
+
 def train(config: DictConfig) -> Trainer:
     """Train until the minutes are used up; a killed run goes on from its last checkpoint."""
     if config.threads:
@@ -237,22 +193,21 @@ def train(config: DictConfig) -> Trainer:
     trainer = Trainer(config)
     trainer.load()
     folder = root_dir() / config.data
-    data, held_out = TrainingViews(folder, "train"), TrainingViews(folder, "val")
-    rng = np.random.default_rng([config.seed, trainer.step])
+    held_out = TrainingViews(folder, "val")
+    loader = DataLoader(Batches(folder, config, trainer.step), batch_size=None, num_workers=config.workers)
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     losses, last = [], time.monotonic()
     saved = last
     bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10)
-    while trainer.minutes < config.max_minutes and not (config.max_steps and trainer.step >= config.max_steps):
-        sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
-        batch = data.batch(rng, config.objects, sources, config.targets).to(trainer.device)
-        losses.append(trainer.train_step(batch, generator))
+    for batch in loader:
+        if trainer.minutes >= config.max_minutes or (config.max_steps and trainer.step >= config.max_steps):
+            break
+        losses.append(trainer.train_step(batch.to(trainer.device), generator))
         bar.update()
         now = time.monotonic()
         trainer.minutes, last = trainer.minutes + (now - last) / 60, now
         if now - saved > 60 * config.checkpoint_minutes:
             trainer.save()
-            data.refresh()
             saved = now
         if trainer.step % config.validate_steps == 0:
             row = {"step": trainer.step, "objects": trainer.objects, "minutes": round(trainer.minutes, 2)}

@@ -6,10 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from camerabooth import pretrain
-from camerabooth.backbones.embedded.volume import View
 from dataset import training_views as tv
-from sap3d.cameras import maths as cam
-from sap3d.cameras.maths import SCENE_BOUND
 
 TINY = {
     "encoder_widths": [8, 8, 16],
@@ -88,21 +85,13 @@ def test_the_learning_rate_warms_up_and_falls_to_zero_at_the_end(tmp_path, monke
     assert rates == pytest.approx([0.1, 1, 1, 0.5, 0])
 
 
-def test_rays_are_chosen_where_an_object_can_be():
-    cameras = torch.tensor([[0.2, 0.3, 1.8, 0.2, -0.1, 0.1, 0.7], [0.0, 1.0, 2.2, 0, 0, 0, 0.9]])[None]
-    choice = pretrain.object_rays(cameras, 500, torch.Generator().manual_seed(0))
-    assert choice.shape == (1, 2, 500) and all(len(set(row.tolist())) == 500 for row in choice[0])
-    pixels = cam.pixel_grid(tv.DEPTH_SIZE)[choice]
-    near, far = pretrain.ray_interval(*cam.rays(cameras, pixels))
-    assert ((far - near) > 0.01 * SCENE_BOUND).float().mean() > 0.95
-
-
-def test_depth_error_is_the_weighted_distance_where_depth_is_known():
-    weights = torch.tensor([[0.5, 0.25, 0.0], [1.0, 0.0, 0.0]])[None, None]
-    depths = torch.tensor([[-0.5, 0.0, 0.5], [0.3, 0.4, 0.5]])[None, None]
-    view = View(torch.empty(0), torch.empty(0), torch.empty(0), weights, depths)
-    error = pretrain.depth_error(view, torch.tensor([[[-0.25, 2.0]]]))
-    assert error.item() == pytest.approx((0.5 * 0.25 + 0.25 * 0.25) / 2)
+def test_workers_draw_different_batches(root):
+    batches = pretrain.Batches(root / "views", settings(), step=0)
+    here = next(iter(batches)).cameras
+    assert torch.equal(here, next(iter(batches)).cameras)
+    loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2))
+    first, second = next(loader).cameras, next(loader).cameras
+    assert first.shape[0] == 2 and (first.shape != second.shape or not torch.equal(first, second))
 
 
 def test_validation_scores_each_kind_and_number_of_sources(root, tmp_path, monkeypatch):
