@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from camerabooth.backbones.embedded.losses import denoising_losses, volume_losses
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
-from camerabooth.backbones.embedded.volume import render
+from camerabooth.backbones.embedded.rendering import render
 from camerabooth.muon import Muon
 from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam

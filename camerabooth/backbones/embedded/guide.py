@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camerabooth.backbones.embedded.denoiser import PATCH, Guide
-from camerabooth.backbones.embedded.volume import Field, View, inside, look_up, render, sample_grid, turned
+from camerabooth.backbones.embedded.rendering import View, render, sample_grid
+from camerabooth.backbones.embedded.volume import Field, inside, look_up, turned
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 

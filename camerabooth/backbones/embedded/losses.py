@@ -1,4 +1,4 @@
-"""What the embedded model's training minimises: errors of rendered rays and views, and of the denoiser's predictions."""
+"""What the embedded model's training minimises: errors of rendered rays and views, and of the denoiser."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from camerabooth.backbones.embedded.guide import guide
 from camerabooth.backbones.embedded.model import TIMESTEPS, Reconstructor, noise_schedule
-from camerabooth.backbones.embedded.volume import View, render
+from camerabooth.backbones.embedded.rendering import View, render
 from dataset.photo_errors import photo_errors
 from dataset.training_views import DEPTH_SIZE, Batch
 from sap3d.cameras import maths as cam

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from camerabooth.backbones.embedded import losses
-from camerabooth.backbones.embedded.volume import View
+from camerabooth.backbones.embedded.rendering import View
 from dataset.training_views import DEPTH_SIZE
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
