@@ -4,6 +4,7 @@ SAP3D (arXiv 2404.03652, §3.2) takes the class's neighbours from a database of 
 procedural, and the pretrained model's own image features tell who is near.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from tqdm import tqdm
 
 from camerabooth.backbones.interface import DiffusionModel
 from dataset.render import Renderer
-from dataset.toy_views import random_cameras, white_composite
 from dataset.toys import make_toy, toy_seed
+from dataset.training_views import white_composite
 from sap3d.files import atomic_file, save_tensors
 
 POOL = 256  # objects to choose from
 DESCRIBED = 2  # photo-like views of each, by which they are compared
+PHOTO_ELEVATION, OTHER_ELEVATION, RADIUS = (-5.0, 50.0), (-50.0, 90.0), (1.4, 2.3)  # degrees, degrees, world units
 FILE = "neighbours.safetensors"
 
 
@@ -28,9 +30,17 @@ def pool_seed(index: int) -> int:
     return toy_seed(f"toy_{500 + index}")
 
 
+def pool_cameras(rng: np.random.Generator) -> np.ndarray:
+    """Cameras of an object's views, float32 [16, 3]: eight like photos, then eight from all heights."""
+    low, high = (np.repeat([photo, other], 8) for photo, other in zip(PHOTO_ELEVATION, OTHER_ELEVATION))
+    elevation = np.radians(rng.uniform(low, high))
+    azimuth = rng.uniform(-math.pi, math.pi, 16)
+    return np.stack([elevation, azimuth, rng.uniform(*RADIUS, 16)], -1).astype(np.float32)
+
+
 def render_object(seed: int, size: int, views: int | None = None) -> tuple[Tensor, Tensor]:
     """Views of a procedural object, always the same: images [V, 4, S, S] and cameras [V, 3]."""
-    cameras = torch.from_numpy(random_cameras(np.random.default_rng(seed)))[:views]
+    cameras = torch.from_numpy(pool_cameras(np.random.default_rng(seed)))[:views]
     return white_composite(torch.from_numpy(Renderer(make_toy(seed)).render(cameras, size))), cameras
 
 
