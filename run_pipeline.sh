@@ -2,6 +2,8 @@
 # One object from photos to a mesh: sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0
 # Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
+# With the published weights:       sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 --backbone published
+# Any option of a stage:            sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 tuning.steps=240
 #
 # What is up to date is not run again (sap3d/runs/stages.py): --force runs all, --from STAGE that stage (poses, tuning,
 # novel_views, reconstruction) and those after it, --dry-run says what would run and why.
@@ -11,30 +13,34 @@ set -eu
 
 usage() {
     echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER]" \
-        "[--preset fast|standard|best] [--force] [--from STAGE] [--dry-run]" >&2
+        "[--preset fast|standard|best|gpu] [--backbone NAME] [--checkpoint PATH] [--pose-checkpoint PATH]" \
+        "[--force] [--from STAGE] [--dry-run] [stage.key=value ...]" >&2
     exit 2
 }
 
 [ $# -ge 4 ] || usage ""
-type=$1 object=$2 views=$3 gpu=$4 input= preset=standard seed=${SEED:-0}
+type=$1 object=$2 views=$3 gpu=$4 input= seed=${SEED:-0}
 shift 4
-from= force= dry_run=
-while [ $# -gt 0 ]; do
+from= force= dry_run= last= left=$#
+while [ $left -gt 0 ]; do # what is for the stages goes to the end of the line
     case $1 in
         --force) force=--force ;;
         --dry-run) dry_run=--dry-run ;;
-        --input | --preset | --from)
-            [ $# -ge 2 ] || usage "$1 lacks its value"
+        --input | --from | --preset | --backbone | --checkpoint | --pose-checkpoint)
+            [ $left -ge 2 ] || usage "$1 lacks its value"
             case $1 in
                 --input) input=$2 ;;
-                --preset) preset=$2 ;;
                 --from) from=$2 ;;
+                *) set -- "$@" "$1" "$2" ;;
             esac
             shift
+            left=$((left - 1))
             ;;
+        [a-z]*.*=*) set -- "$@" "$1" ;;
         *) usage "no option '$1'" ;;
     esac
     shift
+    left=$((left - 1))
 done
 for name in "$type" "$object"; do
     case $name in
@@ -58,21 +64,12 @@ case $from in
     stage3) from=reconstruction ;;
     *) usage "no stage '$from'" ;;
 esac
-poses_effort= tuning_effort= field_config=
-case $preset in
-    fast)
-        poses_effort="candidates=120 effort.rounds=0"
-        tuning_effort="descent=false tuning.steps=16 tuning.warmup_steps=4"
-        field_config="--config 3D_Recon/threestudio/configs/fast.yaml"
-        ;;
-    standard) ;;
-    best)
-        poses_effort="candidates=480 effort.rounds=8 effort.finalists=12"
-        tuning_effort=tuning.steps=240
-        field_config="--config 3D_Recon/threestudio/configs/best.yaml"
-        ;;
-    *) usage "no preset '$preset'" ;;
-esac
+for word in "$@"; do
+    case $last in
+        --preset) case $word in fast | standard | best | gpu) ;; *) usage "no preset '$word'" ;; esac ;;
+    esac
+    last=$word
+done
 
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 case $input in
@@ -122,14 +119,13 @@ if [ "$input" ]; then
 else
     stage data "$python" dataset/prepare.py $scene
 fi
-stage poses "$python" relposepp/infer.py $common $poses_effort
-stage tuning "$python" camerabooth/main.py $common $tuning_effort
-stage novel_views "$python" camerabooth/go_nvs.py $common
-stage reconstruction "$python" 3D_Recon/threestudio/launch.py \
-    --config 3D_Recon/threestudio/configs/sap3d.yaml $field_config --train \
-    data.type="$type" data.object="$object" data.views="$views" device="$gpu" seed="$seed"
+stage poses "$python" relposepp/infer.py $common "$@"
+stage tuning "$python" camerabooth/main.py $common "$@"
+stage novel_views "$python" camerabooth/go_nvs.py $common "$@"
+stage reconstruction "$python" 3D_Recon/threestudio/launch.py --train \
+    data.type="$type" data.object="$object" data.views="$views" device="$gpu" seed="$seed" "$@"
 
 [ ! "$dry_run" ] || exit 0
 echo "[6/6] evaluation" # its summary comes with its own seconds
-"$python" -m sap3d.scores.evaluate $common
+"$python" -m sap3d.scores.evaluate $common -- "$@"
 exec "$python" -m sap3d.scores.report $scene

@@ -84,7 +84,6 @@ def recoloured(rng: np.random.Generator, mesh: trimesh.Trimesh) -> trimesh.Trime
     return _with_materials(mesh, [SimpleMaterial(image=change(_picture(each))) for each in materials(mesh)])
 
 
-
 def merged(meshes: list[trimesh.Trimesh]) -> trimesh.Trimesh:
     """One mesh of several, each of which keeps its materials."""
     all_materials, face_materials, uv, faces, offset = [], [], [], [], 0

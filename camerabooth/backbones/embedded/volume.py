@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from camerabooth.backbones.embedded.layers import ChannelNorm, Residual
 from sap3d.cameras import maths as cam
-from sap3d.field import grid as grids
 from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field import grid as grids
 
 VARIANCES = 16  # feature channels whose variance over the sources enters the volume
 GEOMETRY = 8  # numbers that describe how a source sees a point, see `_sight`
@@ -240,7 +240,9 @@ def render(
     batch, targets = cameras.shape[:2]
     origins, directions = cam.rays(cameras, pixels.expand(batch, targets, *pixels.shape[-2:]))
     near, far = grids.ray_interval(origins, directions)
-    offsets = torch.full((samples,), 0.5) if generator is None else torch.rand(*near.shape, samples, generator=generator)
+    offsets = (
+        torch.full((samples,), 0.5) if generator is None else torch.rand(*near.shape, samples, generator=generator)
+    )
     fractions = (torch.arange(samples, device=near.device) + offsets.to(near.device)) / samples
     depths = near[..., None] + (far - near)[..., None] * fractions
     points = origins[..., None, :] + depths[..., None] * directions[..., None, :]
