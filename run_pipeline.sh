@@ -1,6 +1,6 @@
 #!/bin/sh
 # One object from photos to a mesh: sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0
-# Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/
+# Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/    (or a zip, or photos)
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
 # With the published weights:       sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 --backbone published
 # Any option of a stage:            sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 tuning.steps=240
@@ -12,36 +12,82 @@
 set -eu
 
 usage() {
-    echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER]" \
+    echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER|ZIP|PHOTO...]" \
         "[--preset fast|standard|best|gpu] [--backbone NAME] [--checkpoint PATH] [--pose-checkpoint PATH]" \
         "[--force] [--from STAGE] [--dry-run] [stage.key=value ...]" >&2
     exit 2
 }
 
-[ $# -ge 4 ] || usage ""
-type=$1 object=$2 views=$3 gpu=$4 input= seed=${SEED:-0}
-shift 4
-from= force= dry_run= last= left=$#
-while [ $left -gt 0 ]; do # what is for the stages goes to the end of the line
+is_key() { # is_key WORD: whether it is stage.key=value
     case $1 in
-        --force) force=--force ;;
-        --dry-run) dry_run=--dry-run ;;
-        --input | --from | --preset | --backbone | --checkpoint | --pose-checkpoint)
-            [ $left -ge 2 ] || usage "$1 lacks its value"
-            case $1 in
-                --input) input=$2 ;;
-                --from) from=$2 ;;
-                *) set -- "$@" "$1" "$2" ;;
-            esac
-            shift
-            left=$((left - 1))
+        *=*) ;;
+        *) return 1 ;;
+    esac
+    case ${1%%=*} in
+        *[!a-z0-9_.]* | .* | *.) return 1 ;;
+        *.*) ;;
+        *) return 1 ;;
+    esac
+}
+
+keep() { # keep WORD: add it to $options, quoted
+    quoted='' rest=$1
+    while :; do
+        case $rest in
+            *\'*) quoted=$quoted${rest%%\'*}"'\\''" rest=${rest#*\'} ;;
+            *) break ;;
+        esac
+    done
+    options="$options '$quoted$rest'"
+}
+
+[ $# -ge 4 ] || usage ""
+type=$1 object=$2 views=$3 gpu=$4 seed=${SEED:-0}
+shift 4
+# What --input names goes to the end of the arguments, as absolute paths; at last they are all that is left. What is for
+# the stages is kept in $options.
+from= force= dry_run= option= options= left=$#
+while [ $left -gt 0 ]; do
+    case $option,$1 in
+        ,--force) force=--force ;;
+        ,--dry-run) dry_run=--dry-run ;;
+        ,--input | ,--preset | ,--backbone | ,--checkpoint | ,--pose-checkpoint | ,--from | more,--input) option=$1 ;;
+        more,--*)
+            option=
+            continue
             ;;
-        [a-z]*.*=*) set -- "$@" "$1" ;;
-        *) usage "no option '$1'" ;;
+        --*,--*) usage "$option lacks its value" ;;
+        --from,*) from=$1 option= ;;
+        --preset,fast | --preset,standard | --preset,best | --preset,gpu | --backbone,* | --*checkpoint,*)
+            keep "$option"
+            keep "$1"
+            option=
+            ;;
+        --preset,*) usage "no preset '$1'" ;;
+        ,* | more,*)
+            if is_key "$1"; then
+                keep "$1"
+            elif [ "$option" ]; then
+                option=--input
+                continue
+            else
+                usage "no option '$1'"
+            fi
+            ;;
+        --input,*)
+            case $1 in
+                /*) set -- "$@" "$1" ;;
+                *) set -- "$@" "$PWD/$1" ;;
+            esac
+            option=more
+            ;;
     esac
     shift
     left=$((left - 1))
 done
+case $option in
+    --*) usage "$option lacks its value" ;;
+esac
 for name in "$type" "$object"; do
     case $name in
         '' | [.-]* | *[!A-Za-z0-9_.-]*) usage "'$name' is not a name of letters, digits, _, - and ." ;;
@@ -64,18 +110,8 @@ case $from in
     stage3) from=reconstruction ;;
     *) usage "no stage '$from'" ;;
 esac
-for word in "$@"; do
-    case $last in
-        --preset) case $word in fast | standard | best | gpu) ;; *) usage "no preset '$word'" ;; esac ;;
-    esac
-    last=$word
-done
 
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
-case $input in
-    '' | /*) ;;
-    *) input=$PWD/$input ;;
-esac
 ROOT_DIR=${ROOT_DIR:-$repo}
 case $ROOT_DIR in
     /*) ;;
@@ -114,11 +150,12 @@ stage() { # stage NAME COMMAND...: run it under a header unless it is up to date
 }
 
 common="$scene --device $gpu --seed $seed"
-if [ "$input" ]; then
-    stage data "$python" -m sap3d.photos.import_photos $scene --input "$input"
+if [ $# -gt 0 ]; then
+    stage data "$python" -m sap3d.photos.import_photos $scene --input "$@"
 else
     stage data "$python" dataset/prepare.py $scene
 fi
+eval "set -- $options"
 stage poses "$python" relposepp/infer.py $common "$@"
 stage tuning "$python" camerabooth/main.py $common "$@"
 stage novel_views "$python" camerabooth/go_nvs.py $common "$@"

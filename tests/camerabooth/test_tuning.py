@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth import instance_field, main, pretrain, regularisation, tuning
+from camerabooth import instance_field, main, regularisation, tuning
 from camerabooth.diffusion import EMBEDDED, DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.evaluate import psnr
 from camerabooth.instance_field import InstanceField
@@ -418,6 +418,8 @@ def test_toy_views_come_from_their_split_and_half(tmp_path):
         objects, slots = np.concatenate(source).T
         assert len(set(objects)) == 1 and len(set(slots)) == 7
         assert (slots[:3] < 8).all()
+    with pytest.raises(UserError, match="no train shards"):
+        ToyViews(tmp_path / "nowhere", "train")
 
 
 def test_white_composite():
@@ -425,22 +427,6 @@ def test_white_composite():
     image = white_composite(rgba)[0]
     assert image[:, 0, 0].tolist() == [1, 0, 0, 1]
     assert image[:, 0, 1].tolist() == [1, 1, 1, 0]
-
-
-def test_pretraining_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    make_shards(tmp_path / "views")
-    settings = OmegaConf.merge(
-        pretrain.DEFAULTS, {"data": "views", "objects": 2, "model": TINY, "max_steps": 2, "validate_steps": 100}
-    )
-    first = pretrain.train(settings)
-    second = pretrain.train(OmegaConf.merge(settings, {"max_steps": 3}))
-    assert (first.step, second.step) == (2, 3)
-    assert second.minutes > first.minutes
-    averaged = second.averaged_model().state_dict()
-    assert any(not torch.equal(averaged[name], value) for name, value in first.average.items())
-    with pytest.raises(UserError, match="no train shards"):
-        ToyViews(tmp_path / "nowhere", "train")
 
 
 def test_the_nearest_objects_of_the_pool_are_found_and_remembered(tmp_path, monkeypatch):

@@ -26,3 +26,21 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv_in(F.silu(self.norm_in(x)))
         return self.skip(x) + self.conv_out(F.silu(self.norm_out(hidden)))
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions of an image."""
+
+    def __init__(self, channels: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.qkv = ChannelNorm(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, -1).transpose(-1, -2)
+        attended = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
+        return x + self.out(attended.transpose(-1, -2).reshape(batch, channels, height, width))

@@ -1,0 +1,101 @@
+"""Training of the embedded model: losses against hand-made cases, resumption, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from camerabooth import pretrain
+from dataset import training_views as tv
+
+TINY = {
+    "encoder_widths": [8, 8, 16],
+    "source_channels": 16,
+    "volume_widths": [8, 8, 8],
+    "resolution": 12,
+    "field_features": 2,
+    "denoiser_widths": [8, 8, 16],
+    "samples": 12,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two shards of two toys."""
+    folder = tmp_path_factory.mktemp("root")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(tv, "OBJECTS_PER_SHARD", 2)
+    for shard in range(2):
+        tv.render_shard(folder / "views/toys", "toys", shard)
+    patch.undo()
+    return folder
+
+
+def settings(**changes):
+    tiny = {"data": "views", "objects": 2, "targets": 2, "rays": 64, "model": TINY, "validate_steps": 1000}
+    return OmegaConf.merge(pretrain.DEFAULTS, tiny | changes)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    config = settings(output=str(tmp_path), max_steps=2)
+    first = pretrain.train(config)
+    second = pretrain.train(OmegaConf.merge(config, {"max_steps": 3}))
+    assert (first.step, second.step, second.objects) == (2, 3, 6)
+    assert second.minutes > first.minutes
+    assert any(not torch.equal(second.average[name], value) for name, value in first.average.items())
+    assert {moments["steps"] for moments in second.optimizer.state.values() if "steps" in moments} == {3}
+    resumed = pretrain.Trainer(config)
+    resumed.load()
+    states = zip(second.optimizer.state.values(), resumed.optimizer.state.values(), strict=True)
+    assert all(torch.equal(a["velocity"], b["velocity"]) for a, b in states if "velocity" in a)
+
+
+def test_the_loss_falls_on_one_batch(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path), warmup_steps=1, learning_rate=3e-3))
+    batch = tv.TrainingViews(root / "views", "train").batch(np.random.default_rng(0), 2, 2, 2)
+    losses = [trainer.train_step(batch, torch.Generator().manual_seed(0)) for _ in range(30)]
+    for name in ("colour", "mask"):  # the depth error grows with opacity first
+        assert losses[-1][name] < 0.7 * losses[0][name]
+
+
+def test_the_denoiser_learns_on_one_batch(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path), warmup_steps=1, learning_rate=3e-3, denoise_every=1))
+    batch = tv.TrainingViews(root / "views", "train").batch(np.random.default_rng(0), 2, 2, 2)
+    losses = [trainer.train_step(batch, torch.Generator().manual_seed(0))["denoising"] for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_every_other_step_trains_the_denoiser(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path), denoise_every=2))
+    batch = tv.TrainingViews(root / "views", "train").batch(np.random.default_rng(0), 2, 1, 2)
+    losses = [trainer.train_step(batch, torch.Generator().manual_seed(0)) for _ in range(4)]
+    assert ["denoising" in loss for loss in losses] == [True, False, True, False]
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    trainer = pretrain.Trainer(settings(learning_rate=1.0, warmup_steps=10, max_minutes=100, decay=0.2))
+    rates = []
+    for trainer.step, trainer.minutes in ((0, 0), (9, 1), (500, 79), (500, 90), (500, 100)):
+        rates.append(trainer.learning_rate())
+    assert rates == pytest.approx([0.1, 1, 1, 0.5, 0])
+
+
+def test_workers_draw_different_batches(root):
+    batches = pretrain.Batches(root / "views", settings(), step=0)
+    here = next(iter(batches)).cameras
+    assert torch.equal(here, next(iter(batches)).cameras)
+    loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2))
+    first, second = next(loader).cameras, next(loader).cameras
+    assert first.shape[0] == 2 and (first.shape != second.shape or not torch.equal(first, second))
+
+
+def test_validation_scores_each_kind_and_number_of_sources(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path)))
+    scores = pretrain.validate(trainer.model, tv.TrainingViews(root / "views", "val"), trainer.device, 4)
+    assert set(scores) == {"toys_1", "toys_2", "toys_3", "toys_5"} and all(5 < value < 40 for value in scores.values())
