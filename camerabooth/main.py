@@ -18,7 +18,7 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 from tqdm import tqdm
 
@@ -37,7 +37,7 @@ from sap3d.field.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
 from sap3d.files import atomic_file
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import ROOT, filled, stage_options
-from sap3d.runs.training import fingerprint, fit
+from sap3d.runs.training import TrainedAverage, fingerprint, fit
 from sap3d.scene import Scene
 from sap3d.views import read_images
 
@@ -89,16 +89,25 @@ def tune(
     model.prepare_tuning()
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
-    views = regularisation_views(prior, model.image_size)
+    views = regularisation_views(prior, model.image_size, cache=folder.parent / ".regularisation")
     synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
     if config.instance_resolution and len(images) >= INSTANCE_VIEWS and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
     if config.ema:
-        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
+        callbacks.append(TrainedAverage(config.ema))
     model.train()
-    fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
+    fit(
+        module,
+        config.steps,
+        images.device,
+        folder,
+        run,
+        tuple(callbacks),
+        validate_every=config.validate_every,
+        scaled=model.settings.dtype == "float16",
+    )
     model.to(images.device).eval()  # Lightning leaves it on the CPU
     return poses.cameras().to(images.device), module.trajectory.cpu()
 
@@ -269,7 +278,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     seed_everything(seed)
     pretrained = model_folder(config)
     model = load_model(pretrained, device, **config.model)
-    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.settings.tuning)})
+    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.tuning)})
     hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
     pictures = read_images(scene)
     bound = half_turn_bound(config, scene.views)

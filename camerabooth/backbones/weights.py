@@ -4,8 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from sap3d.errors import UserError
-from sap3d.files import find_below
+from sap3d.runs.options import weights_path
 
 
 def model_folder(config: DictConfig) -> Path:
@@ -17,9 +16,7 @@ def model_folder(config: DictConfig) -> Path:
     Raises:
         UserError: no such backbone, no such checkpoint, or not Zero-1-to-3's.
     """
-    if config.backbone not in config.pretrained:
-        raise UserError(f"no backbone '{config.backbone}' (there are {', '.join(config.pretrained)})")
-    path = find_below(config.checkpoint or config.pretrained[config.backbone])
+    path = weights_path(config)
     if path.suffix != ".ckpt":
         return path
     from camerabooth.backbones.published.convert import converted  # transformers is slow to import

@@ -36,7 +36,7 @@ from sap3d.photos.intake import Limits, find_photos
 from sap3d.photos.quality import notices, problem
 from sap3d.photos.reading import SUFFIXES, Photo, read_photo, read_photos
 from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
-from sap3d.runs.options import read_tree
+from sap3d.runs.options import read_tree, weights_path
 from sap3d.scene import Scene
 
 TYPE, OBJECT = "DEMO", "object"
@@ -326,8 +326,8 @@ def published_options(checkpoint: str | None = None, pose_checkpoint: str | None
     Args:
         checkpoint, pose_checkpoint: absolute or below this process's ROOT_DIR; None: where they are looked for.
     """
-    tree = read_tree([], "cpu")
-    found = find_below(checkpoint or tree.pretrained.published), find_below(pose_checkpoint or tree.poses.checkpoint)
+    tree = read_tree(["--backbone", "published", *(["--checkpoint", checkpoint] if checkpoint else [])], "cpu")
+    found = weights_path(tree), find_below(pose_checkpoint or tree.poses.checkpoint)
     if not (found[0].exists() or found[0].with_suffix("").exists()) or not found[1].exists():
         return []
     # Jobs have ROOT_DIRs of their own.

@@ -11,13 +11,14 @@ reads what is its own; its own keys it also takes without the stage's name.
 import argparse
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sap3d.errors import UserError
-from sap3d.files import REPOSITORY
+from sap3d.files import REPOSITORY, find_below
 from sap3d.scene import Scene, check_views
 
 PRESETS = ("fast", "standard", "best", "gpu")
@@ -163,6 +164,18 @@ def stage_config(stage: str, tree: DictConfig) -> dict:
         return {stage: OmegaConf.to_container(tree[stage])}
     others = {name for name in STAGES if name != "tuning"}
     return {name: value for name, value in OmegaConf.to_container(tree).items() if name not in others}
+
+
+def weights_path(tree: DictConfig) -> Path:
+    """Where the model that tuning starts from is, or was converted to, or will be.
+
+    Raises:
+        UserError: no such backbone.
+    """
+    if tree.backbone not in tree.pretrained:
+        raise UserError(f"no backbone '{tree.backbone}' (there are {', '.join(tree.pretrained)})")
+    paths = [find_below(path) for path in ([tree.checkpoint] if tree.checkpoint else tree.pretrained[tree.backbone])]
+    return next((path for path in paths if path.exists() or path.with_suffix("").exists()), paths[-1])
 
 
 def filled(config: DictConfig, defaults: dict) -> DictConfig:
