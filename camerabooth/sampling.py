@@ -18,24 +18,24 @@ def sample(
     targets: Tensor,
     generator: torch.Generator,
     steps: int = 25,
-    skipped: int = 0,
     guidance_scale: float = 1.0,
     eta: float = 0.0,
     conditioning: str = "joint",
     temperature: float = 1.0,
     batch: int | None = None,
+    skipped: int = 0,
 ) -> Tensor:
     """DDIM samples (arXiv 2010.02502) of one object at target cameras [M, 3].
 
     Args:
         sources: one object's embedded views.
         generator: CPU generator; it decides the noise and the draw of sources.
-        skipped: so many of the first steps are left out, and noise is taken for what they would lead to.
         eta: 0 is deterministic, 1 is ancestral.
         conditioning: "joint" (all sources at once), "stochastic" (SAP3D, arXiv 2404.03652, §3.3, after 3DiM: one
             source for each target and step, nearer ones likelier), or "nearest" (each target's nearest source alone).
         temperature: scale of the initial noise; below 1, samples stay nearer to the conditional mean.
         batch: targets that go through the network at once; by default all.
+        skipped: so many of the first steps are left out, and noise is taken for what they would lead to.
 
     Returns:
         Colour on white and alpha in [0, 1], [M, 4, S, S].

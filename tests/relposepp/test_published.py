@@ -160,7 +160,7 @@ def peaked_energies(truth: torch.Tensor, outlier: tuple[int, int, torch.Tensor] 
     def energies(i: int, j: int, rotations: torch.Tensor) -> torch.Tensor:
         assert i < j  # the other order's rotations are transposed, as in training
         if outlier and (i, j) == outlier[:2]:  # sure of itself, so it enters the tree
-            return -20 * rotation_angle(outlier[2].T @ rotations)
+            return -14 * rotation_angle(outlier[2].T @ rotations)
         return -10 * rotation_angle((truth[i].T @ truth[j]).T @ rotations)
 
     return energies
