@@ -1,10 +1,11 @@
 """Train the embedded model on toys and modelled objects.
 
     nice -n 10 python camerabooth/pretrain.py max_minutes=600            # goes on from the last checkpoint
-    python camerabooth/pretrain.py device=0 workers=12 objects=16        # the same on a CUDA card
-    python camerabooth/pretrain.py export=true                           # EMA weights → camerabooth/weights/embedded
+    python camerabooth/pretrain.py device=0 workers=12 objects=32        # the same on a CUDA card
+    python camerabooth/pretrain.py export=true                           # EMA weights → camerabooth/weights/volume
 
-Training views come from dataset/training_views.py. Checkpoint and curve lie in ROOT_DIR/runs/camerabooth.
+Training views come from dataset/training_views.py. Checkpoint and curve lie in ROOT_DIR/runs/camerabooth. Without a
+checkpoint, training begins from the weights in `start`, if that is given.
 """
 
 import csv
@@ -12,6 +13,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ DEFAULTS = {
     "data": "runs/views",  # below ROOT_DIR
     "output": "runs/camerabooth",
     "device": "cpu",
+    "model": asdict(EmbeddedConfig()),
     "objects": 4,  # a step
     "targets": 4,  # of each object
     "rays": 768,  # of each target
@@ -56,11 +59,13 @@ DEFAULTS = {
     "threads": 0,  # 0: torch's default
     "workers": 0,  # processes that read batches; a CPU needs none, a card about twelve
     "seed": 0,
+    "start": None,  # a folder of exported weights, for a run without a checkpoint
     "export": False,
     "max_steps": 0,  # 0: as many as fit; tests set it
 }
 
 
+EXPORTED = Path(__file__).parent / "weights/volume"
 REFRESH = 200  # batches between looks for new shards
 
 
@@ -70,7 +75,7 @@ class Trainer:
     def __init__(self, config: DictConfig):
         self.config, self.device = config, choose_device(str(config.device))
         torch.manual_seed(config.seed)
-        self.model = Reconstructor(EmbeddedConfig(**config.get("model", {}))).to(self.device)
+        self.model = Reconstructor(EmbeddedConfig(**OmegaConf.to_container(config.model))).to(self.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
@@ -81,6 +86,9 @@ class Trainer:
     def load(self) -> None:
         """Go on from the last checkpoint, if there is one; layers that it does not know begin anew."""
         if not self.path.exists():
+            if self.config.start:
+                self.model.load_state_dict(Reconstructor.from_pretrained(root_dir() / self.config.start).state_dict())
+                self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
             return
         state = torch.load(self.path, weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"], strict=False)
@@ -223,8 +231,13 @@ def train(config: DictConfig) -> Trainer:
 
 def main() -> None:
     config = merge_overrides(OmegaConf.create(DEFAULTS), sys.argv[1:])
-    trainer = train(config)
-    print(f"{trainer.step} steps, {trainer.minutes:.1f} minutes")
+    if config.export:
+        trainer = Trainer(config)
+        trainer.load()
+        trainer.averaged_model().save_pretrained(EXPORTED)
+    else:
+        trainer = train(config)
+    print(f"{trainer.step} steps, {trainer.objects} objects, {trainer.minutes:.1f} minutes")
 
 
 if __name__ == "__main__":
