@@ -57,7 +57,8 @@ train() {
         learning_rate=1e-3 warmup_steps=300 decay=0.4 validate_steps=500 checkpoint_minutes=2 2>&1 |
         tail -n 40 | tee "$out/train.log"
     python3 camerabooth/pretrain.py device=cpu export=true
-    cp runs/camerabooth/curve.csv camerabooth/weights/volume/config.json "$out"
+    cp camerabooth/weights/volume/config.json "$out"
+    cp runs/camerabooth/curve.csv "$out" || true # there is none before the first validation
     split -b "${PART_MB}m" camerabooth/weights/volume/model.safetensors "$out/model.part_"
     kill $(jobs -p) 2>/dev/null || true
 }
@@ -65,7 +66,7 @@ train() {
 unpack() {
     mkdir -p runs/camerabooth/card
     cat "$1"/model.part_* >runs/camerabooth/card/model.safetensors
-    cp "$1/config.json" "$1/curve.csv" runs/camerabooth/card/
+    cp "$1/config.json" runs/camerabooth/card/
 }
 
 "$@"
