@@ -138,12 +138,12 @@ def choose(
     likely = [score for score in scores if score <= scores[0] + MOST_LIKELY]
     several = len(photos) > 2
     timesteps = CHOICE_TIMESTEPS if several else CHOICE_TIMESTEPS_OF_TWO
-    sharp, energies, alone = im.to_tensor(photos, CARVED_SIZE), [], []
+    sharp, energies, alone = im.to_tensor(photos, CARVED_SIZE).to(hypotheses.device), [], []
     for cameras in tqdm(hypotheses[: len(likely)], desc="comparing the hypotheses", leave=False, mininterval=1):
         images = im.to_tensor(centre(photos, principal_points(cameras)), model.image_size).to(cameras.device)
         energies.append(leave_one_out(model, images, cameras[:, :3], timesteps, CHOICE_DRAWS)[0].mean().item())
         if several:
-            alone.append(joint_fit(sharp, cameras[None].cpu(), SYNTHESIS).losses.item())
+            alone.append(joint_fit(sharp, cameras[None], SYNTHESIS).losses.item())
     total = torch.tensor(likely) + ENERGY_SHARPNESS * excess(energies)
     evidence = {"stage1": likely, "energy": energies}
     if several:
@@ -194,7 +194,7 @@ class Judged:
 def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor) -> Judged:
     """Examine cameras [N, 3]; the views are `images` at the model's size and `photos` at that of the synthesis."""
     errors, estimates = leave_one_out(model, images, cameras, ENERGY_TIMESTEPS, ENERGY_DRAWS)
-    loss = joint_fit(photos, cameras[None].cpu(), SYNTHESIS).losses.item()
+    loss = joint_fit(photos, cameras[None], SYNTHESIS).losses.item()
     return Judged(cameras, errors, estimates, loss)
 
 
@@ -204,7 +204,7 @@ def descend(photos: Tensor, cameras: Tensor, symmetric: bool = False) -> Tensor:
     If the object is `symmetric`, each has two, whose mean is taken: few photos then go once around it.
     """
     moved = coarse_to_fine(*with_far_sides(photos, cameras, symmetric), DESCENT).cameras[0]
-    return anchored(mean_of_sides(moved) if symmetric else moved).to(cameras.device)
+    return anchored(mean_of_sides(moved) if symmetric else moved)
 
 
 def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tensor], Judged]) -> Judged:
@@ -281,7 +281,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     start, middles = hypotheses[first, :, :3], hypotheses[first, :, 3:]
     pictures = centre(pictures, principal_points(hypotheses[first]))
     images = im.to_tensor(pictures, model.image_size).to(device)
-    photos = im.to_tensor(pictures, SYNTHESIS.size)
+    photos = im.to_tensor(pictures, SYNTHESIS.size).to(device)
     examine = partial(judge, images=images, photos=photos)
     judged, kept, half_turn = poses_before_tuning(
         photos, start.to(device), partial(examine, model), bound, config.descent

@@ -99,7 +99,7 @@ def estimate_poses(
     """Poses of N ≥ 1 views of one object.
 
     Args:
-        images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64].
+        images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64]; verification is computed where they are.
         config: configs/infer.yaml.
         hypotheses: configurations [K, N, 3] in the place of the network's, best first.
         free_middles: the object's middle may be beside the images' (`sap3d.cameras.framing`), as far as
@@ -231,21 +231,21 @@ def main() -> None:
     start = time.monotonic()
     scene = arguments.scene
     photos = read_images(scene)
-    images = image_io.to_tensor(photos, IMAGE_SIZE)
     device = devices.choose_device(arguments.device)
+    images = image_io.to_tensor(photos, IMAGE_SIZE).to(device)
     devices.seed_everything(arguments.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
     model = load_model(Path(__file__).parents[1] / config.weights, device)
     hypotheses = None
     if config.backbone == "published" and scene.views > 1:
-        elevation = model.predict(images.to(device)).elevation[0].item()
+        elevation = model.predict(images).elevation[0].item()
         sharp = image_io.to_tensor(photos, photos[0].shape[0])
         hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
     free_middles = scene.photo_record.exists() if config.free_middles is None else config.free_middles
     poses = estimate_poses(model, images, config, arguments.seed, hypotheses, free_middles)
     write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
-    write_plot(scene.initial_poses.with_suffix(".png"), images, poses)
+    write_plot(scene.initial_poses.with_suffix(".png"), images.cpu(), poses)
     print(table(poses))
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sap3d.cameras import maths as cam
-from sap3d.field.synthesis import render_views
+from sap3d.field.rendering import render_views
 from sap3d.files import atomic_file
 
 if TYPE_CHECKING:

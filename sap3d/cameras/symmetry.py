@@ -26,9 +26,11 @@ def with_far_sides(images: Tensor, cameras: Tensor, symmetric: bool) -> tuple[Te
 
 
 def mean_of_sides(cameras: Tensor) -> Tensor:
-    """One camera of each photo, [N, 3], from those that `with_far_sides` gave it, after they have moved, [2 N, 3]."""
+    """One camera of each photo, [N, C], from those that `with_far_sides` gave it, after they have moved, [2 N, C]."""
     here, there = cameras.chunk(2)
-    return (here + there - here.new_tensor([0.0, math.pi, 0.0])) / 2
+    total = here + there
+    total[..., 1] -= math.pi
+    return total / 2
 
 
 def loss_from_both_sides(photos: Tensor, cameras: Tensor, level: Level) -> float:
@@ -39,7 +41,7 @@ def loss_from_both_sides(photos: Tensor, cameras: Tensor, level: Level) -> float
 
     Args:
         photos: colour on white and alpha in [0, 1], [N, 4, S, S].
-        cameras: held, [N, 3] or [N, 5].
+        cameras: held, [N, C].
     """
     images, cameras = with_far_sides(photos, cameras, symmetric=True)
-    return joint_fit(images, cameras[None].cpu(), level).losses.item()
+    return joint_fit(images, cameras[None], level).losses.item()

@@ -8,7 +8,8 @@ import torch
 
 from camerabooth import main
 from sap3d.cameras.symmetry import half_turned, loss_from_both_sides, mean_of_sides, with_far_sides
-from sap3d.field.synthesis import Level, joint_fit, render_views
+from sap3d.field.rendering import render_views
+from sap3d.field.synthesis import Level, joint_fit
 from tests.threestudio.fields import nodes
 
 CAMERAS = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.2, 1.8]])

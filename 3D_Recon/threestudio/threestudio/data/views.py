@@ -25,12 +25,9 @@ class RayBatch:
     color: Tensor  # on white, [P, 3]
     alpha: Tensor  # [P]
 
-    def to(self, device: torch.device) -> "RayBatch":
-        return RayBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
-
     def some(self, count: int, generator: torch.Generator) -> "RayBatch":
         """At most `count` of them, at random."""
-        chosen = torch.randperm(len(self.view), generator=generator)[:count].to(self.view.device)
+        chosen = torch.randperm(len(self.view), generator=generator, device=generator.device)[:count]
         return RayBatch(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
@@ -47,17 +44,22 @@ class RayBatches:
             for size, views in pyramid.items()
         }
 
+    def to(self, device: torch.device) -> None:
+        """Draw from now on where `device` is, so that no batch has to be copied there."""
+        self.pyramid, self.near = ({k: v.to(device) for k, v in each.items()} for each in (self.pyramid, self.near))
+
     def draw(self, step: int) -> RayBatch:
         """The batch of a step."""
-        generator = step_generator(self.seed, step)
         size = milestone(self.sizes, step)
         views, near = self.pyramid[size], self.near[size]
-        anywhere = torch.randint(len(views) * size * size, (self.rays // 2,), generator=generator)
-        drawn = torch.rand(self.rays - self.rays // 2, dtype=torch.float64, generator=generator)
+        generator = step_generator(self.seed, step, views.device)
+        options = {"generator": generator, "device": views.device}
+        anywhere = torch.randint(len(views) * size * size, (self.rays // 2,), **options)
+        drawn = torch.rand(self.rays - self.rays // 2, dtype=torch.float64, **options)
         flat = torch.cat([anywhere, torch.searchsorted(near, drawn * near[-1], right=True)])
         view, position = flat // (size * size), flat % (size * size)
         values = views.flatten(2)[view, :, position]
-        return RayBatch(view, cam.pixel_grid(size)[position], values[:, :3], values[:, 3])
+        return RayBatch(view, cam.pixel_grid(size, views.device)[position], values[:, :3], values[:, 3])
 
 
 class Views:

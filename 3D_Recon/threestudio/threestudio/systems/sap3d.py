@@ -10,12 +10,13 @@ from torch import Tensor
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
 from sap3d.cameras.symmetry import half_turned, with_far_sides
+from sap3d.field.occupancy import Occupancy
+from sap3d.field.rendering import Rendering
 from sap3d.runs.devices import step_generator
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor
 from threestudio.models.normals import Hits, normals, orientation, smoothness
-from threestudio.models.renderers.culled import Rendering
 
 
 class SAP3D(pl.LightningModule):
@@ -77,6 +78,7 @@ class SAP3D(pl.LightningModule):
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
+        self.batches.to(self.device)
         expects = ever(self.config.expected_weight)
         if expects or ever(self.config.guidance_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
@@ -86,17 +88,17 @@ class SAP3D(pl.LightningModule):
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
                 size = self.guidance.image_size
-                self.expected = RayBatches({size: images.cpu()}, [[0, size]], self.config.expected_rays, self.seed + 1)
+                self.expected = RayBatches({size: images}, [[0, size]], self.config.expected_rays, self.seed + 1)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("guidance.")}
-        checkpoint["geometry"], checkpoint["occupancy"] = self.geometry.state(), self.renderer.occupancy
+        checkpoint["geometry"], checkpoint["occupancy"] = self.geometry.state(), self.renderer.occupancy.nodes
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         # The grid has grown since the start; the parameter must have its size before the optimizer is made.
         self.geometry.load(checkpoint["geometry"])
-        self.renderer.occupancy = checkpoint["occupancy"]
+        self.renderer.occupancy = Occupancy(checkpoint["occupancy"])
 
     def training_step(self, _, step: int) -> None:
         optimizer = self.optimizers()
@@ -104,8 +106,8 @@ class SAP3D(pl.LightningModule):
         rates = self.config.field_rate, self.config.pose_rate, self.config.correction_rate
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = scheduled(rate, step)
-        generator = step_generator(self.seed, step)
-        batch = self.batches.draw(step).to(self.device)
+        generator = step_generator(self.seed, step, self.device)
+        batch = self.batches.draw(step)
         losses, hits = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
         if step % self.config.variation_every == 0:
             losses |= self.variation(generator)
@@ -116,7 +118,7 @@ class SAP3D(pl.LightningModule):
         if self.symmetric and scheduled(self.config.far_side_weight, step):
             losses["far_side"] = self.far_side_loss(batch, step, generator)
         if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
-            losses["guidance"] = self.distill(step, generator)
+            losses["guidance"] = self.distill(step, step_generator(self.seed, step))
         weights = {name: scheduled(getattr(self.config, f"{name}_weight"), step) for name in losses}
         optimizer.zero_grad()
         self.manual_backward(sum(weights[name] * loss for name, loss in losses.items()))
@@ -227,7 +229,7 @@ class SAP3D(pl.LightningModule):
 
     def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Squared errors of colour and opacity on rays of expected views."""
-        batch = self.expected.draw(step).to(self.device)
+        batch = self.expected.draw(step)
         origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
         errors = (rendering.color - batch.color).square().mean(1) + (rendering.opacity - batch.alpha).square()
