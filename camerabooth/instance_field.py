@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d.cameras.symmetry import with_far_sides
+from sap3d.cameras.symmetry import repeated
 from sap3d.field.rendering import render_views
 from sap3d.field.synthesis import Level, coarse_to_fine, joint_fit
 
@@ -39,15 +39,15 @@ class InstanceField(nn.Module):
         return self.whole.shape[-1], len(self.partial), self.partial.shape[-1]
 
     @classmethod
-    def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int, symmetric: bool = False) -> "InstanceField":
+    def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int, order: int = 1) -> "InstanceField":
         """Fit voxels to two or more views [N, 4, S, S] at cameras [N, 3].
 
         Args:
             error: mean squared error, in [0, 1], of the network's view of one input, given the others.
-            symmetric: the views show the far side, too; what leaves one out leaves it out from both sides.
+            order: of the object's symmetry; what leaves a view out leaves it out from all sides that look alike.
         """
-        views, weights = len(images), 1 - torch.eye(len(images), device=images.device).repeat(1, 1 + symmetric)
-        images, cameras = with_far_sides(images, cameras, symmetric)
+        views, weights = len(images), 1 - torch.eye(len(images), device=images.device).repeat(1, order)
+        images, cameras = repeated(images, cameras, order)
         field = cls(WHOLE[-1].resolution, views, PARTIAL[-1].resolution)
         field.whole = coarse_to_fine(images, cameras, WHOLE, seed).grid[0]
         field.partial = None

@@ -17,7 +17,7 @@ from sap3d.field.rendering import render_views
 from sap3d.files import atomic_file
 
 if TYPE_CHECKING:
-    from relposepp.infer import Poses
+    from relposepp.proposals import Poses
 
 FRUSTUM = 0.35  # length of a drawn camera
 SAMPLES = 48  # along a ray of a silhouette

@@ -46,6 +46,8 @@ class Level:
     pose_rate: float = 0.02  # peak learning rate of angles (radians) and radii; 0 holds the cameras
 
 
+# Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
+HELD = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
 # A descent of cameras that start 10° or 20° off.
 DESCENT = (
     # From new voxels, that have not learned the images in the wrong places yet.
@@ -206,6 +208,11 @@ def in_threads(function: Callable, items: Iterable) -> list:
 def join(fits: list[Fit]) -> Fit:
     """One Fit of all."""
     return Fit(*(torch.cat([getattr(fit, name) for fit in fits]) for name in ("grid", "cameras", "losses")))
+
+
+def held_loss(images: Tensor, cameras: Tensor) -> float:
+    """What new voxels at held cameras [N, C] leave of the loss of views [N, 4, S, S]."""
+    return joint_fit(images, cameras[None], HELD).losses.item()
 
 
 def coarse_to_fine(images: Tensor, cameras: Tensor, levels: tuple[Level, ...], seed: int = 0) -> Fit:

@@ -49,7 +49,8 @@ def declare(scene: Scene) -> dict[str, Stage]:
         # Its programs find out by themselves whether there is anything to do, so it is never called up to date.
         "data": Stage([], [scene.train / "images"]),
         "poses": Stage(
-            [*photos, poses / "configs/infer.yaml", poses / "weights/config.json", poses / "weights/model.safetensors"],
+            [*photos, poses / "configs/infer.yaml", poses / "weights/config.json", poses / "weights/model.safetensors",
+             weights / "config.json", weights / "model.safetensors"],
             [scene.initial_poses],
         ),
         "tuning": Stage(

@@ -9,7 +9,7 @@ from torch import Tensor
 from sap3d import images
 from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import centre
-from sap3d.cameras.poses import read_half_turn, read_middles
+from sap3d.cameras.poses import read_middles, read_symmetry_order
 from sap3d.runs.devices import step_generator
 from sap3d.scene import Scene, check_views
 from sap3d.views import read_images
@@ -72,7 +72,7 @@ class Views:
         views: int = 5
         rays: int = 4096  # a step
         image_size: Milestones = field(default_factory=lambda: [[0, 64]])
-        symmetric: bool = True  # the photos stand for the far side, too, where stage 2 has found them to
+        symmetric: bool = True  # the photos stand for all sides that look alike to stage 1
 
     def __init__(self, config: Config, seed: int):
         """
@@ -83,7 +83,7 @@ class Views:
         self.scene = Scene(config.type, config.object, check_views(config.views))
         photos, poses = read_images(self.scene), self.scene.diffusion / "poses.json"
         self.photos = centre(photos, read_middles(poses, self.scene.views))
-        self.symmetric = config.symmetric and read_half_turn(poses)
+        self.order = read_symmetry_order(poses) if config.symmetric else 1
 
     def images(self, size: int) -> Tensor:
         """Colour on white and alpha, [N, 4, size, size]."""

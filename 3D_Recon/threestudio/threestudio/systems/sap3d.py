@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
-from sap3d.cameras.symmetry import half_turned, with_far_sides
+from sap3d.cameras.symmetry import repeated, turned
 from sap3d.field.occupancy import Occupancy
 from sap3d.field.rendering import Rendering
 from sap3d.runs.devices import step_generator
@@ -35,8 +35,8 @@ class SAP3D(pl.LightningModule):
         expected_weight: Schedule = 0.0  # of views that the model expects
         expected_until: int = 150  # step; with two photos or more they start the shape, with one they stay
         expected_rays: int = 1024  # of them, a step
-        far_side_weight: Schedule = 0.0  # of the photos half a turn on, where that is what the object looks like
-        far_side_rays: int = 1024  # of them, a step
+        symmetry_weight: Schedule = 0.0  # of the photos turned by the object's symmetry, where it has one
+        symmetry_rays: int = 1024  # of them, a step
         guidance_weight: Schedule = 0.0  # of score distillation
         guidance_every: int = 4  # steps
         opacity_weight: Schedule = 0.0  # rays should be either opaque or transparent
@@ -63,7 +63,7 @@ class SAP3D(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config, self.photos, self.scene, self.seed = config, data.images(256), data.scene, data.seed
-        self.symmetric = data.symmetric
+        self.order = data.order
         self.batches = data.batches()
         self.geometry = build(config.geometry)
         self.material, self.background = build(config.material), build(config.background)
@@ -115,8 +115,8 @@ class SAP3D(pl.LightningModule):
                 losses |= self.surface_losses(hits, generator)
         if self.expected is not None and self.expected_share(step) * scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
-        if self.symmetric and scheduled(self.config.far_side_weight, step):
-            losses["far_side"] = self.far_side_loss(batch, step, generator)
+        if self.order > 1 and scheduled(self.config.symmetry_weight, step):
+            losses["symmetry"] = self.symmetry_loss(batch, step, generator)
         if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
             losses["guidance"] = self.distill(step, step_generator(self.seed, step))
         weights = {name: scheduled(getattr(self.config, f"{name}_weight"), step) for name in losses}
@@ -185,18 +185,19 @@ class SAP3D(pl.LightningModule):
         }
         return losses, Hits.of(rendering, origins, directions)
 
-    def far_side_loss(self, batch: RayBatch, step: int, generator: torch.Generator) -> Tensor:
-        """What `photo_losses` are of colour and mask, for some of the batch's rays and half a turn on."""
-        batch = batch.some(self.config.far_side_rays, generator)
-        rays = self._rays(batch, half_turned(self.poses().detach()))
+    def symmetry_loss(self, batch: RayBatch, step: int, generator: torch.Generator) -> Tensor:
+        """What `photo_losses` are of colour and mask, for some of the batch's rays from the other sides in turn."""
+        batch = batch.some(self.config.symmetry_rays, generator)
+        side = 1 + torch.arange(len(batch.view), device=self.device) % (self.order - 1)
+        rays = self._rays(batch, turned(self.poses().detach(), self.order), side)
         color, rendering = self._shown(batch, *rays, generator)
         color_weight, mask_weight = scheduled(self.config.color_weight, step), scheduled(self.config.mask_weight, step)
         return color_weight * F.mse_loss(color, batch.color) + mask_weight * F.mse_loss(rendering.opacity, batch.alpha)
 
-    def _rays(self, batch: RayBatch, cameras: Tensor) -> tuple[Tensor, Tensor]:
-        """Origins and directions [R, 3] of a batch's rays from cameras [N, 3]."""
+    def _rays(self, batch: RayBatch, cameras: Tensor, side: Tensor | int = 0) -> tuple[Tensor, Tensor]:
+        """Origins and directions [R, 3] of a batch's rays from cameras [N, 3], or [order · N, 3] of which `side`."""
         pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
-        origins, directions = cam.rays(cameras[batch.view], pixel[:, None])
+        origins, directions = cam.rays(cameras[batch.view + len(self.photos) * side], pixel[:, None])
         return origins[:, 0], directions[:, 0]
 
     def _shown(
@@ -237,7 +238,7 @@ class SAP3D(pl.LightningModule):
 
     def _condition(self, photos: Tensor, cameras: Tensor) -> None:
         """Show the guidance photos [N, 4, S, S] at cameras [N, 3]."""
-        self.guidance.condition(*with_far_sides(photos, cameras, self.symmetric))
+        self.guidance.condition(*repeated(photos, cameras, self.order))
 
     def _guidance_photos(self) -> Tensor:
         """The photos at the guidance's size, [N, 4, S, S]."""
