@@ -16,10 +16,8 @@ this repository and ROOT_DIR at the same paths on all machines.
 
 import argparse
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,8 +26,8 @@ from statistics import mean
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
 from sap3d.names import check_name, read_object_list
-from sap3d.runs.cores import available_cores
-from sap3d.runs.jobs import JOB_GB, POLL, REPOSITORY, Job, Slot, end_all, uninterrupted
+from sap3d.runs.jobs import POLL, REPOSITORY, Job, end_all, uninterrupted
+from sap3d.runs.slots import Slot, cpu_slots, gpu_slots
 
 SUMMARY_PAUSE = 20  # times what it takes to write the summary, until it is written again
 METRICS = {"rotation_error_stage3_symmetric": "rotation°", "2d_psnr_mean": "2D PSNR", "3d_psnr_mean": "3D PSNR",
@@ -69,35 +67,6 @@ def photo_folders(folder: Path, wanted: list[str] | None) -> list[str]:
     for name in set(wanted or ()) - set(names):
         raise UserError(f"{folder / name}: no such folder")
     return wanted or names
-
-
-def gpu_slots(wanted: list[str] | None, min_free_gb: float) -> list[Slot]:
-    """GPUs with enough free memory, the freest first; none where nvidia-smi is missing.
-
-    Raises:
-        UserError: a wanted GPU is not there or lacks memory.
-    """
-    query = ["nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits"]
-    output = subprocess.run(query, capture_output=True, text=True).stdout if shutil.which(query[0]) else ""
-    free = {index.strip(): float(memory) / 1024 for index, memory in (line.split(",") for line in output.splitlines())}
-    fit = sorted((index for index in free if free[index] >= min_free_gb), key=lambda index: -free[index])
-    for index in wanted or ():
-        if index not in fit:
-            there = f"{free[index]:.1f} GB free, --min-free-gb {min_free_gb:g}" if index in free else "no such GPU"
-            raise UserError(f"--gpus {index}: {there}")
-    chosen = [index for index in fit if wanted is None or index in wanted]
-    return [Slot(f"GPU {index}", index, len(available_cores())) for index in chosen]
-
-
-def cpu_slots(count: int | None) -> list[Slot]:
-    """The cores shared out evenly; by default a slot a core, as far as memory goes."""
-    cores = sorted(available_cores())
-    if count is None:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3
-        count = max(1, min(len(cores), int(memory / JOB_GB)))
-    # More slots than cores share them.
-    shares = [cores[index::count] or cores[index % len(cores) :][:1] for index in range(count)]
-    return [Slot(f"core {', '.join(map(str, share))}", "cpu", len(share), frozenset(share)) for share in shares]
 
 
 class Board:
@@ -195,7 +164,7 @@ def make_runner(arguments: argparse.Namespace):
     if arguments.address:
         return join_cluster(arguments.address, arguments.cpu, arguments.cores, arguments.slots)
     jobs = arguments.slots or max(1, len(cpu_slots(None)) // arguments.cores)
-    return start_cluster([slot.device for slot in gpus], jobs, arguments.cores)
+    return start_cluster([slot.gpu for slot in gpus], jobs, arguments.cores)
 
 
 def run(jobs: list[Job], runner, seed: int, board: Board, summary: bool) -> None:
@@ -263,7 +232,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--input_dir", type=Path, help="a folder of folders of own photos, one an object")
     parser.add_argument("--views", type=int, nargs="+", default=[5], help="numbers of input images")
-    parser.add_argument("--gpus", type=lambda text: text.split(","), help="CUDA indices, by default all that fit")
+    parser.add_argument(
+        "--gpus",
+        type=lambda text: text.split(","),
+        help="CUDA indices (of CUDA_VISIBLE_DEVICES), by default all that fit",
+    )
     parser.add_argument("--min-free-gb", type=float, default=8.0, help="free memory that a GPU must have")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
     parser.add_argument("--slots", type=int, help="CPU jobs at a time, by default one a core; of a cluster, any jobs")

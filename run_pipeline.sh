@@ -84,7 +84,8 @@ case $ROOT_DIR in
     /*) ;;
     *) ROOT_DIR=$PWD/$ROOT_DIR ;;
 esac
-export ROOT_DIR PYTHONUNBUFFERED=1
+# GPUs are numbered as nvidia-smi does; CUDA by itself takes the fastest first.
+export ROOT_DIR PYTHONUNBUFFERED=1 CUDA_DEVICE_ORDER=PCI_BUS_ID
 
 . "$repo/sap3d/runs/environment.sh"
 cd "$repo"
@@ -130,5 +131,5 @@ stage reconstruction "$python" 3D_Recon/threestudio/launch.py \
 
 [ ! "$dry_run" ] || exit 0
 echo "[6/6] evaluation" # its summary comes with its own seconds
-"$python" -m sap3d.scores.evaluate $scene --seed "$seed"
+"$python" -m sap3d.scores.evaluate $common
 exec "$python" -m sap3d.scores.report $scene

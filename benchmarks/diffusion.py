@@ -1,4 +1,4 @@
-"""Speed of the embedded diffusion model on this machine: training and sampling, against its convolution peak.
+"""Speed of the embedded models on this machine: training and sampling, against its convolution peak.
 
     python benchmarks/diffusion.py --threads 1 --seconds 10
 
@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, load_model
 from camerabooth.pretrain import DEFAULTS, Trainer
 from camerabooth.sampling import sample
+from dataset.training_views import Batch
 from sap3d.cameras.maths import evaluation_grid
 from sap3d.runs.cores import available_cores
 from sap3d.runs.devices import has_fast_bf16
@@ -28,6 +30,7 @@ from sap3d.runs.devices import has_fast_bf16
 SOURCES = 3
 # (channels, side, batch) of 3 × 3 convolutions with as many channels out as in: the UNet's, and larger ones.
 SHAPES = ((64, 32, 16), (128, 16, 16), (256, 8, 16), (256, 32, 16), (512, 16, 16))
+TRAINED_SIZE, DEPTH_SIZE = 128, 64  # sides of the training views and of their depths
 KINDS = {  # of operators, by a part of their name; the first that fits counts
     "convolutions": ("convolution",),
     "matrix products": ("mm", "attention"),
@@ -98,19 +101,17 @@ def main() -> None:
     print(f"{arguments.threads} threads, {'bf16' if bf16 else 'fp32'}: convolution peak {peak:.0f} GFLOP/s")
 
     trainer = Trainer(OmegaConf.create(DEFAULTS))
-    config, size = trainer.config, trainer.model.image_size
-    generator = torch.Generator().manual_seed(0)
-    images, cameras = random_views(config.objects, SOURCES + config.targets, size)
-
-    def step() -> float:
-        return trainer.train_step(images, cameras, generator)
-
-    targets, flops, steps = config.objects * config.targets, count_flops(step), rate(step, arguments.seconds)
-    print(f"training: {targets * steps:.1f} targets/s ({SOURCES} sources), {flops * steps:.0f} GFLOP/s, "
+    config, generator = trainer.config, torch.Generator().manual_seed(0)
+    images, cameras = random_views(config.objects, SOURCES + config.targets, TRAINED_SIZE)
+    depths = torch.zeros(config.objects, config.targets, DEPTH_SIZE, DEPTH_SIZE)
+    step = partial(trainer.train_step, Batch(images, cameras, depths), generator)
+    flops, steps = count_flops(step), rate(step, arguments.seconds)
+    print(f"training: {config.objects * steps:.2f} objects/s ({SOURCES} sources), {flops * steps:.0f} GFLOP/s, "
           f"{flops * steps / peak:.0%} of the peak; of a step's time")  # fmt: skip
     report_kinds(step)
 
-    model = trainer.averaged_model().requires_grad_(False)
+    model = load_model(EMBEDDED_WEIGHTS).requires_grad_(False)
+    images, cameras = random_views(1, SOURCES, model.image_size)
     sources = model.embed_sources(images[0, :SOURCES], cameras[0, :SOURCES])
     grid = evaluation_grid(cameras[0, 0])
     for count in (1, 25):

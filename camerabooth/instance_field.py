@@ -1,7 +1,8 @@
 """Voxels fitted to the inputs, and how far they can be trusted: what a tuned model remembers of its object besides.
 
 Where inputs overlap, voxels are sharper than the network's mean; where nothing was seen, they are anything. Fits that
-leave one input out each tell the one from the other: the spread of their renders is a jackknife estimate of variance.
+leave one input out each tell the one from the other: by the jackknife's estimate of the renders' variance (B. Efron,
+C. Stein: The jackknife estimate of variance, Annals of Statistics 9, 1981).
 """
 
 import torch
@@ -21,7 +22,16 @@ PARTIAL = (
     Level(resolution=16, size=64, steps=60, pixels=256, samples=24, pose_rate=0.0),
     Level(resolution=32, size=64, steps=80, pixels=320, samples=32, pose_rate=0.0),
 )
-SMOOTHING = 3  # pixels, of the spread at half the views' size
+SMOOTHING = 3  # pixels, of the variance at half the views' size
+
+
+def error_on_object(estimates: Tensor, images: Tensor) -> Tensor:
+    """Mean squared error of colour on white and alpha, [N, 4, S, S] in [0, 1], over the object's pixels in either, [].
+
+    Everywhere else all is white: a mean over all pixels would say how small the object is.
+    """
+    shown = torch.maximum(estimates[:, 3], images[:, 3]).clamp(0, 1)
+    return ((estimates - images).square().mean(1) * shown).sum() / shown.sum()
 
 
 class InstanceField(nn.Module):
@@ -43,7 +53,7 @@ class InstanceField(nn.Module):
         """Fit voxels to two or more views [N, 4, S, S] at cameras [N, 3].
 
         Args:
-            error: mean squared error, in [0, 1], of the network's view of one input, given the others.
+            error: `error_on_object` of the network's view of one input, given the others.
             order: of the object's symmetry; what leaves a view out leaves it out from all sides that look alike.
         """
         views, weights = len(images), 1 - torch.eye(len(images), device=images.device).repeat(1, order)
@@ -54,7 +64,7 @@ class InstanceField(nn.Module):
         for level in PARTIAL:
             hypotheses = cameras.expand(views, -1, -1).contiguous()
             field.partial = joint_fit(images, hypotheses, level, seed, start=field.partial, view_weights=weights).grid
-        field.error = error.detach().clamp(min=1e-6)  # spreads may be zero
+        field.error = error.detach().clamp(min=1e-6)  # variances may be zero
         return field.to(images.device)
 
     def render(self, cameras: Tensor, size: int) -> Tensor:
@@ -64,10 +74,12 @@ class InstanceField(nn.Module):
     def trust(self, cameras: Tensor, size: int) -> Tensor:
         """How far to trust the field rather than the network at cameras [M, 3], in [0, 1], [M, 1, size, size]."""
         parts = [render_views(grid, cameras, size // 2, PARTIAL[-1].samples) for grid in self.partial.unbind()]
-        spread = torch.stack(parts).var(0).mean(1, keepdim=True)
-        spread = F.avg_pool2d(spread, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
-        spread = F.interpolate(spread, size=size, mode="bilinear")
-        return self.error / (self.error + spread)
+        # (n − 1)/n times the sum of squared deviations: fits that share all inputs but one differ less than fits to
+        # other inputs would.
+        variance = (len(parts) - 1) * torch.stack(parts).var(0, correction=0).mean(1, keepdim=True)
+        variance = F.avg_pool2d(variance, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
+        variance = F.interpolate(variance, size=size, mode="bilinear")
+        return self.error / (self.error + variance)
 
     def combine(self, views: Tensor, cameras: Tensor) -> Tensor:
         """The network's views [M, 4, S, S] with the field's, each weighted by the inverse of its variance."""

@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from torch import Tensor
 
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
-from camerabooth.instance_field import InstanceField
+from camerabooth.instance_field import InstanceField, error_on_object
 from camerabooth.judge import ENERGY_TIMESTEPS, Judged, judge
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, leave_one_out, synthesised_views
@@ -32,7 +32,7 @@ from sap3d.cameras.poses import SYMMETRY, PoseTable, read_pose_hypotheses, read_
 from sap3d.cameras.symmetry import repeated
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import HELD
-from sap3d.files import atomic_file, root_dir
+from sap3d.files import atomic_file, exclusive, root_dir
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import apply_flags, stage_options
 from sap3d.runs.training import fingerprint, fit
@@ -111,7 +111,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     shown, shown_from = repeated(images, best.cameras, counted)
     field = None
     if len(shown) >= INSTANCE_VIEWS:
-        error = (best.estimates - images).square().mean()
+        error = error_on_object(best.estimates, images)
         field = InstanceField.fit(shown, shown_from, error, seed, left)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
@@ -166,8 +166,10 @@ def model_folder(config: DictConfig) -> Path:
     if not folder.exists():
         from camerabooth.convert import convert  # transformers is slow to import
 
-        print(f"converting {path}", flush=True)
-        convert(path, folder)
+        with exclusive(folder):
+            if not folder.exists():  # another run may have converted it meanwhile
+                print(f"converting {path}", flush=True)
+                convert(path, folder)
     return folder
 
 

@@ -1,45 +1,53 @@
-"""Train the embedded view-conditioned diffusion model on procedural objects.
+"""Train the embedded model on toys and modelled objects.
 
-    nice -n 15 python camerabooth/pretrain.py max_minutes=75 threads=1      # goes on from the last checkpoint
-    python camerabooth/pretrain.py export=true                              # EMA weights → camerabooth/weights/embedded
+    nice -n 10 python camerabooth/pretrain.py max_minutes=600            # goes on from the last checkpoint
+    python camerabooth/pretrain.py device=0 workers=12 objects=16        # the same on a CUDA card
+    python camerabooth/pretrain.py export=true                           # EMA weights → camerabooth/weights/embedded
 
-Training views come from dataset/toy_views.py. Checkpoint and curve lie in ROOT_DIR/runs/camerabooth.
+Training views come from dataset/training_views.py. Checkpoint and curve lie in ROOT_DIR/runs/camerabooth.
 """
 
 import csv
-import math
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from tqdm import tqdm
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, TRAIN_TIMESTEPS, DiffusionConfig, ViewConditionedDiffusion
-from camerabooth.evaluate import psnr
-from camerabooth.sampling import conditional_mean
-from dataset.toy_views import ToyViews
+from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
+from camerabooth.backbones.embedded.volume import View, render
+from dataset.photo_errors import photo_errors
+from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
+from sap3d.cameras import maths as cam
+from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.errors import one_line_errors
+from sap3d.field.grid import ray_interval
 from sap3d.files import atomic_file, root_dir
-from sap3d.runs.devices import seed_everything
+from sap3d.runs.devices import choose_device
 from sap3d.runs.options import merge_overrides
 
 DEFAULTS = {
-    "data": "runs/toy_views",  # below ROOT_DIR
+    "data": "runs/views",  # below ROOT_DIR
     "output": "runs/camerabooth",
-    "objects": 8,  # a step
-    "targets": 2,  # of each object
-    "source_counts": [0.35, 0.25, 0.15, 0.1, 0.15],  # probability of 1, 2, … source views
-    "drop": 0.1,  # condition dropped, for classifier-free guidance
-    "pure_noise": 0.15,  # share of targets at the last time step, where the conditional mean is learned
+    "device": "cpu",
+    "objects": 4,  # a step
+    "targets": 4,  # of each object
+    "rays": 768,  # of each target
+    "source_counts": [0.3, 0.25, 0.2, 0.1, 0.15],  # probability of 1, 2, … source views
+    "mask_weight": 0.5,
+    "depth_weight": 0.05,
     "learning_rate": 5e-4,
     "warmup_steps": 200,
+    "decay": 0.15,  # last share of the minutes, in which the learning rate falls to zero
     "ema": 0.999,
-    "max_minutes": 75.0,  # of training in all, over all sittings; the learning rate falls to zero by then
-    "checkpoint_minutes": 3.0,
-    "validate_steps": 500,
+    "max_minutes": 2400.0,  # of training in all, over all sittings
+    "checkpoint_minutes": 5.0,
+    "validate_steps": 250,
     "threads": 0,  # 0: torch's default
     "seed": 0,
     "export": False,
@@ -51,86 +59,124 @@ class Trainer:
     """Model, its exponential moving average, optimiser and progress: everything a checkpoint holds."""
 
     def __init__(self, config: DictConfig):
-        self.config = config
-        self.model = ViewConditionedDiffusion(DiffusionConfig(**config.get("model", {})))
+        self.config, self.device = config, choose_device(str(config.device))
+        torch.manual_seed(config.seed)
+        self.model = Reconstructor(EmbeddedConfig(**config.get("model", {}))).to(self.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, weight_decay=0.01)
-        self.step, self.minutes = 0, 0.0
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+        )
+        self.step, self.minutes, self.objects = 0, 0.0, 0
         self.path = root_dir() / config.output / "checkpoint.pt"
 
     def load(self) -> None:
-        """Go on from the last checkpoint, if there is one."""
+        """Go on from the last checkpoint, if there is one; layers that it does not know begin anew."""
         if not self.path.exists():
             return
-        state = torch.load(self.path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average, self.step, self.minutes = state["average"], state["step"], state["minutes"]
+        state = torch.load(self.path, weights_only=True, map_location=self.device)
+        self.model.load_state_dict(state["model"], strict=False)
+        self.average |= {name: value for name, value in state["average"].items() if name in self.average}
+        for name, parameter in self.model.named_parameters():
+            if name in state["moments"]:
+                self.optimizer.state[parameter] = state["moments"][name]
+        self.step, self.minutes, self.objects = state["step"], state["minutes"], state["objects"]
 
     def save(self) -> None:
+        named = self.model.named_parameters()
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "moments": {name: self.optimizer.state[p] for name, p in named if p in self.optimizer.state},
             "average": self.average,
             "step": self.step,
             "minutes": self.minutes,
+            "objects": self.objects,
         }
         with atomic_file(self.path) as partial:
             torch.save(state, partial)
 
-    def averaged_model(self) -> ViewConditionedDiffusion:
-        model = ViewConditionedDiffusion(self.model.config)
+    def averaged_model(self) -> Reconstructor:
+        model = Reconstructor(self.model.config).to(self.device)
         model.load_state_dict(self.average)
         return model.eval()
 
-    def train_step(self, images: Tensor, cameras: Tensor, generator: torch.Generator) -> float:
-        """One update; images [B, N + M, 4, S, S] and cameras, sources first."""
+    def learning_rate(self) -> float:
+        """Warm-up, then constant, then linear to zero over the last share of the minutes."""
         config = self.config
-        rate = config.learning_rate * min(1.0, (self.step + 1) / config.warmup_steps)
+        left = (1 - self.minutes / config.max_minutes) / max(config.decay, 1e-9)
+        return config.learning_rate * min(1.0, (self.step + 1) / config.warmup_steps, max(left, 0.0))
+
+    def train_step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """One update; the last `config.targets` views of the batch are the targets."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * min(1.0, self.minutes / config.max_minutes)))
-        loss = denoising_loss(self.model, images, cameras, config, generator)
+            group["lr"] = self.learning_rate()
+        losses = volume_losses(self.model, batch, self.config, generator)
+        loss = losses["colour"] + self.config.mask_weight * losses["mask"] + self.config.depth_weight * losses["depth"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        if torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite():
+            self.optimizer.step()
         self.step += 1
-        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        self.objects += len(batch.images)
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                self.average[name].lerp_(value, 1 - decay)
-        return loss.item()
+            torch._foreach_lerp_(list(self.average.values()), list(self.model.state_dict().values()), 1 - decay)
+        return {name: value.item() for name, value in losses.items()}
 
 
-def denoising_loss(
-    model: ViewConditionedDiffusion, images: Tensor, cameras: Tensor, config: DictConfig, generator: torch.Generator
-) -> Tensor:
-    """Mean training loss of a batch at random noise levels; the last `config.targets` views are the targets."""
-    sources = images.shape[1] - config.targets
-    embedded = model.embed_sources(images[:, :sources], cameras[:, :sources])
-    count = len(images) * config.targets
-    timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=generator)
-    timesteps[torch.rand(count, generator=generator) < config.pure_noise] = TRAIN_TIMESTEPS - 1
-    drop = torch.rand(count, generator=generator) < config.drop
-    targets = images[:, sources:]
-    noise = torch.randn(count, *targets.shape[2:], generator=generator)
-    return model.training_loss(embedded, targets, cameras[:, sources:], timesteps, noise, drop).mean()
+def volume_losses(
+    model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Of rendered rays: squared errors of colour and opacity, and how far from the true depth the samples weigh."""
+    sources = batch.images.shape[1] - config.targets
+    images = photo_errors(batch.images[:, :sources], generator)
+    field = model(images, batch.cameras[:, :sources], with_features=False)
+    cameras = batch.cameras[:, sources:]
+    choice = object_rays(cameras, config.rays, generator)
+    pixels = cam.pixel_grid(DEPTH_SIZE, cameras.device)[choice]
+    view = render(field, cameras, pixels, model.config.samples, generator)
+    truth = F.interpolate(batch.images[:, sources:].flatten(0, 1), size=(DEPTH_SIZE,) * 2, mode="area")
+    truth = truth.flatten(2).transpose(1, 2).unflatten(0, cameras.shape[:2])
+    truth = truth.gather(2, choice[..., None].expand(-1, -1, -1, 4))
+    errors = (view.image - truth).square()
+    depth = batch.depths.flatten(2).gather(2, choice)
+    return {"colour": errors[..., :3].mean(), "mask": errors[..., 3].mean(), "depth": depth_error(view, depth)}
+
+
+def depth_error(view: View, depth: Tensor) -> Tensor:
+    """Distance of the samples from the true relative depth [B, M, P], weighted as they are composited."""
+    known = depth < 1.5
+    distance = (view.sample_depths - depth[..., None]).abs()
+    return ((view.weights * distance).sum(-1) * known).mean()
+
+
+def object_rays(cameras: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Random pixels of a 64×64 image whose rays pass where an object can be, [B, M, count].
+
+    What lies in the image does not decide: a choice that knew the truth would bias what is uncertain.
+    """
+    near, far = ray_interval(*cam.rays(cameras, cam.pixel_grid(DEPTH_SIZE, cameras.device)))
+    possible = far - near > 0.01 * SCENE_BOUND
+    scores = torch.rand(possible.shape, generator=generator).to(cameras.device) * possible
+    return scores.topk(count, -1).indices
 
 
 @torch.no_grad()
-def validate(model: ViewConditionedDiffusion, data: ToyViews, batches: int = 8) -> dict[str, float]:
-    """PSNR in dB of the conditional mean (one step from pure noise) from 1, 2, 3 and 5 sources, on unseen objects."""
+def validate(model: Reconstructor, data: TrainingViews, device: torch.device, objects: int = 24) -> dict[str, float]:
+    """PSNR in dB at 64×64 of renders from 1, 2, 3 and 5 sources, on unseen objects of each kind."""
     scores = {}
-    for sources in (1, 2, 3, 5):
-        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-        values = []
-        for _ in range(batches):
-            images, cameras = data.batch(rng, 8, sources, targets=2)
-            embedded = model.embed_sources(images[:, :sources], cameras[:, :sources])
-            mean = conditional_mean(model, embedded, cameras[:, sources:], generator)
-            target = images[:, sources:].flatten(0, 1)
-            values.append(psnr(mean, target))
-        scores[f"psnr_{sources}"] = round(torch.cat(values).mean().item(), 3)
+    pixels = cam.pixel_grid(DEPTH_SIZE, device)
+    for kind in data.shards:
+        of_kind = TrainingViews(data.folder, data.split, (kind,))
+        for sources in (1, 2, 3, 5):
+            rng, values = np.random.default_rng(0), []
+            for _ in range(objects // 4):
+                batch = of_kind.batch(rng, 4, sources, targets=2).to(device)
+                field = model(batch.images[:, :sources], batch.cameras[:, :sources], with_features=False)
+                image = render(field, batch.cameras[:, sources:], pixels, model.config.samples).image[..., :3]
+                truth = F.interpolate(batch.images[:, sources:].flatten(0, 1), size=(DEPTH_SIZE,) * 2, mode="area")
+                errors = (image.flatten(0, 1).transpose(1, 2) - truth[:, :3].flatten(2)).square().mean((1, 2))
+                values.append(-10 * errors.clamp(min=1e-10).log10())
+            scores[f"{kind}_{sources}"] = round(torch.cat(values).mean().item(), 3)
     return scores
 
 
@@ -147,19 +193,20 @@ def train(config: DictConfig) -> Trainer:
     """Train until the minutes are used up; a killed run goes on from its last checkpoint."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    seed_everything(config.seed)
-    torch.use_deterministic_algorithms(False)
     trainer = Trainer(config)
     trainer.load()
     folder = root_dir() / config.data
-    data, held_out = ToyViews(folder, "train"), ToyViews(folder, "val")
+    data, held_out = TrainingViews(folder, "train"), TrainingViews(folder, "val")
     rng = np.random.default_rng([config.seed, trainer.step])
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     losses, last = [], time.monotonic()
     saved = last
+    bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10)
     while trainer.minutes < config.max_minutes and not (config.max_steps and trainer.step >= config.max_steps):
         sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
-        losses.append(trainer.train_step(*data.batch(rng, config.objects, sources, config.targets), generator))
+        batch = data.batch(rng, config.objects, sources, config.targets).to(trainer.device)
+        losses.append(trainer.train_step(batch, generator))
+        bar.update()
         now = time.monotonic()
         trainer.minutes, last = trainer.minutes + (now - last) / 60, now
         if now - saved > 60 * config.checkpoint_minutes:
@@ -167,10 +214,11 @@ def train(config: DictConfig) -> Trainer:
             data.refresh()
             saved = now
         if trainer.step % config.validate_steps == 0:
-            row = {"step": trainer.step, "minutes": round(trainer.minutes, 2), "loss": round(float(np.mean(losses)), 5)}
-            row |= validate(trainer.averaged_model(), held_out)
+            row = {"step": trainer.step, "objects": trainer.objects, "minutes": round(trainer.minutes, 2)}
+            row |= {name: round(float(np.mean([loss[name] for loss in losses])), 5) for name in losses[0]}
+            row |= validate(trainer.averaged_model(), held_out, trainer.device)
             log_row(trainer.path.with_name("curve.csv"), row)
-            print(row, flush=True)
+            tqdm.write(str(row))
             losses, last = [], time.monotonic()
     trainer.save()
     return trainer
@@ -178,13 +226,8 @@ def train(config: DictConfig) -> Trainer:
 
 def main() -> None:
     config = merge_overrides(OmegaConf.create(DEFAULTS), sys.argv[1:])
-    if config.export:
-        trainer = Trainer(config)
-        trainer.load()
-    else:
-        trainer = train(config)
-    trainer.averaged_model().save_pretrained(EMBEDDED_WEIGHTS)
-    print(f"{trainer.step} steps, {trainer.minutes:.1f} minutes: weights in {EMBEDDED_WEIGHTS}")
+    trainer = train(config)
+    print(f"{trainer.step} steps, {trainer.minutes:.1f} minutes")
 
 
 if __name__ == "__main__":

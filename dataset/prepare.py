@@ -1,4 +1,4 @@
-"""Render a scan into a scene folder: train views, 84 test views, ground-truth poses and mesh (docs/DATASET.md).
+"""Render an object into a scene folder: train views, 84 test views, ground-truth poses and mesh (docs/DATASET.md).
 
     python dataset/prepare.py --type GSO_demo --object chefmate_8_frypan
     python dataset/prepare.py --type GSO_demo --object MINI_FIRE_ENGINE --gso MINI_FIRE_ENGINE.zip
@@ -18,6 +18,8 @@ import trimesh
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.hard_toys import demo_toy
+from dataset.modelled import benchmark_models, load_benchmark
 from dataset.render import Renderer
 from dataset.scans import ASSETS, load_asset, load_gso
 from dataset.toys import make_toy, toy_seed
@@ -34,7 +36,9 @@ MAX_TRAIN_VIEWS = 12  # 30° apart
 SEPARATION = math.radians(30)
 ELEVATIONS = (0.0, math.radians(45))
 RADII = (1.5, 2.2)
-TYPES = (*ASSETS["objects"], "toy_demo")
+OBJECTS = {type_name: list(objects) for type_name, objects in ASSETS["objects"].items()}
+OBJECTS["MODELS_demo"] = list(benchmark_models())
+TYPES = (*OBJECTS, "toy_demo")
 
 
 def train_cameras(type_name: str, object_name: str, count: int = TRAIN_VIEWS) -> Tensor:
@@ -93,10 +97,10 @@ def load_object(type_name: str, object_name: str, gso: Path | None = None) -> tr
     if gso is not None:
         return load_gso(gso, object_name)
     if type_name == "toy_demo":
-        return make_toy(toy_seed(object_name))
-    if object_name in ASSETS["objects"][type_name]:
-        return load_asset(type_name, object_name)
-    line = f"unknown object '{object_name}' of type {type_name}; there are: {', '.join(ASSETS['objects'][type_name])}"
+        return demo_toy(object_name) or make_toy(toy_seed(object_name))
+    if object_name in OBJECTS[type_name]:
+        return load_benchmark(object_name) if type_name == "MODELS_demo" else load_asset(type_name, object_name)
+    line = f"unknown object '{object_name}' of type {type_name}; there are: {', '.join(OBJECTS[type_name])}"
     if type_name == "GSO_demo":
         official = object_name if object_name != object_name.lower() else "MINI_FIRE_ENGINE"
         line += (
@@ -128,14 +132,17 @@ def render_scene(mesh: trimesh.Trimesh, scene: Scene, count: int) -> None:
 
 def list_objects() -> str:
     """Types and their objects, a line each."""
-    lines = [f"{type_name}: {', '.join(objects)}" for type_name, objects in ASSETS["objects"].items()]
-    lines += ["GSO_demo with --gso PATH: any official Google Scanned Objects zip", "toy_demo: toy_000, toy_001, ..."]
+    lines = [f"{type_name}: {', '.join(objects)}" for type_name, objects in OBJECTS.items()]
+    lines += [
+        "GSO_demo with --gso PATH: any official Google Scanned Objects zip",
+        "toy_demo: toy_000, toy_001, ..., round_000, flat_000, legs_000, shell_000, ...",
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--type", help="GSO_demo, HOPE_demo, MUG_demo, toy_demo, or a folder of your own")
+    parser.add_argument("--type", help="GSO_demo, HOPE_demo, MUG_demo, MODELS_demo, toy_demo, or a folder of your own")
     parser.add_argument("--object")
     parser.add_argument("--views", default="1", help="how many train views the pipeline will use (default: 1)")
     parser.add_argument("--gso", type=Path, metavar="PATH", help="zip or folder of an official GSO scan")

@@ -40,7 +40,7 @@ class Lighting:
 
 
 def random_lighting(rng: np.random.Generator) -> Lighting:
-    """Lighting for training data: one to three soft lights, mostly from above, often gloss, shadows, and a near lamp."""
+    """Lighting for training data: one to three soft lights, mostly from above, often gloss, shadows, a near lamp."""
     count = int(rng.integers(1, 4))
     directions = rng.normal(size=(count, 3))
     directions[:, 2] = np.abs(directions[:, 2]) + 0.2

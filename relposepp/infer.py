@@ -144,7 +144,8 @@ def main() -> None:
     free_middles = scene.photo_record.exists() if config.free_middles is None else config.free_middles
     poses = decide(model, diffusion, photos, config, arguments.seed, hypotheses, free_middles)
     write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
-    write_plot(scene.initial_poses.with_suffix(".png"), images.cpu(), poses)
+    path = scene.initial_poses.with_suffix(".png")
+    write_plot(path, images.cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     print(table(poses))
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")
 

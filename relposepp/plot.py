@@ -1,10 +1,7 @@
 """The picture of stage 1's answer: cameras in 3-D, pairwise azimuth distributions, silhouettes over the inputs."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -14,36 +11,40 @@ from torch import Tensor
 
 from sap3d.cameras import maths as cam
 from sap3d.field.rendering import render_views
+from sap3d.field.synthesis import Fit
 from sap3d.files import atomic_file
-
-if TYPE_CHECKING:
-    from relposepp.proposals import Poses
 
 FRUSTUM = 0.35  # length of a drawn camera
 SAMPLES = 48  # along a ray of a silhouette
 
 
-def write_plot(path: Path, images: Tensor, poses: Poses) -> None:
-    """Draw the best configuration.
+def write_plot(
+    path: Path, images: Tensor, cameras: Tensor, confidence: Tensor, azimuths: Tensor, fit: Fit | None = None
+) -> None:
+    """Draw a configuration.
 
     Args:
         path: of the PNG.
         images: what was posed, [N, 4, S, S] in [0, 1].
+        cameras: [N, 3].
+        confidence: that a view is within 15°, [N].
+        azimuths: log-probabilities of the pairs' azimuth differences, [N, N, bins].
+        fit: whose silhouettes are drawn over the images, K = 1.
     """
     views = len(images)
     figure = Figure(figsize=(max(9, 1.8 * views), 7.2), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(2.2, 1))
     left, right = top.subfigures(1, 2)
-    draw_cameras(left, poses.cameras[0], poses.confidence)
-    draw_distributions(right, poses)
+    draw_cameras(left, cameras, confidence)
+    draw_distributions(right, cameras[:, 1], azimuths)
     outlines = [None] * views
-    if poses.fit is not None:
-        outlines = render_views(poses.fit.grid[0], poses.fit.cameras[0], images.shape[-1], SAMPLES)[:, 3].numpy()
+    if fit is not None:
+        outlines = render_views(fit.grid[0], fit.cameras[0], images.shape[-1], SAMPLES)[:, 3].numpy()
     for view, (axes, image, outline) in enumerate(zip(bottom.subplots(1, views, squeeze=False)[0], images, outlines)):
         axes.imshow(image[:3].permute(1, 2, 0).numpy())
         if outline is not None:
             axes.contour(outline, levels=[0.5], colors="tab:red", linewidths=1.2)
-        axes.set_title(f"view {view}: {poses.confidence[view]:.0%}", fontsize=9)
+        axes.set_title(f"view {view}: {confidence[view]:.0%}", fontsize=9)
         axes.set_axis_off()
     bottom.supxlabel("inputs, silhouette of the fit in red, probability that the view is within 15°", fontsize=9)
     with atomic_file(path) as partial:
@@ -75,10 +76,10 @@ def draw_cameras(figure, cameras: Tensor, confidence: Tensor) -> None:
     axes.set_title("cameras", fontsize=9)
 
 
-def draw_distributions(figure, poses: Poses) -> None:
+def draw_distributions(figure, azimuths: Tensor, log_probabilities: Tensor) -> None:
     """The network's distributions of azimuth_j − azimuth_i in row i and column j, the answer as a red line."""
-    views, bins = poses.prediction.azimuths.shape[1:]
-    azimuths, degrees = poses.cameras[0, :, 1], (np.arange(bins) * 360 / bins + 180) % 360 - 180
+    views, bins = log_probabilities.shape[1:]
+    degrees = (np.arange(bins) * 360 / bins + 180) % 360 - 180
     order = np.argsort(degrees)
     for i, row in enumerate(figure.subplots(views, views, squeeze=False)):
         for j, axes in enumerate(row):
@@ -86,7 +87,7 @@ def draw_distributions(figure, poses: Poses) -> None:
             if i == j:
                 axes.text(0.5, 0.5, str(i), ha="center", va="center", transform=axes.transAxes)
                 continue
-            axes.fill_between(degrees[order], poses.prediction.azimuths[i, j].exp().numpy()[order], color="tab:blue")
+            axes.fill_between(degrees[order], log_probabilities[i, j].exp().numpy()[order], color="tab:blue")
             axes.axvline(math.degrees(cam.wrap_angle(azimuths[j] - azimuths[i])), color="tab:red", linewidth=1)
             axes.set(xlim=(-180, 180), ylim=(0, None))
     figure.suptitle("azimuth difference, −180…180°: network (blue), answer (red)", fontsize=9)

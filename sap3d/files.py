@@ -1,6 +1,8 @@
 """Output that is whole or absent: everything is written under a temporary name and renamed."""
 
+import ctypes
 import errno
+import fcntl
 import json
 import os
 import re
@@ -25,14 +27,23 @@ def _temporary(path: Path, kind: str = "partial") -> Path:
     return path.with_name(f".{path.stem}.{socket.gethostname()}-{os.getpid()}.{kind}{path.suffix}")
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` that were killed on this machine have left beside it."""
+def _leftovers(path: Path) -> list[tuple[Path, str]]:
+    """What writers of `path` that were killed on this machine have left beside it, and its kind (`_temporary`)."""
     ours = re.escape(f".{path.stem}.{socket.gethostname()}-")
     leftover = re.compile(rf"{ours}(\d+)\.(partial|stale){re.escape(path.suffix)}")
-    for name in os.listdir(path.parent):
-        found, other = leftover.fullmatch(name), path.with_name(name)
-        if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
-            shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
+    found = [match for name in os.listdir(path.parent) if (match := leftover.fullmatch(name))]
+    return [(path.with_name(m[0]), m[2]) for m in found if int(m[1]) == os.getpid() or not _lives(int(m[1]))]
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two paths change places in one step; False where the system cannot (it takes Linux's renameat2)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and not renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange)
 
 
 def _lives(process: int) -> bool:
@@ -71,7 +82,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    for other, _ in _leftovers(path):
+        _remove(other)
     partial = _temporary(path)
     try:
         with disk_errors(path, partial):
@@ -86,21 +98,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it replaces `path`, on failure it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    for other, kind in _leftovers(path):
+        if kind == "stale" and not path.exists():  # of a writer that was killed between its two renames
+            os.replace(other, path)
+        else:
+            _remove(other)
     partial = _temporary(path)
     try:
         with disk_errors(path, partial):
             partial.mkdir()
             yield partial
-            if path.exists():
+            if not path.exists():
+                os.replace(partial, path)
+            elif not _exchange(partial, path):
                 stale = _temporary(path, "stale")
                 os.replace(path, stale)
                 os.replace(partial, path)
                 shutil.rmtree(stale)
-            else:
-                os.replace(partial, path)
-    finally:
+    finally:  # after an exchange it is the earlier folder
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait until no other process or thread does this to `path`; the lock's file stays beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: Path, content: object) -> None:

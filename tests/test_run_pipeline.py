@@ -31,7 +31,7 @@ mv "$folder/part" "$folder/results.json"
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    runs = [f"runs/{module}" for module in ("__init__", "cores", "jobs", "launch_ray", "launch_slurm")]
+    runs = [f"runs/{module}" for module in ("__init__", "cores", "jobs", "launch_ray", "launch_slurm", "slots")]
     modules = ("__init__", "errors", "files", "names", *runs)
     for name in ("run_pipeline.py", *(f"sap3d/{module}.py" for module in modules)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

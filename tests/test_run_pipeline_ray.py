@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MODULES = ("__init__", "errors", "files", "names", "runs/__init__", "runs/cores", "runs/jobs", "runs/launch_ray")
+RUNS = [f"runs/{module}" for module in ("__init__", "cores", "jobs", "launch_ray", "slots")]
+MODULES = ("__init__", "errors", "files", "names", *RUNS)
 STAND_IN = """
 folder=$ROOT_DIR/results/$1/$2/$3
 echo "$2 $$" >>"$ROOT_DIR/starts"

@@ -19,7 +19,9 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import bundle
@@ -28,7 +30,7 @@ import numpy as np
 from uploads import Limits, receive
 
 from sap3d.errors import UserError
-from sap3d.files import write_json
+from sap3d.files import exclusive, write_json
 from sap3d.photos.import_photos import Photo, correct_mask, read_photo
 from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
 from sap3d.scene import Scene
@@ -113,6 +115,18 @@ def create_job(jobs: Path, sent: list[Path], limits: Limits) -> tuple[Job, list[
     return job, refused
 
 
+def one_at_a_time(change: Callable[..., None]) -> Callable[..., None]:
+    """Make a change of a job wait for others, from its look at the job's state to its note of the new one."""
+
+    @wraps(change)
+    def waiting(job: Job, *arguments: object) -> None:
+        with exclusive(job.folder / "job.json"):
+            change(job, *arguments)
+
+    return waiting
+
+
+@one_at_a_time
 def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> None:
     """Cut a photo's foreground anew with one more point to keep or to remove; without a point, as it was at first.
 
@@ -144,6 +158,7 @@ def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> 
     job.note(photos=photos, state="draft", example="")  # whose results were of its own outlines
 
 
+@one_at_a_time
 def submit(job: Job, preset: str) -> None:
     """Queue a job, whatever became of it before.
 
@@ -287,6 +302,11 @@ class Worker(threading.Thread):
 def remove_old(jobs: Path) -> None:
     """Remove jobs that are older than `KEEP` and neither wait nor run."""
     for job in all_jobs(jobs):
-        known = job.known
-        if known["state"] not in ("queued", "running") and time.time() - known["created"] > KEEP:
-            shutil.rmtree(job.folder)
+        remove_if_old(job)
+
+
+@one_at_a_time
+def remove_if_old(job: Job) -> None:
+    known = job.known
+    if known["state"] not in ("queued", "running") and time.time() - known["created"] > KEEP:
+        shutil.rmtree(job.folder)

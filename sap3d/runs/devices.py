@@ -1,5 +1,6 @@
 """Device choice, seeds and mixed precision."""
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -67,7 +68,12 @@ def halving(compute: Callable[[int], Result], batch: int, name: str, device: tor
 
 
 def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch, and ask torch for deterministic kernels."""
+    """Seed python, numpy and torch, and ask torch for deterministic kernels.
+
+    On the CPU all that is used has them, on CUDA not: the gradients of interpolation, for instance, are added up there
+    in any order (https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html).
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS's products are not, either
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -17,27 +17,17 @@ from pathlib import Path
 from typing import IO
 
 from sap3d.files import root_dir
+from sap3d.runs.slots import Slot
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ATTEMPTS = 2
 POLL = 0.5  # seconds
 GRACE = 10.0  # seconds that an interrupted process has to end by itself
-JOB_GB = 3.0  # of memory that a CPU job should have; a job has been seen to take 1.9
 HEADER = re.compile(rb"^\[(\d+)/(\d+)\] (.+)$", re.MULTILINE)  # of a stage, by run_pipeline.sh
 PLACE = re.compile(rb"^on (.+)\n")  # the log's first line
 # Runs its arguments under sh and kills the whole process group when standard input ends, which it does with the process
 # that holds the other end, however that dies.
 TIED = 'exec 3<&0 </dev/null; sh "$@" 3<&- & job=$!; { read -r _ <&3; kill -KILL 0; } & wait $job'
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place for one job: a GPU, or some CPU cores."""
-
-    name: str
-    device: str  # run_pipeline.sh's fourth argument
-    threads: int
-    cores: frozenset[int] = frozenset()  # that the job is bound to; empty: not bound
 
 
 @dataclass

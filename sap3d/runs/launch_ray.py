@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sap3d.errors import UserError
 from sap3d.files import root_dir
-from sap3d.runs.jobs import GRACE, JOB_GB, POLL, Job, Slot, end_all
+from sap3d.runs.jobs import GRACE, POLL, Job, end_all
+from sap3d.runs.slots import JOB_GB, Slot
 
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else warnings reach the terminal
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -130,7 +131,7 @@ def start_cluster(gpus: list[str], jobs: int, cores: int) -> RayTasks:
     """Start a cluster of this machine that ends with this process.
 
     Args:
-        gpus: CUDA indices; none: CPU jobs.
+        gpus: as CUDA_VISIBLE_DEVICES names them; none: CPU jobs.
         jobs: CPU jobs at a time.
         cores: of a job.
     """

@@ -12,7 +12,8 @@ import sys
 
 from sap3d.errors import UserError
 from sap3d.files import root_dir
-from sap3d.runs.jobs import JOB_GB, REPOSITORY, Job
+from sap3d.runs.jobs import REPOSITORY, Job
+from sap3d.runs.slots import JOB_GB
 
 SCRIPT = """#!/bin/sh
 #SBATCH --job-name=sap3d

@@ -49,8 +49,9 @@ def declare(scene: Scene) -> dict[str, Stage]:
         # Its programs find out by themselves whether there is anything to do, so it is never called up to date.
         "data": Stage([], [scene.train / "images"]),
         "poses": Stage(
-            [*photos, poses / "configs/infer.yaml", poses / "weights/config.json", poses / "weights/model.safetensors",
-             weights / "config.json", weights / "model.safetensors"],
+            # Whether import has framed the photos decides where the object's middle may be.
+            [*photos, scene.photo_record, poses / "configs/infer.yaml", poses / "weights/config.json",
+             poses / "weights/model.safetensors", weights / "config.json", weights / "model.safetensors"],
             [scene.initial_poses],
         ),
         "tuning": Stage(

@@ -1,6 +1,6 @@
 """Compare an object's outputs with its ground truth.
 
-    python -m sap3d.scores.evaluate --type TYPE --object OBJECT --views N
+    python -m sap3d.scores.evaluate --type TYPE --object OBJECT --views N [--device 0]
 
 Writes results/TYPE/OBJECT/N/results.json and prints a summary. What has no ground truth (own photos) is null.
 
@@ -44,11 +44,12 @@ POSE_STAGES = {
 }
 
 
-def evaluate(scene: Scene, seed: int) -> dict:
+def evaluate(scene: Scene, seed: int, device: str) -> dict:
     """All metrics of one object, keyed as in results.json (README.md).
 
     Args:
         seed: of the mesh samples; recorded as the run's.
+        device: that the stages ran on, a CUDA index or cpu; recorded, too. What is computed here needs no GPU.
 
     Raises:
         UserError: an output is missing or unreadable; the line names the stage to run.
@@ -73,7 +74,7 @@ def evaluate(scene: Scene, seed: int) -> dict:
         "views": scene.views,
         "seed": seed,
         "seconds": seconds,
-        "machine": describe_machine(),
+        "machine": describe_machine(device),
         "commit": describe_commit(),
     }
 
@@ -184,14 +185,15 @@ def read_seconds(path: Path) -> dict[str, float]:
         raise UserError(f"{path}: not a record of stages ({error}); remove it") from error
 
 
-def describe_machine() -> dict:
-    """Processor, cores this process may use, and GPU."""
+def describe_machine(device: str) -> dict:
+    """Processor, cores this process may use, and the GPU that `device` is, if it is one."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    there = device.isdigit() and int(device) < torch.cuda.device_count()  # else the stages have run on the CPU
+    gpu = torch.cuda.get_device_name(int(device)) if there else None
     return {"cpu": model, "cores": len(available_cores()), "gpu": gpu, "python": platform.python_version()}
 
 
@@ -245,10 +247,11 @@ def main() -> None:
     parser.add_argument("--type", required=True)
     parser.add_argument("--object", required=True)
     parser.add_argument("--views", required=True)
+    parser.add_argument("--device", default="0", help="what the stages ran on: CUDA index, or cpu")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     scene = Scene(arguments.type, arguments.object, check_views(arguments.views))
-    results = evaluate(scene, arguments.seed)
+    results = evaluate(scene, arguments.seed, arguments.device)
     write_json(scene.results / "results.json", results)
     print_summary(scene, results)
 

@@ -2,6 +2,8 @@
 model of the same code."""
 
 import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -533,3 +535,19 @@ def test_test_time_training_reaches_the_poses_and_the_network(flat_model):
     moved = [parameter for parameter in flat_model.parameters() if parameter.grad is not None]
     assert len(moved) == sum(parameter.requires_grad for parameter in flat_model.parameters())
     assert all(parameter.grad.any() for parameter in poses.parameters())
+
+
+def test_of_two_runs_one_converts_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    made = []
+
+    def slow(path, folder):
+        made.append(path)
+        time.sleep(0.3)
+        folder.mkdir()
+
+    monkeypatch.setattr(convert, "convert", slow)
+    config = OmegaConf.create({"backbone": "published", "checkpoint": "zero.ckpt"})
+    with ThreadPoolExecutor() as pool:
+        folders = [pool.submit(model_folder, config) for _ in range(2)]
+    assert [folder.result() for folder in folders] == [tmp_path / "zero"] * 2 and made == [tmp_path / "zero.ckpt"]

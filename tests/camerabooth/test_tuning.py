@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth import instance_field, main, pretrain, regularisation, tuning
+from camerabooth import instance_field, main, regularisation, tuning
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.evaluate import psnr
 from camerabooth.instance_field import InstanceField
@@ -204,6 +204,31 @@ def test_the_field_counts_where_fits_without_one_view_agree(field):
     torch.testing.assert_close(field.combine(blank, cameras), render)
 
 
+@pytest.mark.parametrize("size", [8, 32])
+def test_an_objects_error_does_not_depend_on_how_large_the_image_is(size):
+    def square(grey: float) -> torch.Tensor:
+        image = torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None, None].repeat(1, size, size)
+        image[:, 2:4, 2:4] = torch.tensor([grey, grey, grey, 1.0])[:, None, None]
+        return image[None]
+
+    error = instance_field.error_on_object(square(0.4), square(0.2))
+    torch.testing.assert_close(error, torch.tensor(3 * 0.2**2 / 4))  # alpha is right
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_fields_variance_is_the_jackknifes(monkeypatch, count):
+    """Whose variance of a mean is exactly that of the single values, over their number."""
+    values = torch.linspace(0.1, 0.7, count)
+    means = iter((values.sum() - values) / (count - 1))
+    monkeypatch.setattr(
+        instance_field, "render_views", lambda grid, cameras, size, samples: next(means).expand(1, 4, size, size)
+    )
+    field = InstanceField(2, count, 2)
+    field.error.fill_(0.01)
+    trust = field.trust(torch.zeros(1, 3), 8)
+    torch.testing.assert_close(trust, (0.01 / (0.01 + values.var() / count)).expand_as(trust))
+
+
 def test_a_model_with_a_field_sees_the_object_from_the_first_step_on(scene, field, tmp_path):
     images, cameras, model = scene
     model.add_field(field)
@@ -269,6 +294,8 @@ def test_toy_views_come_from_their_split_and_half(tmp_path):
         objects, slots = np.concatenate(source).T
         assert len(set(objects)) == 1 and len(set(slots)) == 7
         assert (slots[:3] < 8).all()
+    with pytest.raises(UserError, match="no train shards"):
+        ToyViews(tmp_path / "nowhere", "train")
 
 
 def test_white_composite():
@@ -276,22 +303,6 @@ def test_white_composite():
     image = white_composite(rgba)[0]
     assert image[:, 0, 0].tolist() == [1, 0, 0, 1]
     assert image[:, 0, 1].tolist() == [1, 1, 1, 0]
-
-
-def test_pretraining_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    make_shards(tmp_path / "views")
-    settings = OmegaConf.merge(
-        pretrain.DEFAULTS, {"data": "views", "objects": 2, "model": TINY, "max_steps": 2, "validate_steps": 100}
-    )
-    first = pretrain.train(settings)
-    second = pretrain.train(OmegaConf.merge(settings, {"max_steps": 3}))
-    assert (first.step, second.step) == (2, 3)
-    assert second.minutes > first.minutes
-    averaged = second.averaged_model().state_dict()
-    assert any(not torch.equal(averaged[name], value) for name, value in first.average.items())
-    with pytest.raises(UserError, match="no train shards"):
-        ToyViews(tmp_path / "nowhere", "train")
 
 
 def test_the_nearest_objects_of_the_pool_are_found_and_remembered(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import imageio.v3 as imageio
@@ -96,6 +97,30 @@ def test_marked_points_are_kept_and_removed_and_forgotten(folder, tmp_path):
     jb.mark(job, 0, "remove", (165 / 200, 30 / 200))
     jb.mark(job, 0, "keep", None)
     assert share(disc) == before and job.known["photos"][0]["keep"] == []
+
+
+def test_a_job_is_queued_with_the_point_that_was_being_marked(folder, tmp_path, monkeypatch):
+    job, marking, submitted = draft(folder, tmp_path, 1), threading.Event(), threading.Event()
+    correct = jb.correct_mask
+
+    def slow(*arguments):
+        marking.set()
+        submitted.wait(0.5)
+        return correct(*arguments)
+
+    def submit() -> None:
+        jb.submit(job, "fast")
+        submitted.set()
+
+    monkeypatch.setattr(jb, "correct_mask", slow)
+    threads = [threading.Thread(target=jb.mark, args=(job, 0, "keep", (0.5, 0.5))), threading.Thread(target=submit)]
+    threads[0].start()
+    assert marking.wait(PATIENCE)
+    threads[1].start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert submitted.is_set() and job.known["state"] == "queued"
+    assert job.known["photos"][0]["keep"] == [[0.5, 0.5]]
 
 
 def test_a_job_with_an_unclear_photo_is_not_queued(folder, tmp_path):

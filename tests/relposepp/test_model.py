@@ -97,7 +97,7 @@ def test_the_network_alone_ranks_by_probability(model, tmp_path):
     assert poses.cameras.shape == (3, 3, 3) and poses.scores == sorted(poses.scores)
     assert torch.equal(poses.cameras[0], poses.network) and poses.fit is None
     assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
-    write_plot(tmp_path / "poses.png", images, poses)
+    write_plot(tmp_path / "poses.png", images, poses.cameras[0], poses.confidence, poses.prediction.azimuths)
     assert imageio.imread(tmp_path / "poses.png").std() > 0
 
 

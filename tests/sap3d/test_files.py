@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 
 import imageio.v3 as imageio
 import numpy as np
@@ -45,6 +46,7 @@ def test_what_killed_writers_have_left_goes_with_the_next(writer, name, tmp_path
     path, host = tmp_path / name, socket.gethostname()
     dead = subprocess.Popen(["true"])
     dead.wait()
+    path.mkdir() if writer is files.atomic_folder else path.touch()
     (tmp_path / f".a.{host}-{dead.pid}.stale{path.suffix}").mkdir()
     (tmp_path / f".a.{host}-{dead.pid}.partial{path.suffix}").touch()
     # Writers that live, on other machines, and of other paths.
@@ -55,6 +57,36 @@ def test_what_killed_writers_have_left_goes_with_the_next(writer, name, tmp_path
     with writer(path) as partial:
         partial.touch()
     assert {p.name for p in tmp_path.iterdir()} == {name} | others
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sap3d import files
+if sys.argv[2] == "renames":
+    files._exchange = lambda first, second: False
+rename = os.replace
+def killed(first, second):
+    rename(first, second)
+    os._exit(9)
+os.replace = killed  # by the first that is called
+with files.atomic_folder(Path(sys.argv[1])) as partial:
+    (partial / "new").touch()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("system, status, left", [("exchanges", 0, {"new"}), ("renames", 9, {"old"})])
+def test_a_kill_between_renames_loses_nothing(tmp_path, system, status, left):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    if system == "exchanges" and not files._exchange(path, path):
+        pytest.skip("this file system cannot exchange folders")
+    assert subprocess.run([sys.executable, "-c", KILLED, path, system]).returncode == status
+    with pytest.raises(RuntimeError), files.atomic_folder(path):
+        raise RuntimeError
+    assert {p.name for p in path.iterdir()} == left and list(tmp_path.iterdir()) == [path]
 
 
 def test_tensors_are_everyones_to_read(tmp_path):

@@ -1,8 +1,10 @@
 """Devices that are not there, memory that does not suffice, and cores that may be used."""
 
 import os
+import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,3 +96,14 @@ def test_threads_are_never_more_than_asked_for_or_allowed(monkeypatch):
             assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_seed_decides_what_is_drawn_and_asks_for_deterministic_kernels(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    draws = []
+    for seed in (1, 1, 2):
+        devices.seed_everything(seed)
+        draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert draws[0] == draws[1] and all(a != b for a, b in zip(draws[0], draws[2]))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # as torch documents it

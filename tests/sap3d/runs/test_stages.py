@@ -57,6 +57,7 @@ def test_what_is_up_to_date_is_not_run_again(scene, monkeypatch, capsys):
     [
         (lambda s: (s.train / "images/001.png").write_text("?"), "dataset/data/train/T/o/images/001.png has changed"),
         (lambda s: (s.train / "masks/000.png").write_text("?"), "dataset/data/train/T/o/masks/000.png is new"),
+        (lambda s: s.photo_record.write_text("{}"), "dataset/data/train/T/o/photos.json is new"),
         (lambda s: s.initial_poses.unlink(), "relposepp/experiments/T/o_view_2/poses.json is gone"),
         (lambda s: s.initial_poses.write_text("?"), "relposepp/experiments/T/o_view_2/poses.json has changed"),
         (lambda s: (s.results / "stages.json").write_text("{"), ""),
@@ -202,6 +203,12 @@ def test_the_pipeline_runs_what_is_stale_and_nothing_else(pipeline):
     assert ran(pipeline("--force")) == ALL
     (pipeline.folder / "dataset/data/train/T/o/images/000.png").write_text("another photo")
     assert ran(pipeline()) == ALL
+
+
+def test_stages_number_gpus_as_nvidia_smi_does(pipeline):
+    program = pipeline.folder / "dataset/prepare.py"
+    program.write_text('import os; print("order", os.environ["CUDA_DEVICE_ORDER"])')
+    assert "order PCI_BUS_ID" in pipeline()
 
 
 def bookkeeper(folder: Path) -> int:

@@ -48,7 +48,7 @@ def scene(tmp_path, monkeypatch):
 
 
 def test_the_truth_in_another_gauge_is_perfect(scene):
-    results = evaluate.evaluate(scene, seed=0)
+    results = evaluate.evaluate(scene, seed=0, device="cpu")
     assert results["NAME"] == "thing"
     for key in ("Rotation Error", "rotation_error_stage1", "rotation_error_stage2", "rotation_error_stage3_symmetric"):
         assert results[key] == pytest.approx(0, abs=1e-3)
@@ -68,7 +68,7 @@ def test_a_wrong_mesh_gauge_and_a_wrong_azimuth_count(scene):
     shape().export(scene.reconstruction / "mesh.obj")
     estimate = torch.tensor([[0.3, 0.0, 1.8], [0.5, 2.0 - AZIMUTH + math.radians(20), 1.7]])
     write_poses(scene.diffusion / "poses.json", estimate[None], [0.0])
-    results = evaluate.evaluate(scene, seed=0)
+    results = evaluate.evaluate(scene, seed=0, device="cpu")
     assert results["IOU"] < 0.7
     assert 15 < results["rotation_error_stage2"] < 20
     assert results["Rotation Error"] == pytest.approx(0, abs=1e-3)
@@ -79,7 +79,7 @@ def test_small_predictions_are_enlarged(scene):
         imageio.imwrite(path, np.full((16, 16, 3), 255, np.uint8))
     for path in (scene.test / "images").glob("*.png"):
         imageio.imwrite(path, np.zeros((64, 64, 4), np.uint8))  # transparent is white
-    assert evaluate.evaluate(scene, seed=0)["2d_psnr_mean"] == 100
+    assert evaluate.evaluate(scene, seed=0, device="cpu")["2d_psnr_mean"] == 100
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_small_predictions_are_enlarged(scene):
 def test_a_missing_output_names_its_stage(scene, output, stage):
     output(scene).unlink()
     with pytest.raises(UserError, match=f"{output(scene)} is missing: run {stage}"):
-        evaluate.evaluate(scene, seed=0)
+        evaluate.evaluate(scene, seed=0, device="cpu")
 
 
 def test_own_photos_have_null_metrics(scene, monkeypatch, capsys):
@@ -113,6 +113,15 @@ def test_own_photos_have_null_metrics(scene, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "no ground-truth poses, test views, mesh of toy_demo/thing" in printed
     assert str(scene.reconstruction / "mesh.obj") in printed
+
+
+def test_the_gpu_is_that_of_the_stages(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"card {index}")
+    assert evaluate.describe_machine("2")["gpu"] == "card 2"
+    assert evaluate.describe_machine("cpu")["gpu"] is None
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert evaluate.describe_machine("2")["gpu"] is None
 
 
 def test_listed_symmetries():

@@ -1,0 +1,296 @@
+"""A volume in the world: sources lifted once into a grid about the object, completed, and rendered to any target.
+
+Source features are looked up at every node of a coarse grid and fused over any number of sources; a 3-D U-Net fills in
+what no source saw and says density, colour and features on a finer grid, where it blends in the sources' own colours.
+After GeNVS (arXiv 2304.02602), with the fusion of sources by mean and variance as in multi-view stereo.
+
+The grid's frame is the first source's: its azimuth is 0 there. Geometry is computed in float32, and only what
+convolutions and linear layers do under autocast: bf16 would lose half a pixel.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camerabooth.backbones.embedded.layers import ChannelNorm, Residual
+from sap3d.cameras import maths as cam
+from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field import grid as grids
+from sap3d.runs.devices import autocast
+
+VARIANCES = 16  # feature channels whose variance over the sources enters the volume
+GEOMETRY = 8  # numbers that describe how a source sees a point, see `_sight`
+KEYS = 16  # channels in which a point's wish for a source and the source's view of it are compared
+BORDER = 0.1  # width of the ramp at a source image's border, in normalised image coordinates
+COLOUR_SIZE = 64  # side of the source images whose colours are blended in
+
+
+@dataclass
+class Field:
+    """What is known of B objects: grids over the cube of half side SCENE_BOUND, cell-centred, indexed z, y, x."""
+
+    values: Tensor  # density before activation, colour in [0, 1] and features, [B, 1 + 3 + C, R, R, R]
+    azimuth: Tensor  # of the first source, by which the grid's frame is turned against the world, [B]
+
+
+@dataclass
+class View:
+    """A rendered field; P pixels of M targets."""
+
+    image: Tensor  # colour on white and opacity, [B, M, P, 4]
+    features: Tensor  # [B, M, P, C], zero where nothing is
+    depth: Tensor  # expected depth relative to the camera's distance, in units of SCENE_BOUND, [B, M, P]
+    weights: Tensor  # of the samples, [B, M, P, S]
+    sample_depths: Tensor  # relative like `depth`, [B, M, P, S]
+
+
+class SourceEncoder(nn.Module):
+    """Images [B, 4, S, S] in [−1, 1] → features [B, channels, S/4, S/4]."""
+
+    def __init__(self, channels: int, widths: tuple[int, int, int]):
+        super().__init__()
+        fine, middle, coarse = widths
+        self.stem = nn.Conv2d(16, fine, 3, padding=1)
+        self.fine = Residual(2, fine, fine)
+        self.to_middle = nn.Conv2d(fine, middle, 2, stride=2)
+        self.middle = nn.Sequential(Residual(2, middle, middle), Residual(2, middle, middle))
+        self.to_coarse = nn.Conv2d(middle, coarse, 2, stride=2)
+        self.coarse = nn.Sequential(Residual(2, coarse, coarse), Residual(2, coarse, coarse))
+        self.from_coarse = nn.Conv2d(coarse, middle, 1)
+        self.merge = Residual(2, 2 * middle, middle)
+        self.out = nn.Sequential(ChannelNorm(middle), nn.SiLU(), nn.Conv2d(middle, channels, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        fine = self.fine(self.stem(F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last)))
+        middle = self.middle(self.to_middle(fine))
+        coarse = self.from_coarse(self.coarse(self.to_coarse(middle)))
+        return self.out(self.merge(torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1)))
+
+
+class VolumeUNet(nn.Module):
+    """[B, C, G, G, G] → [B, widths[0], G, G, G]; each width but the first halves G, down to 3 or more.
+
+    (oneDNN's bf16 weight gradients of convolutions over 2³ voxels are wrong.)
+    """
+
+    def __init__(self, channels_in: int, widths: tuple[int, ...]):
+        super().__init__()
+        self.stem = nn.Conv3d(channels_in, widths[0], 3, padding=1)
+        pairs = list(zip(widths, widths[1:]))
+        self.down = nn.ModuleList(Residual(3, width, width) for width in widths[:-1])
+        self.shrink = nn.ModuleList(nn.Conv3d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.bottom = nn.Sequential(Residual(3, widths[-1], widths[-1]), Residual(3, widths[-1], widths[-1]))
+        self.grow = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairs)
+        self.up = nn.ModuleList(Residual(3, 2 * width, width) for width in widths[:-1])
+
+    def forward(self, volume: Tensor) -> Tensor:
+        x, skips = self.stem(volume), []
+        for block, shrink in zip(self.down, self.shrink, strict=True):
+            x = block(x)
+            skips.append(x)
+            x = shrink(x)
+        x = self.bottom(x)
+        for block, grow, skip in zip(reversed(self.up), reversed(self.grow), reversed(skips), strict=True):
+            x = block(torch.cat([F.interpolate(grow(x), scale_factor=2), skip], 1))
+        return x
+
+
+class Volume(nn.Module):
+    """Sources and their features → Field.
+
+    Args:
+        channels: of the source features.
+        widths: of the U-Net, from fine to coarse.
+        resolution: nodes a side of the coarse grid; the field has twice as many.
+        features: channels that the field has beside density and colour.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], resolution: int, features: int):
+        super().__init__()
+        self.resolution = resolution
+        self.geometry = nn.Linear(GEOMETRY, channels)
+        self.score = nn.Linear(channels, 1)
+        self.unet = VolumeUNet(channels + VARIANCES + 6 + 4, widths)
+        self.query = nn.Conv3d(widths[0], KEYS, 1)
+        self.key = nn.Sequential(nn.Linear(GEOMETRY, 2 * KEYS), nn.SiLU(), nn.Linear(2 * KEYS, KEYS))
+        self.head_norm = ChannelNorm(widths[0])
+        self.head = nn.Conv3d(widths[0], 8 * (1 + 3 + 1), 3, padding=1)
+        self.feature_head = nn.Conv3d(widths[0], 8 * features, 3, padding=1)
+
+    def forward(self, images: Tensor, cameras: Tensor, features: Tensor, with_features: bool = True) -> Field:
+        """Fuse and complete.
+
+        Args:
+            images: sources in [−1, 1], [B, N, 4, S, S]; cameras: theirs, [B, N, ≥ 3].
+            features: of the sources, [B, N, C, s, s].
+            with_features: whether the field has more than density and colour.
+        """
+        azimuth = cameras[:, 0, 1]
+        cameras = turned(cameras, azimuth)
+        pixels, sight = _sight(cameras, grid_points(self.resolution, cameras))
+        looked_up, colours = _look_up(features, pixels), _look_up(images, pixels)  # [B, N, C | 4, P]
+        with autocast(images.device):
+            hidden = F.silu(looked_up + self.geometry(sight).transpose(-1, -2))
+            volume = self.unet(self._fuse(hidden, colours, sight))
+            heads = F.silu(self.head_norm(volume))
+            raw = _shuffle(self.head(heads))
+            extra = _shuffle(self.feature_head(heads)) if with_features else raw[:, :0]
+            keys = self.key(sight).unflatten(2, (self.resolution,) * 3)
+            wish = torch.einsum("bkzyx,bnzyxk->bnzyx", self.query(volume), keys)
+        density, own, own_logit = raw.float().split([1, 3, 1], 1)
+        colour = self._blend(images, cameras, wish.float(), own_logit, own.sigmoid())
+        values = torch.cat([density, colour, extra.float()], 1)
+        return Field(values.contiguous(memory_format=torch.channels_last_3d), azimuth)
+
+    def _fuse(self, hidden: Tensor, colours: Tensor, sight: Tensor) -> Tensor:
+        """Score-weighted mean and variance over the sources, what all silhouettes say, and where each point lies."""
+        batch, views = hidden.shape[:2]
+        points = grid_points(self.resolution, colours)
+        # A point outside a source's image is unlikely to be its business.
+        scores = torch.einsum("bncp,oc->bnp", hidden, self.score.weight.to(hidden.dtype)).float()
+        inside = sight[..., 0]
+        weights = (scores + (inside - 1) * 4).softmax(1)[:, :, None].to(hidden.dtype)
+        mean = (weights * hidden).sum(1)
+        variance = (weights * (hidden[:, :, :VARIANCES] - mean[:, None, :VARIANCES]).square()).sum(1)
+        alpha = (colours[:, :, 3] / 2 + 0.5) * inside + (1 - inside)
+        common = torch.cat(
+            [
+                (weights * colours).sum(1),
+                alpha.amin(1)[:, None],
+                torch.full_like(alpha[:, :1], math.log(views)),
+                points.T[None].expand(batch, -1, -1) / SCENE_BOUND,
+                points[:, :2].norm(dim=-1).expand(batch, 1, -1) / SCENE_BOUND,
+            ],
+            1,
+        )
+        fused = torch.cat([mean, variance, common.to(mean.dtype)], 1)
+        fused = fused.unflatten(-1, (self.resolution,) * 3)
+        return fused.contiguous(memory_format=torch.channels_last_3d)
+
+    def _blend(self, images: Tensor, cameras: Tensor, wish: Tensor, own_logit: Tensor, own: Tensor) -> Tensor:
+        """The sources' colours and the network's own, weighted by a softmax over them, [B, 3, R, R, R]."""
+        fine = (2 * self.resolution,) * 3
+        small = F.interpolate(images[:, :, :3].flatten(0, 1), size=(COLOUR_SIZE,) * 2, mode="area", antialias=False)
+        pixels, _ = cam.project(cameras, grid_points(fine[0], cameras).expand(*cameras.shape[:2], -1, -1))
+        colours = _look_up(small.unflatten(0, images.shape[:2]), pixels) / 2 + 0.5
+        inside = _inside(pixels).unflatten(-1, fine)
+        logits = F.interpolate(wish, size=fine, mode="trilinear", align_corners=False) + (inside - 1) * 4
+        weights = torch.cat([logits, own_logit], 1).softmax(1)
+        blended = (weights[:, :-1, None] * colours.unflatten(-1, fine)).sum(1)
+        return blended + weights[:, -1:] * own
+
+
+def turned(cameras: Tensor, azimuth: Tensor) -> Tensor:
+    """Cameras [B, N, ≥ 3] in a frame that is turned by azimuths [B] about z."""
+    return torch.cat([cameras[..., :1], cameras[..., 1:2] - azimuth[:, None, None], cameras[..., 2:]], -1)
+
+
+def grid_points(resolution: int, like: Tensor) -> Tensor:
+    """Centres of a grid's cells, x fastest, [R³, 3]."""
+    counted = torch.arange(resolution, device=like.device, dtype=like.dtype)
+    centres = ((counted + 0.5) / resolution * 2 - 1) * SCENE_BOUND
+    z, y, x = torch.meshgrid(centres, centres, centres, indexing="ij")
+    return torch.stack([x, y, z], -1).reshape(-1, 3)
+
+
+def _inside(pixels: Tensor) -> Tensor:
+    """1 within an image, 0 outside; a ramp, not a step: a point that leaves it must not make a loss jump."""
+    return ((1 - pixels.abs().amax(-1)) / BORDER).clamp(0, 1)
+
+
+def _sight(cameras: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """How each source sees points [P, 3].
+
+    Returns:
+        Normalised image coordinates [B, N, P, 2], and [B, N, P, 8]: whether the image contains the point, its depth
+        relative to the camera's distance, the direction to the camera, and the camera's height and nearness.
+    """
+    pixels, depth = cam.project(cameras, points.expand(*cameras.shape[:2], -1, -1))
+    towards = F.normalize(cam.camera_positions(cameras)[:, :, None] - points, dim=-1)
+    relative = (depth - cameras[..., 2:3]) / SCENE_BOUND
+    size = 1 / (cameras[..., 2:3] * cam.half_fov_tangents(cam.full_cameras(cameras)))  # half images a world unit
+    whole = torch.cat([cameras[..., :1].sin(), cameras[..., :1].cos(), size - 1.2], -1)[:, :, None]
+    parts = [_inside(pixels)[..., None], relative[..., None], towards, whole.expand(-1, -1, len(points), -1)]
+    return pixels, torch.cat(parts, -1)
+
+
+def _look_up(maps: Tensor, pixels: Tensor) -> Tensor:
+    """Maps [B, N, C, s, s] at normalised image coordinates [B, N, P, 2]: [B, N, C, P]."""
+    where = (pixels * pixels.new_tensor([1.0, -1.0]))[:, :, None].flatten(0, 1)
+    values = F.grid_sample(maps.flatten(0, 1).float(), where, align_corners=False, padding_mode="border")
+    return values[:, :, 0].unflatten(0, maps.shape[:2])
+
+
+def _shuffle(x: Tensor) -> Tensor:
+    """[B, 8 · C, G, G, G] → [B, C, 2G, 2G, 2G]."""
+    x = x.unflatten(1, (-1, 2, 2, 2)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def render(
+    field: Field, cameras: Tensor, pixels: Tensor, samples: int, generator: torch.Generator | None = None
+) -> View:
+    """Render pixels of a field's objects on white.
+
+    Args:
+        cameras: targets [B, M, ≥ 3], in the world.
+        pixels: normalised image coordinates, [P, 2] or [B, M, P, 2].
+        samples: samples a ray.
+        generator: jitters the samples within their bins (training); None takes the bins' centres.
+    """
+    cameras = turned(cameras, field.azimuth)
+    batch, targets = cameras.shape[:2]
+    origins, directions = cam.rays(cameras, pixels.expand(batch, targets, *pixels.shape[-2:]))
+    near, far = grids.ray_interval(origins, directions)
+    if generator is None:
+        offsets = torch.full((samples,), 0.5)
+    else:
+        offsets = torch.rand(*near.shape, samples, generator=generator)
+    fractions = (torch.arange(samples, device=near.device) + offsets.to(near.device)) / samples
+    depths = near[..., None] + (far - near)[..., None] * fractions
+    points = origins[..., None, :] + depths[..., None] * directions[..., None, :]
+    resolution = field.values.shape[-1]
+    # `sample` counts from the centres of the outermost nodes.
+    values = grids.sample(field.values, points.reshape(batch, -1, 3) * (resolution / (resolution - 1)))
+    values = values.reshape(*depths.shape, -1)
+    spacing = (far - near) * directions.norm(dim=-1) / samples
+    weights, rendered = _Composite.apply(values, spacing)
+    opacity = weights.sum(-1, keepdim=True)
+    image = torch.cat([rendered[..., 1:4] + 1 - opacity, opacity], -1)
+    relative = (depths - cameras[..., None, None, 2]) / SCENE_BOUND
+    return View(image, rendered[..., 4:], (weights * relative).sum(-1), weights, relative)
+
+
+class _Composite(torch.autograd.Function):
+    """`grids.composite` of raw values [..., S, C], the first of which is density, at a spacing [...].
+
+    Weights [..., S] and weighted sums [..., C]. One pass over the values where torch's own derivative takes five.
+    """
+
+    @staticmethod
+    def forward(ctx, values: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
+        raw = values[..., 0]
+        optical = grids.activate_density(raw) * spacing[..., None]
+        weights, _ = grids.composite(optical)
+        rendered = torch.einsum("...s,...sc->...c", weights, values)
+        ctx.save_for_backward(values, spacing, optical, weights)
+        return weights, rendered
+
+    @staticmethod
+    def backward(ctx, weights_gradient: Tensor, rendered_gradient: Tensor) -> tuple[Tensor, Tensor]:
+        values, spacing, optical, weights = ctx.saved_tensors
+        gradient = weights[..., None] * rendered_gradient[..., None, :]
+        slope = weights_gradient + torch.einsum("...sc,...c->...s", values, rendered_gradient)
+        # ∂weight_i / ∂optical_j is the transmittance behind i at i = j, and −weight_i for all i behind j.
+        weighted = slope * weights
+        behind = weighted.flip(-1).cumsum(-1).flip(-1) - weighted
+        transmittance = (-optical.cumsum(-1)).exp()
+        optical_gradient = slope * transmittance - behind
+        density = optical / spacing[..., None].clamp(min=1e-12)
+        # d softplus(x) = 1 − exp(−softplus(x))
+        raw_slope = grids.DENSITY_SCALE * (1 - (-density / grids.DENSITY_SCALE).exp())
+        gradient[..., 0] += optical_gradient * raw_slope * spacing[..., None]
+        return gradient, (optical_gradient * density).sum(-1)

@@ -1,0 +1,38 @@
+"""What photos have and renders lack, drawn anew for each batch: exposure, white balance, imperfect masks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EXPOSURE, WHITE_BALANCE = 0.08, 0.03  # standard deviations of the logarithms of gains
+
+
+def photo_errors(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Photo-like images from renders.
+
+    Half of the objects keep perfect photos; of the others' views each has its own exposure and white balance, and each
+    third one a mask that is a pixel too small or too large.
+
+    Args:
+        images: colour on white and alpha in [0, 1], [B, N, 4, S, S].
+    """
+    batch, views = images.shape[:2]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(images.device)
+
+    imperfect = (torch.rand(batch, 1, 1, 1, 1, generator=generator) < 0.5).to(images.device)
+    gain = EXPOSURE * normal(batch, views, 1, 1, 1) + WHITE_BALANCE * normal(batch, views, 3, 1, 1)
+    alpha = images[:, :, 3:]
+    colour = (images[:, :, :3] - 1 + alpha) * (gain * imperfect).exp()  # premultiplied
+    kind = torch.randint(6, (batch, views, 1, 1, 1), generator=generator).to(images.device) * imperfect
+    flat = alpha.flatten(0, 1)
+    eroded = -F.max_pool2d(-flat, 3, 1, 1).unflatten(0, (batch, views))
+    dilated = F.max_pool2d(flat, 3, 1, 1).unflatten(0, (batch, views))
+    # What a mask that is too large takes in is some background.
+    background = torch.rand(batch, views, 3, 1, 1, generator=generator).to(images.device)
+    small, large = kind == 1, kind == 2
+    colour = torch.where(small, colour * (eroded / alpha.clamp(min=1e-3)), colour)
+    colour = torch.where(large, colour + (dilated - alpha) * background, colour)
+    alpha = torch.where(small, eroded, torch.where(large, dilated, alpha))
+    return torch.cat([(colour + 1 - alpha).clamp(0, 1), alpha], 2)
