@@ -25,7 +25,7 @@ from statistics import mean
 
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
-from sap3d.names import check_name, read_object_list
+from sap3d.names import JUNK_FOLDERS, check_name, read_object_list, safe_name, shown
 from sap3d.runs.jobs import POLL, REPOSITORY, Job, end_all, uninterrupted
 from sap3d.runs.slots import Slot, cpu_slots, gpu_slots
 
@@ -43,7 +43,11 @@ def find_objects(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     if arguments.list:
         return read_object_list(arguments.list)
     if arguments.input_dir:
-        return [(arguments.object_type, name) for name in photo_folders(arguments.input_dir, arguments.objects)]
+        folders = photo_folders(arguments.input_dir)
+        wanted = {name: name for name in folders} | {path.name: name for name, path in folders.items()}
+        for name in set(arguments.objects or ()) - set(wanted):
+            raise UserError(f"{arguments.input_dir / name}: no such folder")
+        return [(arguments.object_type, wanted[name]) for name in arguments.objects or folders]
     if arguments.objects:
         return [(arguments.object_type, name) for name in arguments.objects]
     scans = json.loads((REPOSITORY / "dataset/benchmarks/assets.json").read_text())["objects"]
@@ -55,18 +59,21 @@ def find_objects(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     return [(arguments.object_type, name) for name in sorted(names)]
 
 
-def photo_folders(folder: Path, wanted: list[str] | None) -> list[str]:
-    """Names of the folders of photos in a folder, all or the wanted ones.
+def photo_folders(folder: Path) -> dict[str, Path]:
+    """The folders of photos in a folder by their objects' names, which are plain ones.
 
     Raises:
-        UserError: none there, or not a wanted one.
+        UserError: none there.
     """
-    names = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
-    if not names:
+    paths = [path for path in sorted(folder.glob("*")) if path.is_dir() and not path.name.startswith(".")]
+    paths = [path for path in paths if path.name.lower() not in JUNK_FOLDERS]
+    if not paths:
         raise UserError(f"{folder}: no folders of photos in it; it should hold one for each object")
-    for name in set(wanted or ()) - set(names):
-        raise UserError(f"{folder / name}: no such folder")
-    return wanted or names
+    named = {path.name: path for path in paths if safe_name(path.name, set()) == path.name}
+    for path in paths:
+        if path.name not in named:
+            named[safe_name(path.name, set(named))] = path
+    return dict(sorted(named.items()))
 
 
 class Board:
@@ -271,9 +278,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
     objects = dict.fromkeys((check_name(kind), check_name(name)) for kind, name in find_objects(arguments))
     # Objects first, so that neighbours do not prepare the same one at once.
-    folder = arguments.input_dir and arguments.input_dir.resolve()
+    folders = photo_folders(arguments.input_dir.resolve()) if arguments.input_dir else {}
+    for name, path in folders.items():
+        if name != path.name and (arguments.object_type, name) in objects:
+            print(f"{shown(path.name)}: becomes the object {name}", flush=True)
     jobs = [
-        Job(kind, name, views, folder and folder / name, arguments.preset)
+        Job(kind, name, views, folders.get(name), arguments.preset)
         for views in dict.fromkeys(arguments.views)
         for kind, name in objects
     ]

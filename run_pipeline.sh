@@ -1,6 +1,6 @@
 #!/bin/sh
 # One object from photos to a mesh: sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0
-# Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/
+# Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/    (or a zip, or photos)
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
 #
 # What is up to date is not run again (sap3d/runs/stages.py): --force runs all, --from STAGE that stage (poses, tuning,
@@ -10,32 +10,43 @@
 set -eu
 
 usage() {
-    echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER]" \
+    echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER|ZIP|PHOTO...]" \
         "[--preset fast|standard|best] [--force] [--from STAGE] [--dry-run]" >&2
     exit 2
 }
 
 [ $# -ge 4 ] || usage ""
-type=$1 object=$2 views=$3 gpu=$4 input= preset=standard seed=${SEED:-0}
+type=$1 object=$2 views=$3 gpu=$4 preset=standard seed=${SEED:-0}
 shift 4
-from= force= dry_run=
-while [ $# -gt 0 ]; do
-    case $1 in
-        --force) force=--force ;;
-        --dry-run) dry_run=--dry-run ;;
-        --input | --preset | --from)
-            [ $# -ge 2 ] || usage "$1 lacks its value"
-            case $1 in
-                --input) input=$2 ;;
-                --preset) preset=$2 ;;
-                --from) from=$2 ;;
-            esac
-            shift
+# What --input names goes to the end of the arguments, as absolute paths; at last they are all that is left.
+from= force= dry_run= option= left=$#
+while [ $left -gt 0 ]; do
+    case $option,$1 in
+        ,--force) force=--force ;;
+        ,--dry-run) dry_run=--dry-run ;;
+        ,--input | ,--preset | ,--from | more,--input) option=$1 ;;
+        more,--*)
+            option=
+            continue
             ;;
+        --*,--*) usage "$option lacks its value" ;;
+        --input,* | more,*)
+            case $1 in
+                /*) set -- "$@" "$1" ;;
+                *) set -- "$@" "$PWD/$1" ;;
+            esac
+            option=more
+            ;;
+        --preset,*) preset=$1 option= ;;
+        --from,*) from=$1 option= ;;
         *) usage "no option '$1'" ;;
     esac
     shift
+    left=$((left - 1))
 done
+case $option in
+    --*) usage "$option lacks its value" ;;
+esac
 for name in "$type" "$object"; do
     case $name in
         '' | [.-]* | *[!A-Za-z0-9_.-]*) usage "'$name' is not a name of letters, digits, _, - and ." ;;
@@ -75,10 +86,6 @@ case $preset in
 esac
 
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
-case $input in
-    '' | /*) ;;
-    *) input=$PWD/$input ;;
-esac
 ROOT_DIR=${ROOT_DIR:-$repo}
 case $ROOT_DIR in
     /*) ;;
@@ -117,8 +124,8 @@ stage() { # stage NAME COMMAND...: run it under a header unless it is up to date
 }
 
 common="$scene --device $gpu --seed $seed"
-if [ "$input" ]; then
-    stage data "$python" -m sap3d.photos.import_photos $scene --input "$input"
+if [ $# -gt 0 ]; then
+    stage data "$python" -m sap3d.photos.import_photos $scene --input "$@"
 else
     stage data "$python" dataset/prepare.py $scene
 fi

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
-from camerabooth.backbones.embedded.volume import render
+from camerabooth.backbones.embedded.rendering import render
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, load_model
 from camerabooth.evaluate import SCANS8, SOURCES, load_views, psnr
 from camerabooth.sampling import conditional_mean

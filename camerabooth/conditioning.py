@@ -7,12 +7,13 @@ Everything is differentiable in the cameras. After the multi-view conditioning o
 geometry in the place of learned camera attention.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from camerabooth.backbones.interface import Condition, Sources
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 
@@ -22,32 +23,11 @@ VARIANCES = 14  # feature channels whose variance over the sources enters the vo
 
 
 @dataclass
-class Sources:
-    """Posed source views, embedded once for all targets. B objects of N views each."""
-
-    images: Tensor  # colour and alpha in [−1, 1], [B, N, 4, S, S]
-    cameras: Tensor  # [B, N, 3]
-    features: Tensor  # [B, N, C, S/4, S/4]
-    instance: Tensor | None = None  # what tuning has learned of the object, in the world's frame, [C, R, R, R]
-
-    def select(self, views: Tensor) -> "Sources":
-        """Only some of the views; `views` is an index tensor [K]."""
-        return replace(self, images=self.images[:, views], cameras=self.cameras[:, views],
-                       features=self.features[:, views])  # fmt: skip
-
-
-@dataclass
-class Condition:
-    """What the denoising network is told about B · M targets."""
+class FrustumCondition(Condition):
+    """What lies in the targets' frusta."""
 
     lifted: Tensor  # features of the collapsed frustum, [B · M, L, S/4, S/4]
     warped: Tensor  # fused source colour and alpha, their disagreement, and depth, [B · M, 6, S, S]
-    cameras: Tensor  # target cameras, [B · M, 3]
-
-    def dropped(self, drop: Tensor) -> "Condition":
-        """With the condition of the targets marked in `drop` [B · M] removed, for classifier-free guidance."""
-        keep = (~drop).to(self.lifted.dtype)[:, None, None, None]
-        return Condition(self.lifted * keep, self.warped * keep, self.cameras)
 
 
 class SourceEncoder(nn.Module):
@@ -75,7 +55,7 @@ class SourceEncoder(nn.Module):
 
 
 class Lifting(nn.Module):
-    """Sources and target cameras → Condition."""
+    """Sources and target cameras → FrustumCondition."""
 
     def __init__(self, channels: int, volume_channels: int, depths: int, collapsed_channels: int):
         super().__init__()
@@ -94,7 +74,7 @@ class Lifting(nn.Module):
     def out_channels(self) -> int:
         return self.volume_out.out_channels + self.flatten.out_channels
 
-    def forward(self, sources: Sources, targets: Tensor) -> Condition:
+    def forward(self, sources: Sources, targets: Tensor) -> FrustumCondition:
         """`targets` are cameras [B, M, 3]."""
         batch, count = targets.shape[:2]
         size, views = sources.features.shape[-1], sources.cameras.shape[1]
@@ -116,7 +96,7 @@ class Lifting(nn.Module):
         scores = scores.reshape(batch * count, views, self.depths, size, size)
         pixel_scores = (scores * occupancy[:, None]).sum(2)
         warped = self._warp(sources, targets, depth, lifted, pixel_scores)
-        return Condition(lifted, warped, targets.reshape(-1, 3))
+        return FrustumCondition(targets.reshape(-1, 3), lifted, warped)
 
     def _plane_depths(self, targets: Tensor) -> Tensor:
         """Depths of the planes on which the target frustum is sampled, across the object's bounds, [B, M, D]."""

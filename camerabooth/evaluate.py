@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
+from camerabooth.backbones.interface import load_model
+from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion
 from camerabooth.sampling import conditional_mean, sample
 from sap3d import images as im
 from sap3d.cameras import maths as cam

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from camerabooth.diffusion import load_model
+from camerabooth.backbones.interface import load_model
 from camerabooth.main import CONFIG
 from camerabooth.plot import write_page
 from camerabooth.sampling import sample

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from camerabooth.diffusion import DiffusionModel
+from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.tuning import clearly_lower, leave_one_out
 from sap3d.field.synthesis import held_loss
 
-# The target itself tells too much at low noise; the last is pure noise, where only the sources speak.
-ENERGY_TIMESTEPS = [500, 700, 850, 999]
-ENERGY_DRAWS = 4  # of noise, at each
+ENERGY_DRAWS = 4  # of noise, at each of the model's time steps
 # Middle noise levels tell right configurations from wrong more often than those near pure noise, but two views lack the
 # sources for it (docs/CHOICES.md).
 CHOICE_TIMESTEPS, CHOICE_TIMESTEPS_OF_TWO, CHOICE_DRAWS = [400, 500, 600], [700, 850, 999], 2
@@ -25,7 +23,6 @@ class Judged:
 
     cameras: Tensor  # [N, 3]
     errors: Tensor  # the pretrained model's when each view is denoised given the others, [T · draws, N]
-    estimates: Tensor  # how each view looks to it then, at pure noise, [N, 4, S, S]
     synthesis: float  # loss of voxels fitted at these cameras
 
     def better_than(self, other: "Judged") -> bool:
@@ -41,11 +38,10 @@ class Judged:
 
 def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor) -> Judged:
     """Examine cameras [N, 3]; the views are `images` at the model's size and `photos` at that of the synthesis."""
-    errors, estimates = leave_one_out(model, images, cameras, ENERGY_TIMESTEPS, ENERGY_DRAWS)
-    return Judged(cameras, errors, estimates, held_loss(photos, cameras))
+    return Judged(cameras, leave_one_out(model, images, cameras, draws=ENERGY_DRAWS), held_loss(photos, cameras))
 
 
 def energy(model: DiffusionModel, images: Tensor, cameras: Tensor) -> float:
     """The model's mean error when each of the images [N, 4, S, S] is denoised given the others, at cameras [N, 3]."""
     timesteps = CHOICE_TIMESTEPS if len(images) > 2 else CHOICE_TIMESTEPS_OF_TWO
-    return leave_one_out(model, images, cameras, timesteps, CHOICE_DRAWS)[0].mean().item()
+    return leave_one_out(model, images, cameras, timesteps, CHOICE_DRAWS).mean().item()

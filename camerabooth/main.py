@@ -20,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from torch import Tensor
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion, load_model
+from camerabooth.backbones.interface import DiffusionModel, load_model
+from camerabooth.backbones.weights import WEIGHTS, model_folder
 from camerabooth.instance_field import InstanceField, error_on_object
-from camerabooth.judge import ENERGY_TIMESTEPS, Judged, judge
+from camerabooth.judge import Judged, judge
 from camerabooth.regularisation import nearest_objects, regularisation_views
-from camerabooth.tuning import TestTimeTraining, leave_one_out, synthesised_views
+from camerabooth.tuning import TestTimeTraining, seen_from_others, synthesised_views
 from sap3d import images as im
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import principal_points
@@ -32,24 +33,20 @@ from sap3d.cameras.poses import SYMMETRY, PoseTable, read_pose_hypotheses, read_
 from sap3d.cameras.symmetry import repeated
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import HELD
-from sap3d.files import atomic_file, exclusive, root_dir
+from sap3d.files import atomic_file
 from sap3d.runs.devices import choose_device, halving, seed_everything
-from sap3d.runs.options import apply_flags, stage_options
+from sap3d.runs.options import apply_flags, filled, stage_options
 from sap3d.runs.training import fingerprint, fit
 from sap3d.scene import Scene
 from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
-WEIGHTS = {
-    "embedded": EMBEDDED_WEIGHTS,
-    "published": "camerabooth/weights/zero123-xl.ckpt",  # below ROOT_DIR
-}
 # From fewer photos what the object's own volume and voxels learn is wrong between them (docs/CHOICES.md).
 INSTANCE_VIEWS = 3
 
 
 def tune(
-    model: ViewConditionedDiffusion,
+    model: DiffusionModel,
     images: Tensor,
     cameras: Tensor,
     prior: list[int],
@@ -66,6 +63,8 @@ def tune(
     """
     if not config.steps:
         return cameras, cameras[None].cpu()
+    torch.manual_seed(seed)  # a run that goes on must start from the same new weights
+    model.prepare_tuning()
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size)
@@ -91,8 +90,9 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
-    pretrained = model_folder(config)
-    model = load_model(pretrained, device, **config.published)
+    pretrained = model_folder(config.backbone, config.checkpoint)
+    model = load_model(pretrained, device, **config.model)
+    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.settings.tuning)})
     start = read_pose_hypotheses(scene.initial_poses, scene.views)[0][0]
     order = read_symmetry_order(scene.initial_poses)
     pictures = centre(read_images(scene), principal_points(start))
@@ -109,9 +109,9 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     # they are, and what leaves one out of their field leaves it out from all sides.
     counted, left = (order, 1) if scene.views < INSTANCE_VIEWS else (1, order)
     shown, shown_from = repeated(images, best.cameras, counted)
-    field = None
+    field, before = None, seen_from_others(model, images, best.cameras)
     if len(shown) >= INSTANCE_VIEWS:
-        error = error_on_object(best.estimates, images)
+        error = error_on_object(before, images)
         field = InstanceField.fit(shown, shown_from, error, seed, left)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
@@ -119,16 +119,16 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         changes = {"batch": batch}
         if batch < config.tuning.batch:
             changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
-            model = load_model(pretrained, device, **config.published)  # the first attempt may have changed it
+            model = load_model(pretrained, device, **config.model)  # the first attempt may have changed it
         settings = OmegaConf.merge(config.tuning, changes)
         return tune(model, shown, shown_from, prior, field, settings, seed, folder)
 
     moved = halving(tuned, config.tuning.batch, "tuning.batch", device)
     refined, trajectory = (cameras[..., : len(images), :] for cameras in moved)  # other sides come last
-    _, after = leave_one_out(model, images, refined, ENERGY_TIMESTEPS)
+    after = seen_from_others(model, images, refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
-    judged["refined"] = examine(load_model(pretrained, device, **config.published), refined)
+    judged["refined"] = examine(load_model(pretrained, device, **config.model), refined)
     kept = "refined" if judged["refined"].better_than(best) else kept
     if field is not None and config.tuning.field:
         if kept == "refined":
@@ -136,7 +136,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         model.add_field(field)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
-        imageio.imwrite(path, before_after(images, best.estimates, after))
+        imageio.imwrite(path, before_after(images, before, after))
     with atomic_file(folder / "trajectory.npy") as path:
         np.save(path, trajectory.numpy())
     cameras = torch.cat([judged[kept].cameras.cpu(), start[:, 3:]], -1)
@@ -151,26 +151,6 @@ def write_judged(path: Path, cameras: Tensor, judged: dict[str, Judged], kept: s
     write_poses(path, cameras[None], [energies[kept]], **evidence)
     for name, energy in energies.items():
         print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
-
-
-def model_folder(config: DictConfig) -> Path:
-    """Folder of the model that tuning starts from; an original .ckpt is converted to one beside it, once.
-
-    Raises:
-        UserError: no such checkpoint, or not Zero-1-to-3's.
-    """
-    path = root_dir() / (config.checkpoint or WEIGHTS[config.backbone])
-    if path.suffix != ".ckpt":
-        return path
-    folder = path.with_suffix("")
-    if not folder.exists():
-        from camerabooth.convert import convert  # transformers is slow to import
-
-        with exclusive(folder):
-            if not folder.exists():  # another run may have converted it meanwhile
-                print(f"converting {path}", flush=True)
-                convert(path, folder)
-    return folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camerabooth.conditioning import Condition
+from camerabooth.conditioning import FrustumCondition
 
 EMBEDDING = 128
 
@@ -49,11 +49,11 @@ class Attention(nn.Module):
 
 
 class DenoisingUNet(nn.Module):
-    """Noisy target, noise level and Condition → prediction of the same shape as the target.
+    """Noisy target, noise level and FrustumCondition → prediction of the same shape as the target.
 
     Args:
         channels: widths at half, quarter and eighth resolution.
-        lifted_channels: channels of Condition.lifted, which joins at quarter resolution.
+        lifted_channels: channels of FrustumCondition.lifted, which joins at quarter resolution.
     """
 
     def __init__(self, channels: tuple[int, int, int], lifted_channels: int):
@@ -75,7 +75,7 @@ class DenoisingUNet(nn.Module):
         self.fine_up = ResidualBlock(2 * fine, fine)
         self.out = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), nn.Conv2d(fine, 4 * (4 + 1), 3, padding=1))
 
-    def forward(self, noisy: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    def forward(self, noisy: Tensor, time: Tensor, condition: FrustumCondition) -> Tensor:
         """`noisy` is [B, 4, S, S], `time` [B] in [0, 1] (1 is pure noise)."""
         embedding = self.embed(torch.cat([_sinusoids(time), _camera_features(condition.cameras)], -1))
         x = self.stem(F.pixel_unshuffle(torch.cat([noisy, condition.warped], 1), 2))

@@ -8,25 +8,26 @@ Training views come from dataset/training_views.py. Checkpoint and curve lie in 
 """
 
 import csv
+import itertools
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
+from camerabooth.backbones.embedded.losses import denoising_losses, volume_losses
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
-from camerabooth.backbones.embedded.volume import View, render
-from dataset.photo_errors import photo_errors
+from camerabooth.backbones.embedded.rendering import render
+from camerabooth.muon import Muon
 from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam
-from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.errors import one_line_errors
-from sap3d.field.grid import ray_interval
 from sap3d.files import atomic_file, root_dir
 from sap3d.runs.devices import choose_device
 from sap3d.runs.options import merge_overrides
@@ -35,13 +36,18 @@ DEFAULTS = {
     "data": "runs/views",  # below ROOT_DIR
     "output": "runs/camerabooth",
     "device": "cpu",
-    "objects": 4,  # a step
+    "objects": 6,  # a step
     "targets": 4,  # of each object
     "rays": 768,  # of each target
     "source_counts": [0.3, 0.25, 0.2, 0.1, 0.15],  # probability of 1, 2, … source views
+    "denoise_every": 0,  # steps, one of which renders whole views and trains the denoiser on them; 0: never
+    "denoised": 2,  # targets of each object in such a step
+    "pure_noise": 0.3,  # share of them at the last time step, where the conditional mean is learned
+    "drop": 0.1,  # share of them that are told nothing, for classifier-free guidance
+    "denoising_weight": 0.1,
     "mask_weight": 0.5,
     "depth_weight": 0.05,
-    "learning_rate": 5e-4,
+    "learning_rate": 1e-3,
     "warmup_steps": 200,
     "decay": 0.15,  # last share of the minutes, in which the learning rate falls to zero
     "ema": 0.999,
@@ -49,10 +55,14 @@ DEFAULTS = {
     "checkpoint_minutes": 5.0,
     "validate_steps": 250,
     "threads": 0,  # 0: torch's default
+    "workers": 0,  # processes that read batches; a CPU needs none, a card about twelve
     "seed": 0,
     "export": False,
     "max_steps": 0,  # 0: as many as fit; tests set it
 }
+
+
+REFRESH = 200  # batches between looks for new shards
 
 
 class Trainer:
@@ -63,9 +73,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = Reconstructor(EmbeddedConfig(**config.get("model", {}))).to(self.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
-        )
+        self.optimizer = Muon(self.model, config.learning_rate, weight_decay=0.02)
         self.step, self.minutes, self.objects = 0, 0.0, 0
         self.path = root_dir() / config.output / "checkpoint.pt"
 
@@ -109,8 +117,11 @@ class Trainer:
         """One update; the last `config.targets` views of the batch are the targets."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        losses = volume_losses(self.model, batch, self.config, generator)
-        loss = losses["colour"] + self.config.mask_weight * losses["mask"] + self.config.depth_weight * losses["depth"]
+        config = self.config
+        denoise = config.denoise_every and self.step % config.denoise_every == 0
+        losses = (denoising_losses if denoise else volume_losses)(self.model, batch, config, generator)
+        loss = losses["colour"] + config.mask_weight * losses["mask"] + config.depth_weight * losses["depth"]
+        loss = loss + config.denoising_weight * losses.get("denoising", 0)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite():
@@ -121,43 +132,6 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.model.state_dict().values()), 1 - decay)
         return {name: value.item() for name, value in losses.items()}
-
-
-def volume_losses(
-    model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Of rendered rays: squared errors of colour and opacity, and how far from the true depth the samples weigh."""
-    sources = batch.images.shape[1] - config.targets
-    images = photo_errors(batch.images[:, :sources], generator)
-    field = model(images, batch.cameras[:, :sources], with_features=False)
-    cameras = batch.cameras[:, sources:]
-    choice = object_rays(cameras, config.rays, generator)
-    pixels = cam.pixel_grid(DEPTH_SIZE, cameras.device)[choice]
-    view = render(field, cameras, pixels, model.config.samples, generator)
-    truth = F.interpolate(batch.images[:, sources:].flatten(0, 1), size=(DEPTH_SIZE,) * 2, mode="area")
-    truth = truth.flatten(2).transpose(1, 2).unflatten(0, cameras.shape[:2])
-    truth = truth.gather(2, choice[..., None].expand(-1, -1, -1, 4))
-    errors = (view.image - truth).square()
-    depth = batch.depths.flatten(2).gather(2, choice)
-    return {"colour": errors[..., :3].mean(), "mask": errors[..., 3].mean(), "depth": depth_error(view, depth)}
-
-
-def depth_error(view: View, depth: Tensor) -> Tensor:
-    """Distance of the samples from the true relative depth [B, M, P], weighted as they are composited."""
-    known = depth < 1.5
-    distance = (view.sample_depths - depth[..., None]).abs()
-    return ((view.weights * distance).sum(-1) * known).mean()
-
-
-def object_rays(cameras: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Random pixels of a 64×64 image whose rays pass where an object can be, [B, M, count].
-
-    What lies in the image does not decide: a choice that knew the truth would bias what is uncertain.
-    """
-    near, far = ray_interval(*cam.rays(cameras, cam.pixel_grid(DEPTH_SIZE, cameras.device)))
-    possible = far - near > 0.01 * SCENE_BOUND
-    scores = torch.rand(possible.shape, generator=generator).to(cameras.device) * possible
-    return scores.topk(count, -1).indices
 
 
 @torch.no_grad()
@@ -180,6 +154,12 @@ def validate(model: Reconstructor, data: TrainingViews, device: torch.device, ob
     return scores
 
 
+def mean_loss(losses: list[dict[str, float]], name: str) -> float:
+    """Of the steps that have it; NaN if none has."""
+    values = [loss[name] for loss in losses if name in loss]
+    return round(float(np.mean(values)), 5) if values else float("nan")
+
+
 def log_row(path: Path, row: dict[str, float]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
@@ -189,6 +169,23 @@ def log_row(path: Path, row: dict[str, float]) -> None:
         writer.writerow(row)
 
 
+class Batches(IterableDataset):
+    """Endless training batches, other ones in each worker; shards that appear meanwhile are picked up."""
+
+    def __init__(self, folder: Path, config: DictConfig, step: int):
+        self.folder, self.config, self.step = folder, config, step
+
+    def __iter__(self) -> Iterator[Batch]:
+        config, worker = self.config, get_worker_info()
+        data = TrainingViews(self.folder, "train")
+        rng = np.random.default_rng([config.seed, self.step, worker.id if worker else 0])
+        for count in itertools.count(1):
+            sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
+            yield data.batch(rng, config.objects, sources, config.targets)
+            if count % REFRESH == 0:
+                data.refresh()
+
+
 def train(config: DictConfig) -> Trainer:
     """Train until the minutes are used up; a killed run goes on from its last checkpoint."""
     if config.threads:
@@ -196,26 +193,25 @@ def train(config: DictConfig) -> Trainer:
     trainer = Trainer(config)
     trainer.load()
     folder = root_dir() / config.data
-    data, held_out = TrainingViews(folder, "train"), TrainingViews(folder, "val")
-    rng = np.random.default_rng([config.seed, trainer.step])
+    held_out = TrainingViews(folder, "val")
+    loader = DataLoader(Batches(folder, config, trainer.step), batch_size=None, num_workers=config.workers)
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     losses, last = [], time.monotonic()
     saved = last
     bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10)
-    while trainer.minutes < config.max_minutes and not (config.max_steps and trainer.step >= config.max_steps):
-        sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
-        batch = data.batch(rng, config.objects, sources, config.targets).to(trainer.device)
-        losses.append(trainer.train_step(batch, generator))
+    for batch in loader:
+        if trainer.minutes >= config.max_minutes or (config.max_steps and trainer.step >= config.max_steps):
+            break
+        losses.append(trainer.train_step(batch.to(trainer.device), generator))
         bar.update()
         now = time.monotonic()
         trainer.minutes, last = trainer.minutes + (now - last) / 60, now
         if now - saved > 60 * config.checkpoint_minutes:
             trainer.save()
-            data.refresh()
             saved = now
         if trainer.step % config.validate_steps == 0:
             row = {"step": trainer.step, "objects": trainer.objects, "minutes": round(trainer.minutes, 2)}
-            row |= {name: round(float(np.mean([loss[name] for loss in losses])), 5) for name in losses[0]}
+            row |= {name: mean_loss(losses, name) for name in ("colour", "mask", "depth", "denoising")}
             row |= validate(trainer.averaged_model(), held_out, trainer.device)
             log_row(trainer.path.with_name("curve.csv"), row)
             tqdm.write(str(row))

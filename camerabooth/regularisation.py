@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.diffusion import DiffusionModel
+from camerabooth.backbones.interface import DiffusionModel
 from dataset.render import Renderer
 from dataset.toy_views import random_cameras, white_composite
 from dataset.toys import make_toy, toy_seed

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.conditioning import Condition, Sources
-from camerabooth.diffusion import TRAIN_TIMESTEPS, ViewConditionedDiffusion
+from camerabooth.backbones.interface import TRAIN_TIMESTEPS, Condition, DiffusionModel, Sources
 from sap3d.cameras import maths as cam
 
 NEARNESS = 0.35  # temperature of the draw: sources whose line of sight is closer to the target's are likelier
@@ -14,7 +13,7 @@ NEARNESS = 0.35  # temperature of the draw: sources whose line of sight is close
 
 @torch.no_grad()
 def sample(
-    model: ViewConditionedDiffusion,
+    model: DiffusionModel,
     sources: Sources,
     targets: Tensor,
     generator: torch.Generator,
@@ -58,7 +57,7 @@ def sample(
         chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         predictions = []
         for part, known in zip(parts, conditions):
-            noisy, condition = latents[part], _gather(known, chosen[part])
+            noisy, condition = latents[part], Condition.gathered(known, chosen[part])
             times = timestep.to(noisy.device).expand(len(noisy))
             predictions.append(model.predict(noisy, times, condition, guidance_scale))
         prediction = torch.cat(predictions)
@@ -70,9 +69,7 @@ def sample(
     return torch.cat([model.decode(latents[part]) for part in parts])
 
 
-def conditional_mean(
-    model: ViewConditionedDiffusion, sources: Sources, targets: Tensor, generator: torch.Generator
-) -> Tensor:
+def conditional_mean(model: DiffusionModel, sources: Sources, targets: Tensor, generator: torch.Generator) -> Tensor:
     """What the model expects to see before it sees anything: one step from pure noise, in [0, 1], [B · M, 4, S, S]."""
     condition = model.condition(sources, targets)
     shape = (len(condition.cameras), 4, model.latent_size, model.latent_size)
@@ -84,16 +81,3 @@ def conditional_mean(
 def source_probabilities(sources: Tensor, targets: Tensor) -> Tensor:
     """Probability of drawing each source for each target, [M, N], from cameras [N, 3] and [M, 3]."""
     return (cam.sight_cosines(targets, sources) / NEARNESS).softmax(-1)
-
-
-def _gather(conditions: list[Condition], chosen: Tensor) -> Condition:
-    """Row m of the condition `chosen[m]`, for every m."""
-    if len(conditions) == 1:
-        return conditions[0]
-    rows = torch.arange(len(chosen))
-    chosen = chosen.to(conditions[0].warped.device)
-
-    def pick(name: str) -> Tensor:
-        return torch.stack([getattr(condition, name) for condition in conditions])[chosen, rows]
-
-    return Condition(pick("lifted"), pick("warped"), conditions[0].cameras)

@@ -7,15 +7,15 @@ so that the model keeps what it knew (prior preservation, DreamBooth, arXiv 2208
 """
 
 import math
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from camerabooth.conditioning import Condition, Sources
-from camerabooth.diffusion import TRAIN_TIMESTEPS, DiffusionModel, ViewConditionedDiffusion
+from camerabooth.backbones.interface import TRAIN_TIMESTEPS, Condition, DiffusionModel, Prepared, Sources
 from camerabooth.instance_field import InstanceField
 from camerabooth.sampling import sample
 from sap3d.cameras.maths import wrap_angle
@@ -44,7 +44,7 @@ class TestTimeTraining(lightning.LightningModule):
 
     def __init__(
         self,
-        model: ViewConditionedDiffusion,
+        model: DiffusionModel,
         poses: PoseTable,
         images: Tensor,
         regularisation: tuple[Tensor, Tensor],
@@ -54,9 +54,11 @@ class TestTimeTraining(lightning.LightningModule):
     ):
         super().__init__()
         self.model, self.poses, self.config = model, poses, config
-        names = ("images", "prior_images", "prior_cameras", "synthesised_images", "synthesised_cameras")
-        for name, tensor in zip(names, (images, *regularisation, *synthesised)):
-            self.register_buffer(name, tensor, persistent=False)
+        with torch.no_grad():
+            self.views, self.prior = model.prepare(images), model.prepare(regularisation[0])
+            self.synthesised = model.prepare(synthesised[0]) if len(synthesised[0]) else None
+        self.register_buffer("prior_cameras", regularisation[1], persistent=False)
+        self.register_buffer("synthesised_cameras", synthesised[1], persistent=False)
         self.seed, self.generator = seed, step_generator(seed, 0)
         self.register_buffer("trajectory", poses.cameras().expand(config.steps + 1, -1, -1).clone())
         if config.poses_only:
@@ -86,7 +88,7 @@ class TestTimeTraining(lightning.LightningModule):
         self.generator = step_generator(self.seed, step)
         loss = self._instance_loss()
         synthesised, prior = loss.new_zeros(()), loss.new_zeros(())
-        if len(self.synthesised_images):
+        if self.synthesised is not None:
             synthesised = self._synthesised_loss()
         if self.config.prior_weight > 0 and not self.config.poses_only:
             prior = self._prior_loss()
@@ -110,45 +112,44 @@ class TestTimeTraining(lightning.LightningModule):
         self.trajectory[self.global_step + 1 :] = self.poses.cameras().to(self.trajectory)
 
     def validation_step(self, *_) -> None:
-        energy = leave_one_out(self.model, self.images, self.poses().detach(), HELD_OUT_TIMESTEPS)[0].mean()
+        energy = prepared_energies(self.model, self.views, self.poses().detach(), HELD_OUT_TIMESTEPS).mean()
         self.log("held_out", energy, prog_bar=True)
 
     def _instance_loss(self) -> Tensor:
         """Denoise random inputs, each given a random subset of the others (of itself when it is alone)."""
-        views, count = len(self.images), self.config.batch
-        cameras = self.poses()
-        embedded = self.model.embed_sources(self.images, cameras)
+        cameras, count = self.poses(), self.config.batch
+        views = len(cameras)
         sources = 1 + int(torch.randint(max(views - 1, 1), (1,), generator=self.generator))
         order = torch.stack([torch.randperm(views, generator=self.generator) for _ in range(count)])
         target, chosen = order[:, 0], order[:, 1 : 1 + sources] if views > 1 else order
-        parts = {name: getattr(embedded, name)[0][chosen] for name in ("images", "cameras", "features")}
-        subset = replace(embedded, **parts)
-        return self._denoising_loss(subset, self.images[target][:, None], cameras[target][:, None])
+        subset = self.model.embed(self.views, cameras).select(chosen)
+        return self._denoising_loss(subset, self.views[target][:, None], cameras[target][:, None])
 
     def _synthesised_loss(self) -> Tensor:
         """Denoise views between the inputs, given all inputs."""
-        rows = torch.randint(len(self.synthesised_images), (self.config.batch,), generator=self.generator)
+        rows = torch.randint(len(self.synthesised_cameras), (self.config.batch,), generator=self.generator)
         # The voxels know only where the cameras were when they were fitted.
-        embedded = self.model.embed_sources(self.images, self.poses().detach())
-        return self._denoising_loss(embedded, self.synthesised_images[rows][None], self.synthesised_cameras[rows][None])
+        sources = self.model.embed(self.views, self.poses().detach())
+        return self._denoising_loss(sources, self.synthesised[rows][None], self.synthesised_cameras[rows][None])
 
     def _prior_loss(self) -> Tensor:
         """Denoise procedural objects at their true cameras."""
         objects, views = self.prior_cameras.shape[:2]
         rows = torch.randint(objects, (self.config.prior_batch,), generator=self.generator)
         order = torch.randperm(views, generator=self.generator)
-        sources = 1 + int(torch.randint(min(3, views - 1), (1,), generator=self.generator))
-        images, cameras = self.prior_images[rows][:, order], self.prior_cameras[rows][:, order]
-        embedded = replace(self.model.embed_sources(images[:, :sources], cameras[:, :sources]), instance=None)
-        return self._denoising_loss(embedded, images[:, sources : sources + 1], cameras[:, sources : sources + 1])
+        count = 1 + int(torch.randint(min(3, views - 1), (1,), generator=self.generator))
+        shown, cameras = self.prior[rows][:, order], self.prior_cameras[rows][:, order]
+        sources = replace(self.model.embed(shown[:, :count], cameras[:, :count]), instance=None)
+        return self._denoising_loss(sources, shown[:, count : count + 1], cameras[:, count : count + 1])
 
-    def _denoising_loss(self, sources: Sources, targets: Tensor, cameras: Tensor) -> Tensor:
-        count = targets.shape[0] * targets.shape[1]
+    def _denoising_loss(self, sources: Sources, targets: Prepared, cameras: Tensor) -> Tensor:
+        latents = targets.latents.flatten(0, 1)
+        count, device = len(latents), latents.device
         timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=self.generator)
         timesteps[torch.rand(count, generator=self.generator) < self.config.pure_noise] = TRAIN_TIMESTEPS - 1
-        noise = torch.randn(count, 4, self.model.latent_size, self.model.latent_size, generator=self.generator)
-        device = targets.device
-        return self.model.training_loss(sources, targets, cameras, timesteps.to(device), noise.to(device)).mean()
+        noise = torch.randn(latents.shape, generator=self.generator)
+        condition = self.model.training_condition(sources, cameras, torch.rand(count, generator=self.generator))
+        return self.model.denoising_error(latents, condition, timesteps.to(device), noise.to(device)).mean()
 
 
 @torch.no_grad()
@@ -182,37 +183,55 @@ def synthesised_views(
     return (rendered + own) / 2, targets
 
 
-@torch.no_grad()
 def leave_one_out(
-    model: ViewConditionedDiffusion, images: Tensor, cameras: Tensor, timesteps: list[int], draws: int = 1
-) -> tuple[Tensor, Tensor]:
+    model: DiffusionModel, images: Tensor, cameras: Tensor, timesteps: Sequence[int] | None = None, draws: int = 1
+) -> Tensor:
     """How well the views explain each other (ID-Pose's objective, arXiv 2306.17140, over joint sources).
 
     Every view is denoised given all others, with fixed noise, so that configurations can be compared error by error.
 
+    Args:
+        timesteps: by default the model's own.
+
     Returns:
-        Denoising errors, [T · draws, N], whose mean is the energy of the configuration, and the clean estimates at the
-        last of `timesteps` in [0, 1], [N, 4, S, S].
+        `DiffusionModel.energy`, [T · draws, N], whose mean is the energy of the configuration.
     """
+    timesteps = model.settings.energy_timesteps if timesteps is None else timesteps
+    return prepared_energies(model, model.prepare(images), cameras, timesteps, draws)
+
+
+@torch.no_grad()
+def prepared_energies(
+    model: DiffusionModel, views: Prepared, cameras: Tensor, timesteps: Sequence[int], draws: int = 1
+) -> Tensor:
+    """`leave_one_out` of prepared views."""
     generator = torch.Generator().manual_seed(0)
-    views = len(images)
-    embedded = model.embed_sources(images, cameras)
-    conditions = [
-        model.condition(
-            embedded.select(torch.tensor([j for j in range(views) if j != i or views == 1])), cameras[i : i + 1]
-        )
-        for i in range(views)
-    ]
-    condition = Condition(*(torch.cat([getattr(c, f.name) for c in conditions]) for f in fields(Condition)))
-    latents = model.encode(images)
-    errors = []
+    embedded, count = model.embed(views, cameras), len(cameras)
+    condition = Condition.joined(
+        [model.condition(embedded.select(others(view, count)), cameras[view : view + 1]) for view in range(count)]
+    )
+    latents, energies = views.latents, []
     for timestep in [timestep for timestep in timesteps for _ in range(draws)]:
-        steps = torch.full((views,), timestep, device=images.device)
+        steps = torch.full((count,), timestep, device=latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        noisy = model.add_noise(latents, noise, steps)
-        clean = model.clean_estimate(noisy, steps, model.predict(noisy, steps, condition))
-        errors.append((clean - latents).square().mean((1, 2, 3)))
-    return torch.stack(errors), model.decode(clean)
+        energies.append(model.energy(latents, condition, steps, noise))
+    return torch.stack(energies)
+
+
+@torch.no_grad()
+def seen_from_others(model: DiffusionModel, images: Tensor, cameras: Tensor, seed: int = 0) -> Tensor:
+    """Each of the views [N, 4, S, S] as the model makes it of all others, in [0, 1], [N, 4, S, S]."""
+    embedded, count, generator = model.embed_sources(images, cameras), len(images), torch.Generator().manual_seed(seed)
+    views = [
+        sample(model, embedded.select(others(view, count)), cameras[view : view + 1], generator, **model.sampling)
+        for view in range(count)
+    ]
+    return torch.cat(views)
+
+
+def others(view: int, count: int) -> Tensor:
+    """Numbers of all of `count` views but one; of one alone, its own."""
+    return torch.tensor([other for other in range(count) if other != view or count == 1])
 
 
 def clearly_lower(errors: Tensor, than: Tensor) -> bool:

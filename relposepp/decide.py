@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.diffusion import DiffusionModel
+from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import Judged, energy, judge
 from relposepp.descent import descend, descend_repeatedly
 from relposepp.model import IMAGE_SIZE, RelativePose

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from camerabooth.diffusion import DiffusionModel
+from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import judge
 from relposepp.decide import decide, weigh
 from relposepp.descent import descend_repeatedly

@@ -17,9 +17,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from camerabooth.diffusion import DiffusionModel
-from camerabooth.diffusion import load_model as load_diffusion
-from camerabooth.main import model_folder
+from camerabooth.backbones.interface import DiffusionModel
+from camerabooth.backbones.interface import load_model as load_diffusion
+from camerabooth.backbones.weights import model_folder
 from relposepp import published
 from relposepp.decide import decide
 from relposepp.model import IMAGE_SIZE, RelativePose, load_model
@@ -102,7 +102,7 @@ def load_models(config: DictConfig, device: torch.device) -> tuple[RelativePose,
         UserError: no such weights.
     """
     model = load_model(Path(__file__).parents[1] / config.weights, device)
-    return model, load_diffusion(model_folder(config.diffusion), device).requires_grad_(False)
+    return model, load_diffusion(model_folder(config.diffusion.backbone, config.diffusion.checkpoint), device)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,17 +3,20 @@
 import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sap3d.errors import REFUSALS, UserError
 
+LARGE = 1 << 28  # bytes: reading a file of this size takes a while
 FULL = 1 << 16  # bytes: a disk with less room than this is full
 
 
@@ -132,6 +135,38 @@ def write_json(path: Path, content: object) -> None:
     """Write indented JSON atomically."""
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a file, or None where there is none.
+
+    A large file's is remembered, below ROOT_DIR, until its size or the time of its last change is another.
+    """
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(state.st_mode) or state.st_size < LARGE:
+        return _sha256(path)
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    memo, now = root_dir() / "results/.digests" / f"{key}.json", [state.st_size, state.st_mtime_ns]
+    try:
+        known = json.loads(memo.read_text())
+        if known["state"] == now:
+            return known["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # none, or damaged
+    found = _sha256(path)
+    write_json(memo, {"path": str(path), "state": now, "sha256": found})
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        sha256 = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 def save_tensors(tensors: dict, path: Path, metadata: dict[str, str] | None = None) -> None:

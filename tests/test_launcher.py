@@ -17,7 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         "GSO_demo basket 5 0 --output photos",
         "GSO_demo basket 5 0 --input",
         "GSO_demo basket 5 0 --preset quick",
+        "GSO_demo basket 5 0 --input --preset fast",
         "GSO_demo basket 5 0 --input photos --preset",
+        "GSO_demo basket 5 0 --preset fast photos",
         "GSO_demo basket 5 0 --from stage4",
         "GSO_demo basket 5 0 --force --from",
         "GSO_demo basket 0 0",
@@ -41,6 +43,19 @@ def test_bad_arguments(arguments, tmp_path):
     assert run.stderr.count("\n") == 1
     assert "usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX" in run.stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_photos_of_any_names_reach_the_import(tmp_path):
+    """A copy of the launcher whose stages say what they were called with."""
+    (tmp_path / "sap3d/runs").mkdir(parents=True)
+    (tmp_path / "run_pipeline.sh").write_bytes((REPOSITORY / "run_pipeline.sh").read_bytes())
+    called = "python=called; called() { printf '<%s>' \"$@\"; echo; exit 3; }\n"
+    (tmp_path / "sap3d/runs/environment.sh").write_text(called)
+    command = ["/bin/sh", tmp_path / "run_pipeline.sh", "T", "o", "2", "cpu", "--dry-run"]
+    command += ["--input", "a b.jpg", "/c,d.jpg", "--preset", "fast", "--input", "it's $HOME.jpg", "-e.jpg"]
+    run = subprocess.run(command, env={"PATH": "/bin:/usr/bin"}, cwd=tmp_path, capture_output=True, text=True)
+    names = f"<{tmp_path}/a b.jpg></c,d.jpg><{tmp_path}/it's $HOME.jpg><{tmp_path}/-e.jpg>"
+    assert run.stdout.splitlines()[1].endswith(f"<--input>{names}"), run.stderr
 
 
 def test_no_python_is_one_line(tmp_path):

@@ -95,6 +95,18 @@ def test_folders_of_photos_are_objects(repository):
     assert start(repository, *arguments).wait(60) == 0
     lines = (f"start {name} 3 {repository / 'my photos' / name} fast\n" for name in ("mug", "shoe"))
     assert (repository / "starts").read_text() == "".join(lines)
+    for name in ("my mug", "my_mug", "Кружка", "@eaDir", "__MACOSX"):
+        (repository / "named" / name).mkdir(parents=True)
+    run = start(repository, "--input_dir", "named", "--views", "1", "--slots", "1")
+    output = run.communicate(timeout=60)[0]
+    assert run.returncode == 0 and "5 jobs" not in output and "3 jobs" in output
+    assert "my mug: becomes the object my_mug_" in output and "Кружка: becomes the object object_" in output
+    begun = (repository / "starts").read_text().splitlines()[2:]
+    assert sorted(line.split(" 1 ")[1] for line in begun) == [
+        str(repository / "named" / name) for name in ("my mug", "my_mug", "Кружка")
+    ]
+    run = start(repository, "--input_dir", "named", "--objects", "my mug", "--views", "2")
+    assert run.wait(60) == 0 and (repository / "starts").read_text().endswith(f" 2 {repository / 'named/my mug'}\n")
     run = start(repository, "--input_dir", "my photos", "--objects", "hat")
     assert run.communicate(timeout=60)[0] == "error: my photos/hat: no such folder\n" and run.returncode == 2
     (repository / "empty").mkdir()

@@ -22,11 +22,11 @@ import numpy as np
 import trimesh
 from jobs import Job
 from PIL import Image
-from uploads import Limits
 
 from sap3d.errors import UserError
 from sap3d.files import root_dir
 from sap3d.photos.import_photos import outlined
+from sap3d.photos.intake import Limits
 from sap3d.runs.jobs import GRACE
 from sap3d.scores.evaluate import MESH_METRICS, PICTURE_METRICS, format_number
 from sap3d.scores.report import viewer_frame
@@ -40,7 +40,7 @@ TRUSTED = 30.0  # seconds of work after which what is expected follows this run'
 TITLES = {"data": "photos", "novel_views": "novel views"}  # of stages that are called otherwise
 DOWNLOADS = ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4", "novel_views.mp4", "report.html")
 PRESET = "standard"
-LIMITS = Limits()
+LIMITS = Limits(photos=8, megabytes=30.0)
 STYLE = """
 .stages { width: 100%; border-collapse: collapse; }
 .stages, .stages tr, .stages td { border: 0 !important; }
@@ -230,7 +230,7 @@ def upload(sent: list[str], identifier: str) -> list:
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
-    return [None, *show_job(job, " ".join(refused))]
+    return [None, *show_job(job, "; ".join(refused))]
 
 
 def open_example(event: gr.SelectData) -> list:

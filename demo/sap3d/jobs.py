@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -27,11 +28,13 @@ from pathlib import Path
 import bundle
 import imageio.v3 as imageio
 import numpy as np
-from uploads import Limits, receive
 
 from sap3d.errors import UserError
 from sap3d.files import exclusive, write_json
-from sap3d.photos.import_photos import Photo, correct_mask, read_photo
+from sap3d.photos.grabcut import correct_mask
+from sap3d.photos.intake import Limits, find_photos
+from sap3d.photos.quality import notices, problem
+from sap3d.photos.reading import SUFFIXES, Photo, read_photo, read_photos
 from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
 from sap3d.scene import Scene
 
@@ -60,7 +63,7 @@ class Job:
 
     @property
     def known(self) -> dict:
-        """state, preset, photos (name, method, problem, keep, remove of each), error, example (its name) and more."""
+        """state, preset, photos (`entry` of each), error, example (its name) and more."""
         return json.loads((self.folder / "job.json").read_text())
 
     def note(self, **changes: object) -> None:
@@ -94,25 +97,34 @@ def create_job(jobs: Path, sent: list[Path], limits: Limits) -> tuple[Job, list[
     """A draft from what a visitor sent, with the photos' foregrounds, and a sentence on each file that was refused.
 
     Raises:
-        UserError: nothing usable was sent (see `uploads.receive`); no job is left behind.
+        UserError: nothing usable, or too much was sent; no job is left behind.
     """
     job = Job(jobs / secrets.token_hex(16))
     for name in ("photos", "cut"):
         (job.folder / name).mkdir(parents=True)
     try:
-        names, refused = receive(sent, job.folder / "photos", limits)
-        if not names:
-            raise UserError(" ".join(refused) or "no photos in it")
-        photos = []
-        for index, (name, path) in enumerate(zip(names, sorted((job.folder / "photos").iterdir()))):
-            photo = read_photo(path)
-            imageio.imwrite(job.cut(index), photo.rgba)
-            photos.append({"name": name, "method": photo.method, "problem": photo.problem(), "keep": [], "remove": []})
+        with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
+            found, refused = find_photos(sent, Path(scratch), limits)
+            photos, unread = read_photos(found)
+            refused += unread
+            if not photos:
+                raise UserError("; ".join(refused) or "no photos in it")
+            for index, photo in enumerate(photos):
+                # Nothing of a name that was sent becomes a path, and the suffix is the content's.
+                shutil.copyfile(photo.path, job.folder / "photos" / f"{index:03d}{SUFFIXES[photo.kind]}")
+                imageio.imwrite(job.cut(index), photo.rgba)
     except BaseException:
         shutil.rmtree(job.folder)
         raise
-    write_json(job.folder / "job.json", {"state": "draft", "created": time.time(), "photos": photos})
+    known = {"state": "draft", "created": time.time(), "photos": [entry(photo) for photo in photos]}
+    write_json(job.folder / "job.json", known)
     return job, refused
+
+
+def entry(photo: Photo) -> dict:
+    """What a job knows of a photo."""
+    return {"name": photo.name, "method": photo.method, "problem": photo.problem, "notices": photo.notices, "keep": [],
+            "remove": []}  # fmt: skip
 
 
 def one_at_a_time(change: Callable[..., None]) -> Callable[..., None]:
@@ -143,18 +155,17 @@ def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> 
         shutil.rmtree(made_of_other_photos, ignore_errors=True)
     photos = job.known["photos"]
     photo = photos[index]
-    first = read_photo(sorted((job.folder / "photos").iterdir())[index])
+    first = read_photo(sorted((job.folder / "photos").iterdir())[index], photo["name"])
+    rgba = first.rgba
     if point is None:
-        photo |= {"keep": [], "remove": []}
+        photo |= entry(first)
     else:
         photo[kind].append(point)
-    rgba, method = first.rgba, first.method
-    if point is not None:
         keep, remove = (np.array(photo[name]).reshape(-1, 2) for name in ("keep", "remove"))
-        rgba[..., 3] = correct_mask(rgba[..., :3], rgba[..., 3], keep, remove)
-        method = "marked"  # a person has looked at it: whether colours look alike is no longer asked
+        rgba[..., 3] = correct_mask(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], keep, remove)
+        # A person has looked at it: whether colours look alike is no longer asked.
+        photo |= {"method": "marked", "problem": problem(rgba, "marked"), "notices": notices(rgba, "marked")}
     imageio.imwrite(job.cut(index), rgba)
-    photo |= {"method": method, "problem": Photo(first.path, rgba, method, None).problem()}
     job.note(photos=photos, state="draft", example="")  # whose results were of its own outlines
 
 

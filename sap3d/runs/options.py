@@ -49,6 +49,11 @@ def apply_flags(config: DictConfig, arguments: argparse.Namespace, names: tuple[
             config[name] = getattr(arguments, name)
 
 
+def filled(config: DictConfig, defaults: dict) -> DictConfig:
+    """A block with the defaults of what is null in it."""
+    return OmegaConf.merge(config, {name: value for name, value in defaults.items() if config[name] is None})
+
+
 def merge_overrides(config: DictConfig, overrides: list[str]) -> DictConfig:
     """`config` with key=value overrides.
 

@@ -10,7 +10,6 @@ record is results/TYPE/OBJECT/N/stages.json. Programs are not among the inputs: 
 
 import argparse
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -22,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sap3d.errors import UserError, one_line_errors
-from sap3d.files import write_json
+from sap3d.files import digest, write_json
 from sap3d.scene import Scene, check_views, image_paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,18 +78,6 @@ def digests(paths: list[Path], root: Path) -> dict[str, str | None]:
     for path in paths:
         files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return {str(path.relative_to(root if path.is_relative_to(root) else REPOSITORY)): digest(path) for path in files}
-
-
-def digest(path: Path) -> str | None:
-    """SHA-256 of a file, or None."""
-    sha256 = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                sha256.update(chunk)
-    except FileNotFoundError:
-        return None
-    return sha256.hexdigest()
 
 
 def without_device(command: list[str]) -> list[str]:

@@ -6,10 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from camerabooth import pretrain
-from camerabooth.backbones.embedded.volume import View
 from dataset import training_views as tv
-from sap3d.cameras import maths as cam
-from sap3d.cameras.maths import SCENE_BOUND
 
 TINY = {
     "encoder_widths": [8, 8, 16],
@@ -17,6 +14,7 @@ TINY = {
     "volume_widths": [8, 8, 8],
     "resolution": 12,
     "field_features": 2,
+    "denoiser_widths": [8, 8, 16],
     "samples": 12,
 }
 
@@ -46,7 +44,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(root, tmp_path, monkeypatch):
     assert (first.step, second.step, second.objects) == (2, 3, 6)
     assert second.minutes > first.minutes
     assert any(not torch.equal(second.average[name], value) for name, value in first.average.items())
-    assert {int(moments["step"]) for moments in second.optimizer.state.values()} == {3}
+    assert {moments["steps"] for moments in second.optimizer.state.values() if "steps" in moments} == {3}
+    resumed = pretrain.Trainer(config)
+    resumed.load()
+    states = zip(second.optimizer.state.values(), resumed.optimizer.state.values(), strict=True)
+    assert all(torch.equal(a["velocity"], b["velocity"]) for a, b in states if "velocity" in a)
 
 
 def test_the_loss_falls_on_one_batch(root, tmp_path, monkeypatch):
@@ -58,6 +60,22 @@ def test_the_loss_falls_on_one_batch(root, tmp_path, monkeypatch):
         assert losses[-1][name] < 0.7 * losses[0][name]
 
 
+def test_the_denoiser_learns_on_one_batch(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path), warmup_steps=1, learning_rate=3e-3, denoise_every=1))
+    batch = tv.TrainingViews(root / "views", "train").batch(np.random.default_rng(0), 2, 2, 2)
+    losses = [trainer.train_step(batch, torch.Generator().manual_seed(0))["denoising"] for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_every_other_step_trains_the_denoiser(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path), denoise_every=2))
+    batch = tv.TrainingViews(root / "views", "train").batch(np.random.default_rng(0), 2, 1, 2)
+    losses = [trainer.train_step(batch, torch.Generator().manual_seed(0)) for _ in range(4)]
+    assert ["denoising" in loss for loss in losses] == [True, False, True, False]
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     trainer = pretrain.Trainer(settings(learning_rate=1.0, warmup_steps=10, max_minutes=100, decay=0.2))
@@ -67,21 +85,13 @@ def test_the_learning_rate_warms_up_and_falls_to_zero_at_the_end(tmp_path, monke
     assert rates == pytest.approx([0.1, 1, 1, 0.5, 0])
 
 
-def test_rays_are_chosen_where_an_object_can_be():
-    cameras = torch.tensor([[0.2, 0.3, 1.8, 0.2, -0.1, 0.1, 0.7], [0.0, 1.0, 2.2, 0, 0, 0, 0.9]])[None]
-    choice = pretrain.object_rays(cameras, 500, torch.Generator().manual_seed(0))
-    assert choice.shape == (1, 2, 500) and all(len(set(row.tolist())) == 500 for row in choice[0])
-    pixels = cam.pixel_grid(tv.DEPTH_SIZE)[choice]
-    near, far = pretrain.ray_interval(*cam.rays(cameras, pixels))
-    assert ((far - near) > 0.01 * SCENE_BOUND).float().mean() > 0.95
-
-
-def test_depth_error_is_the_weighted_distance_where_depth_is_known():
-    weights = torch.tensor([[0.5, 0.25, 0.0], [1.0, 0.0, 0.0]])[None, None]
-    depths = torch.tensor([[-0.5, 0.0, 0.5], [0.3, 0.4, 0.5]])[None, None]
-    view = View(torch.empty(0), torch.empty(0), torch.empty(0), weights, depths)
-    error = pretrain.depth_error(view, torch.tensor([[[-0.25, 2.0]]]))
-    assert error.item() == pytest.approx((0.5 * 0.25 + 0.25 * 0.25) / 2)
+def test_workers_draw_different_batches(root):
+    batches = pretrain.Batches(root / "views", settings(), step=0)
+    here = next(iter(batches)).cameras
+    assert torch.equal(here, next(iter(batches)).cameras)
+    loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=2))
+    first, second = next(loader).cameras, next(loader).cameras
+    assert first.shape[0] == 2 and (first.shape != second.shape or not torch.equal(first, second))
 
 
 def test_validation_scores_each_kind_and_number_of_sources(root, tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ import imageio.v3 as imageio
 import jobs as jb
 import numpy as np
 import pytest
-from uploads import Limits
 
 from sap3d.errors import UserError
+from sap3d.photos.intake import Limits
 from tests.demo.photos import picture, write_photos
 
 PATIENCE = 30.0  # seconds

@@ -72,7 +72,7 @@ def whole(tmp_path_factory) -> Path:
         save_model(RelativePose(ModelConfig(width=16, blocks=1)), root / "relposepp")
         (root / "photos").mkdir()
         for index in range(VIEWS):
-            imageio.imwrite(root / f"photos/{index}.png", picture(200 + index))
+            imageio.imwrite(root / f"photos/{index}.png", picture(255) - np.array([40 * index, 0, 0, 0], np.uint8))
     return root
 
 
@@ -315,15 +315,16 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
     "no photos' folder": (gone("photos"), photos(), "photos"),
     "photos' folder empty": (lambda root: [p.unlink() for p in (root / "photos").iterdir()], photos(), "photos"),
     "photos' folder a file": (lambda root: [gone("photos")(root), put("photos", "x")(root)], photos(), "photos"),
-    "500 photos": (many, photos(), "503 photos"),
+    "500 photos": (many, photos(), "503 files"),
     "a photo truncated": (put("photos/1.png", JPEG[: len(JPEG) // 2]), photos(), "1.png"),
     "a photo that is SVG": (put("photos/1.png", "<svg/>"), photos(), "1.png"),
     "a photo of 400 megapixels": (put("photos/1.png", BOMB), photos(), "1.png"),
     "a photo that moves": (put("photos/1.png", ANIMATED_PNG), photos(), "1.png"),
     "a photo twice": (
-        lambda root: put("photos/3.png", (root / "photos/1.png").read_bytes())(root), photos(), "1.png, 3.png"),
+        lambda root: put("photos/3.png", (root / "photos/1.png").read_bytes())(root), photos(views=4),
+        "3.png: the same picture as 1.png"),
     "a photo of nothing": (
-        put("photos/1.jpg", encoded(Image.new("RGB", (64, 64), "white"), "JPEG")), photos(), "1.jpg"),
+        put("photos/1.jpg", encoded(Image.new("RGB", (64, 64), "white"), "JPEG")), photos(views=4), "1.jpg"),
     "photos fewer than views": (nothing, photos(views=4), "3 photos, but VIEWS is 4"),
     "photos of another's name": (nothing, photos(name="o"), "take another name"),
     # Evaluation and report.

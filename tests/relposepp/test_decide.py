@@ -38,10 +38,10 @@ def test_poses_descend_towards_the_truth(monkeypatch):
 def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, monkeypatch):
     monkeypatch.setattr(descent, "descend", lambda _, cameras: cameras + 1)
     errors, photos = torch.ones(16, views), torch.ones(views, 4, 8, 8)
-    initial = Judged(torch.zeros(views, 3), errors, photos, synthesis=1.0)
+    initial = Judged(torch.zeros(views, 3), errors, synthesis=1.0)
 
     def examine(cameras):
-        return Judged(cameras, errors - 0.5, photos, losses[int(cameras[0, 0]) - 1])
+        return Judged(cameras, errors - 0.5, losses[int(cameras[0, 0]) - 1])
 
     found = descent.descend_repeatedly(photos, initial, examine)
     assert (found.synthesis, found.cameras[0, 0].item()) == (kept, losses.index(kept) + 1)
@@ -65,7 +65,7 @@ def test_a_symmetry_is_asked_for_where_photos_agree_best_with_it(losses, order, 
     monkeypatch.setattr(decide, "symmetric_loss", lambda _, cameras: losses[int(cameras[0, 0])][0])
 
     def examine(cameras):
-        return Judged(cameras, photos, photos, losses[int(cameras[0, 0])][1])
+        return Judged(cameras, photos, losses[int(cameras[0, 0])][1])
 
     start = examine(torch.zeros(3, 3))
     found, judged = decide.find_symmetry(photos, start, examine, 0.1, descent=True)
@@ -94,7 +94,7 @@ def compared(monkeypatch):
 
     def errors(model, images, cameras, timesteps, draws):
         asked.append(timesteps)
-        return torch.full((6, len(cameras)), energies[cameras[0, 2].item()]), None
+        return torch.full((6, len(cameras)), energies[cameras[0, 2].item()])
 
     monkeypatch.setattr(judging, "leave_one_out", errors)
     photos = list(im.to_uint8(torch.rand(5, 16, 16, 4, generator=torch.Generator().manual_seed(0))))

@@ -4,7 +4,7 @@ import math
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -484,3 +484,12 @@ def test_a_hash_grid_takes_the_dense_grids_place(tmp_path, monkeypatch):
     assert losses[-1] < 0.5 * losses[0]
     with pytest.raises(UserError, match="not a field of this geometry"):
         launch.reexport(config(), mesh=True)
+
+
+def test_guidance_is_set_by_the_model_unless_the_config_says_otherwise(tmp_path, model):
+    model.settings = replace(model.settings, guidance_scale=3.0, contrast=1.5)
+    model.save_pretrained(tmp_path / "tuned")
+    names, folder = ("guidance_scale", "contrast"), str(tmp_path / "tuned")
+    for chosen, expected in (({}, [3.0, 1.5]), ({"guidance_scale": 7.5, "contrast": 1.0}, [7.5, 1.0])):
+        guidance = MultiViewSDS(MultiViewSDS.Config(folder, **chosen), scene=None)
+        assert [guidance._setting(name) for name in names] == expected

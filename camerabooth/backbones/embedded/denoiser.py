@@ -21,9 +21,7 @@ class Guide:
     """What the denoiser is told about T targets of side S."""
 
     rendered: Tensor  # the field's colour and opacity in [−1, 1], relative depth and features, [T, 5 + C, S/2, S/2]
-    warped: (
-        Tensor  # the sources' colour and alpha in [−1, 1] through the field's depth, and their variance, [T, 5, S, S]
-    )
+    warped: Tensor  # the sources' colour and alpha in [−1, 1] at the field's depth, and their variance, [T, 5, S, S]
 
     def dropped(self, drop: Tensor) -> "Guide":
         """Without what is known of the targets marked in `drop` [T], for classifier-free guidance."""

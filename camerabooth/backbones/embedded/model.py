@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from camerabooth.backbones.embedded.denoiser import Denoiser, Guide
 from camerabooth.backbones.embedded.volume import Field, SourceEncoder, Volume
 from sap3d.runs.devices import autocast
 
@@ -20,10 +22,28 @@ class EmbeddedConfig:
     resolution: int = 24  # of the coarse grid; the field has twice as many nodes a side
     field_features: int = 8
     samples: int = 48  # of a ray
+    denoiser_widths: tuple[int, int, int] = (64, 128, 256)
+
+
+TIMESTEPS = 1000
+
+
+def noise_schedule() -> DDIMScheduler:
+    """v-prediction (arXiv 2202.00512) on a schedule whose last step is pure noise (arXiv 2305.08891)."""
+    return DDIMScheduler(
+        num_train_timesteps=TIMESTEPS,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=True,
+    )
 
 
 class Reconstructor(nn.Module):
-    """Sources → Field: encoder and volume."""
+    """Sources → Field, by encoder and volume; Guide and noisy targets → v-prediction, by the denoiser."""
 
     def __init__(self, config: EmbeddedConfig = EmbeddedConfig()):
         super().__init__()
@@ -32,6 +52,7 @@ class Reconstructor(nn.Module):
         self.volume = Volume(
             config.source_channels, tuple(config.volume_widths), config.resolution, config.field_features
         )
+        self.denoiser = Denoiser(tuple(config.denoiser_widths), config.field_features)
         # Channels-last weights keep oneDNN from reordering activations at every layer.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -45,3 +66,8 @@ class Reconstructor(nn.Module):
         with autocast(images.device):
             features = self.encoder(latents.flatten(0, 1))
         return self.volume(latents, cameras, features.float().unflatten(0, images.shape[:2]), with_features)
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, guide: Guide) -> Tensor:
+        """The v-prediction from noisy targets [T, 4, S, S] in [−1, 1] at timesteps [T]."""
+        with autocast(noisy.device):
+            return self.denoiser(noisy, (timesteps / (TIMESTEPS - 1)).to(noisy.dtype), guide)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from camerabooth.backbones.embedded.layers import ChannelNorm, Residual
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
-from sap3d.field import grid as grids
 from sap3d.runs.devices import autocast
 
 VARIANCES = 16  # feature channels whose variance over the sources enters the volume
@@ -34,17 +33,7 @@ class Field:
 
     values: Tensor  # density before activation, colour in [0, 1] and features, [B, 1 + 3 + C, R, R, R]
     azimuth: Tensor  # of the first source, by which the grid's frame is turned against the world, [B]
-
-
-@dataclass
-class View:
-    """A rendered field; P pixels of M targets."""
-
-    image: Tensor  # colour on white and opacity, [B, M, P, 4]
-    features: Tensor  # [B, M, P, C], zero where nothing is
-    depth: Tensor  # expected depth relative to the camera's distance, in units of SCENE_BOUND, [B, M, P]
-    weights: Tensor  # of the samples, [B, M, P, S]
-    sample_depths: Tensor  # relative like `depth`, [B, M, P, S]
+    wish: Tensor  # how much each source is wished for at the nodes of the coarse grid, logits [B, N, G, G, G]
 
 
 class SourceEncoder(nn.Module):
@@ -131,7 +120,7 @@ class Volume(nn.Module):
         azimuth = cameras[:, 0, 1]
         cameras = turned(cameras, azimuth)
         pixels, sight = _sight(cameras, grid_points(self.resolution, cameras))
-        looked_up, colours = _look_up(features, pixels), _look_up(images, pixels)  # [B, N, C | 4, P]
+        looked_up, colours = look_up(features, pixels), look_up(images, pixels)  # [B, N, C | 4, P]
         with autocast(images.device):
             hidden = F.silu(looked_up + self.geometry(sight).transpose(-1, -2))
             volume = self.unet(self._fuse(hidden, colours, sight))
@@ -141,9 +130,10 @@ class Volume(nn.Module):
             keys = self.key(sight).unflatten(2, (self.resolution,) * 3)
             wish = torch.einsum("bkzyx,bnzyxk->bnzyx", self.query(volume), keys)
         density, own, own_logit = raw.float().split([1, 3, 1], 1)
-        colour = self._blend(images, cameras, wish.float(), own_logit, own.sigmoid())
+        wish = wish.float()
+        colour = self._blend(images, cameras, wish, own_logit, own.sigmoid())
         values = torch.cat([density, colour, extra.float()], 1)
-        return Field(values.contiguous(memory_format=torch.channels_last_3d), azimuth)
+        return Field(values.contiguous(memory_format=torch.channels_last_3d), azimuth, wish)
 
     def _fuse(self, hidden: Tensor, colours: Tensor, sight: Tensor) -> Tensor:
         """Score-weighted mean and variance over the sources, what all silhouettes say, and where each point lies."""
@@ -151,11 +141,11 @@ class Volume(nn.Module):
         points = grid_points(self.resolution, colours)
         # A point outside a source's image is unlikely to be its business.
         scores = torch.einsum("bncp,oc->bnp", hidden, self.score.weight.to(hidden.dtype)).float()
-        inside = sight[..., 0]
-        weights = (scores + (inside - 1) * 4).softmax(1)[:, :, None].to(hidden.dtype)
+        within = sight[..., 0]
+        weights = (scores + (within - 1) * 4).softmax(1)[:, :, None].to(hidden.dtype)
         mean = (weights * hidden).sum(1)
         variance = (weights * (hidden[:, :, :VARIANCES] - mean[:, None, :VARIANCES]).square()).sum(1)
-        alpha = (colours[:, :, 3] / 2 + 0.5) * inside + (1 - inside)
+        alpha = (colours[:, :, 3] / 2 + 0.5) * within + (1 - within)
         common = torch.cat(
             [
                 (weights * colours).sum(1),
@@ -175,9 +165,9 @@ class Volume(nn.Module):
         fine = (2 * self.resolution,) * 3
         small = F.interpolate(images[:, :, :3].flatten(0, 1), size=(COLOUR_SIZE,) * 2, mode="area", antialias=False)
         pixels, _ = cam.project(cameras, grid_points(fine[0], cameras).expand(*cameras.shape[:2], -1, -1))
-        colours = _look_up(small.unflatten(0, images.shape[:2]), pixels) / 2 + 0.5
-        inside = _inside(pixels).unflatten(-1, fine)
-        logits = F.interpolate(wish, size=fine, mode="trilinear", align_corners=False) + (inside - 1) * 4
+        colours = look_up(small.unflatten(0, images.shape[:2]), pixels) / 2 + 0.5
+        within = inside(pixels).unflatten(-1, fine)
+        logits = F.interpolate(wish, size=fine, mode="trilinear", align_corners=False) + (within - 1) * 4
         weights = torch.cat([logits, own_logit], 1).softmax(1)
         blended = (weights[:, :-1, None] * colours.unflatten(-1, fine)).sum(1)
         return blended + weights[:, -1:] * own
@@ -196,7 +186,7 @@ def grid_points(resolution: int, like: Tensor) -> Tensor:
     return torch.stack([x, y, z], -1).reshape(-1, 3)
 
 
-def _inside(pixels: Tensor) -> Tensor:
+def inside(pixels: Tensor) -> Tensor:
     """1 within an image, 0 outside; a ramp, not a step: a point that leaves it must not make a loss jump."""
     return ((1 - pixels.abs().amax(-1)) / BORDER).clamp(0, 1)
 
@@ -213,11 +203,11 @@ def _sight(cameras: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     relative = (depth - cameras[..., 2:3]) / SCENE_BOUND
     size = 1 / (cameras[..., 2:3] * cam.half_fov_tangents(cam.full_cameras(cameras)))  # half images a world unit
     whole = torch.cat([cameras[..., :1].sin(), cameras[..., :1].cos(), size - 1.2], -1)[:, :, None]
-    parts = [_inside(pixels)[..., None], relative[..., None], towards, whole.expand(-1, -1, len(points), -1)]
+    parts = [inside(pixels)[..., None], relative[..., None], towards, whole.expand(-1, -1, len(points), -1)]
     return pixels, torch.cat(parts, -1)
 
 
-def _look_up(maps: Tensor, pixels: Tensor) -> Tensor:
+def look_up(maps: Tensor, pixels: Tensor) -> Tensor:
     """Maps [B, N, C, s, s] at normalised image coordinates [B, N, P, 2]: [B, N, C, P]."""
     where = (pixels * pixels.new_tensor([1.0, -1.0]))[:, :, None].flatten(0, 1)
     values = F.grid_sample(maps.flatten(0, 1).float(), where, align_corners=False, padding_mode="border")
@@ -228,69 +218,3 @@ def _shuffle(x: Tensor) -> Tensor:
     """[B, 8 · C, G, G, G] → [B, C, 2G, 2G, 2G]."""
     x = x.unflatten(1, (-1, 2, 2, 2)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-def render(
-    field: Field, cameras: Tensor, pixels: Tensor, samples: int, generator: torch.Generator | None = None
-) -> View:
-    """Render pixels of a field's objects on white.
-
-    Args:
-        cameras: targets [B, M, ≥ 3], in the world.
-        pixels: normalised image coordinates, [P, 2] or [B, M, P, 2].
-        samples: samples a ray.
-        generator: jitters the samples within their bins (training); None takes the bins' centres.
-    """
-    cameras = turned(cameras, field.azimuth)
-    batch, targets = cameras.shape[:2]
-    origins, directions = cam.rays(cameras, pixels.expand(batch, targets, *pixels.shape[-2:]))
-    near, far = grids.ray_interval(origins, directions)
-    if generator is None:
-        offsets = torch.full((samples,), 0.5)
-    else:
-        offsets = torch.rand(*near.shape, samples, generator=generator)
-    fractions = (torch.arange(samples, device=near.device) + offsets.to(near.device)) / samples
-    depths = near[..., None] + (far - near)[..., None] * fractions
-    points = origins[..., None, :] + depths[..., None] * directions[..., None, :]
-    resolution = field.values.shape[-1]
-    # `sample` counts from the centres of the outermost nodes.
-    values = grids.sample(field.values, points.reshape(batch, -1, 3) * (resolution / (resolution - 1)))
-    values = values.reshape(*depths.shape, -1)
-    spacing = (far - near) * directions.norm(dim=-1) / samples
-    weights, rendered = _Composite.apply(values, spacing)
-    opacity = weights.sum(-1, keepdim=True)
-    image = torch.cat([rendered[..., 1:4] + 1 - opacity, opacity], -1)
-    relative = (depths - cameras[..., None, None, 2]) / SCENE_BOUND
-    return View(image, rendered[..., 4:], (weights * relative).sum(-1), weights, relative)
-
-
-class _Composite(torch.autograd.Function):
-    """`grids.composite` of raw values [..., S, C], the first of which is density, at a spacing [...].
-
-    Weights [..., S] and weighted sums [..., C]. One pass over the values where torch's own derivative takes five.
-    """
-
-    @staticmethod
-    def forward(ctx, values: Tensor, spacing: Tensor) -> tuple[Tensor, Tensor]:
-        raw = values[..., 0]
-        optical = grids.activate_density(raw) * spacing[..., None]
-        weights, _ = grids.composite(optical)
-        rendered = torch.einsum("...s,...sc->...c", weights, values)
-        ctx.save_for_backward(values, spacing, optical, weights)
-        return weights, rendered
-
-    @staticmethod
-    def backward(ctx, weights_gradient: Tensor, rendered_gradient: Tensor) -> tuple[Tensor, Tensor]:
-        values, spacing, optical, weights = ctx.saved_tensors
-        gradient = weights[..., None] * rendered_gradient[..., None, :]
-        slope = weights_gradient + torch.einsum("...sc,...c->...s", values, rendered_gradient)
-        # ∂weight_i / ∂optical_j is the transmittance behind i at i = j, and −weight_i for all i behind j.
-        weighted = slope * weights
-        behind = weighted.flip(-1).cumsum(-1).flip(-1) - weighted
-        transmittance = (-optical.cumsum(-1)).exp()
-        optical_gradient = slope * transmittance - behind
-        density = optical / spacing[..., None].clamp(min=1e-12)
-        # d softplus(x) = 1 − exp(−softplus(x))
-        raw_slope = grids.DENSITY_SCALE * (1 - (-density / grids.DENSITY_SCALE).exp())
-        gradient[..., 0] += optical_gradient * raw_slope * spacing[..., None]
-        return gradient, (optical_gradient * density).sum(-1)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from camerabooth.backbones.embedded import rendering
 from camerabooth.backbones.embedded import volume as vol
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
 from sap3d.cameras import maths as cam
@@ -42,12 +43,13 @@ def ball(radius: float, colour: tuple[float, float, float], resolution: int = 48
     distance = vol.grid_points(resolution, torch.zeros(1)).norm(dim=-1)
     density = ((radius - distance) * 400).clamp(-20, 30)
     values = torch.stack([density, *(torch.full_like(density, c) for c in colour)])
-    return vol.Field(values.reshape(1, 4, resolution, resolution, resolution), torch.zeros(1))
+    grid = values.reshape(1, 4, resolution, resolution, resolution)
+    return vol.Field(grid, torch.zeros(1), torch.zeros(1, 2, 4, 4, 4))
 
 
 def test_a_ball_is_rendered_as_its_outline_and_depth():
     radius, size = 0.4, 64
-    view = vol.render(ball(radius, (0.9, 0.5, 0.1)), cameras((20, 50)), cam.pixel_grid(size), 96)
+    view = rendering.render(ball(radius, (0.9, 0.5, 0.1)), cameras((20, 50)), cam.pixel_grid(size), 96)
     silhouette = math.tan(math.asin(radius / 1.8)) / cam.TAN_HALF_FOV * size / 2
     # The surface lies within half a cell (0.014 world units) of the radius.
     assert abs(view.image[..., 3].sum().item() / (math.pi * silhouette**2) - 1) < 0.07
@@ -61,17 +63,17 @@ def test_compositing_has_the_derivatives_of_the_plain_formula():
     generator = torch.Generator().manual_seed(0)
     values = (torch.randn(3, 5, 6, dtype=torch.float64, generator=generator) * 3 + 3).requires_grad_()
     spacing = (torch.rand(3, dtype=torch.float64, generator=generator) * 0.3 + 0.01).requires_grad_()
-    assert torch.autograd.gradcheck(vol._Composite.apply, (values, spacing))
-    weights, rendered = vol._Composite.apply(values, spacing)
-    expected, _ = vol.grids.composite(vol.grids.activate_density(values[..., 0]) * spacing[..., None])
+    assert torch.autograd.gradcheck(rendering._Composite.apply, (values, spacing))
+    weights, rendered = rendering._Composite.apply(values, spacing)
+    expected, _ = rendering.grids.composite(rendering.grids.activate_density(values[..., 0]) * spacing[..., None])
     torch.testing.assert_close(weights, expected)
     torch.testing.assert_close(rendered, (expected[..., None] * values).sum(-2))
 
 
 def test_pixel_positions_are_exact_under_autocast(model, monkeypatch):
     """To a thousandth of a pixel of 128, where bf16 would lose half a pixel."""
-    asked, look_up = [], vol._look_up
-    monkeypatch.setattr(vol, "_look_up", lambda maps, pixels: asked.append(pixels) or look_up(maps, pixels))
+    asked, look_up = [], vol.look_up
+    monkeypatch.setattr(vol, "look_up", lambda maps, pixels: asked.append(pixels) or look_up(maps, pixels))
     these = cameras((10, 0), (40, 170), roll=0.2, view=35.0)
     with torch.no_grad():
         model(sources(2), these)
@@ -87,7 +89,7 @@ def test_cell_centred_sampling_meets_its_nodes():
     resolution, slope = 16, torch.tensor([0.3, -0.2, 0.5])
     values = (vol.grid_points(resolution, torch.zeros(1)) @ slope).reshape(1, 1, resolution, resolution, resolution)
     points = (torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0)) - 0.5) * 1.1
-    sampled = vol.grids.sample(values, points * (resolution / (resolution - 1)))
+    sampled = rendering.sample_grid(values, points)
     torch.testing.assert_close(sampled[..., 0], points @ slope, atol=1e-5, rtol=0)
 
 
@@ -106,10 +108,10 @@ def test_renders_do_not_depend_on_the_worlds_azimuth_or_the_other_sources_order(
     turn = torch.tensor([0.0, 1.1, 0, 0, 0, 0, 0])
     pixels = cam.pixel_grid(16)
     with torch.no_grad():
-        plain = vol.render(model(images, these), target, pixels, 16)
-        turned = vol.render(model(images, these + turn), target + turn, pixels, 16)
+        plain = rendering.render(model(images, these), target, pixels, 16)
+        turned = rendering.render(model(images, these + turn), target + turn, pixels, 16)
         order = torch.tensor([0, 2, 1])
-        shuffled = vol.render(model(images[:, order], these[:, order]), target, pixels, 16)
+        shuffled = rendering.render(model(images[:, order], these[:, order]), target, pixels, 16)
     # The networks compute in bf16 where that is fast.
     torch.testing.assert_close(turned.image, plain.image, atol=2e-2, rtol=0)
     torch.testing.assert_close(shuffled.image, plain.image, atol=2e-2, rtol=0)
@@ -118,7 +120,7 @@ def test_renders_do_not_depend_on_the_worlds_azimuth_or_the_other_sources_order(
 
 def test_gradients_reach_the_cameras(model):
     these, target = cameras((10, 0), (20, 80)).requires_grad_(), cameras((30, 45)).requires_grad_()
-    vol.render(model(sources(2), these), target, cam.pixel_grid(8), 16).image.square().sum().backward()
+    rendering.render(model(sources(2), these), target, cam.pixel_grid(8), 16).image.square().sum().backward()
     assert these.grad[..., :3].abs().min() > 0 and target.grad[..., :3].abs().min() > 0
 
 

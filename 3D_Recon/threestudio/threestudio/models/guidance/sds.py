@@ -27,13 +27,13 @@ class MultiViewSDS(nn.Module):
         model: str | None = None  # folder of a diffusion model; null: the one that stage 2 tuned
         expected_views: int = 48  # all round, that the model expects and the field is fitted to …
         unseen_from: float = 40.0  # … but for those within so many degrees of an input, which knows better
-        contrast: float = 2.0  # of their masks: a mean's silhouettes fade out
+        contrast: float | None = None  # of their masks; null: the model's own
         cameras: int = 2  # random views a step
         render_size: int = 64  # the views' side; enlarged to the model's
         elevation_range: list[float] = field(default_factory=lambda: [-10.0, 80.0])  # degrees
         noise_level: Schedule = field(default_factory=lambda: [0, 1.0, 0.5, 600])
         noise_spread: float = 0.1  # levels are drawn within ± this
-        guidance_scale: float = 1.0  # classifier-free
+        guidance_scale: float | None = None  # classifier-free; null: the model's own
 
     def __init__(self, config: Config, scene: Scene):
         """
@@ -42,7 +42,7 @@ class MultiViewSDS(nn.Module):
         """
         super().__init__()
         # Stage 2's public class; imported here so that the stage runs without guidance when stage 2 is absent.
-        from camerabooth.diffusion import load_model
+        from camerabooth.backbones.interface import load_model
 
         self.config = config
         self.model = load_model(Path(config.model or scene.diffusion / "model")).requires_grad_(False)
@@ -53,6 +53,11 @@ class MultiViewSDS(nn.Module):
     @property
     def image_size(self) -> int:
         return self.model.image_size
+
+    def _setting(self, name: str) -> float:
+        """The config's, or else the model's own."""
+        chosen = getattr(self.config, name)
+        return getattr(self.model.settings, name) if chosen is None else chosen
 
     @torch.no_grad()
     def condition(self, images: Tensor, cameras: Tensor) -> None:
@@ -79,7 +84,7 @@ class MultiViewSDS(nn.Module):
         if not len(cameras):
             return inputs.new_zeros(0, 4, self.image_size, self.image_size), cameras
         views = sample(self.model, self.sources, cameras, generator, **self.model.sampling, batch=8)
-        return sharpen(views, self.config.contrast), cameras
+        return sharpen(views, self._setting("contrast")), cameras
 
     def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Random cameras about the inputs' radii [N, 3] → [B, 3]: azimuths all round, elevations uniform by area."""
@@ -107,7 +112,7 @@ class MultiViewSDS(nn.Module):
         jitter = (2 * torch.rand(len(cameras), generator=generator) - 1) * config.noise_spread
         level = (scheduled(config.noise_level, step) + jitter).clamp(0.02, 1.0).to(cameras.device)
         gradient = self.model.sds_gradient(
-            rendered.detach(), cameras, self.sources, level, config.guidance_scale, generator
+            rendered.detach(), cameras, self.sources, level, self._setting("guidance_scale"), generator
         )
         return (gradient * rendered).mean()
 

@@ -12,36 +12,34 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from omegaconf import OmegaConf
 from torch import nn
 
-from camerabooth import convert
-from camerabooth.diffusion import load_model
-from camerabooth.main import CONFIG, model_folder
-from camerabooth.published import (
+from camerabooth.backbones.interface import load_model
+from camerabooth.backbones.published import convert
+from camerabooth.backbones.published.lora import LoRA, merged_state
+from camerabooth.backbones.published.model import PublishedDiffusion, PublishedSettings
+from camerabooth.backbones.published.networks import (
     COMPONENTS,
     Architecture,
-    LoRA,
-    PublishedConfig,
-    PublishedDiffusion,
     build_networks,
     make_scheduler,
-    merged_state,
-    write_folder,
+    write_networks,
 )
+from camerabooth.backbones.weights import model_folder
+from camerabooth.main import CONFIG
 from camerabooth.sampling import sample
 from camerabooth.tuning import TestTimeTraining, leave_one_out
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
 from sap3d.errors import UserError
+from sap3d.files import digest, write_json
+from sap3d.runs.options import filled
 
 TINY = Architecture(
-    image_size=32,
-    unet_channels=(16, 32),
-    vae_channels=(8, 16),
-    norm_groups=8,
-    heads=2,
+    unet_channels=(32, 64),
+    vae_channels=(32, 32),
     context=16,
-    clip_width=32,
+    clip_width=64,
     clip_layers=2,
-    clip_heads=2,
+    clip_heads=1,
     clip_patch=8,
     clip_image_size=24,
 )
@@ -77,9 +75,20 @@ def checkpoint(networks):
     return convert.to_original({name: module.state_dict() for name, module in networks.items()}, networks)
 
 
-def make_model(architecture=TINY, **config):
+def make_model(architecture=TINY, **settings):
     torch.manual_seed(0)
-    return PublishedDiffusion(build_networks(architecture), PublishedConfig(**{"dtype": "float32"} | config)).eval()
+    settings = PublishedSettings(**{"dtype": "float32", "image_size": 32, "gradient_checkpointing": False} | settings)
+    return PublishedDiffusion(build_networks(architecture), settings).eval()
+
+
+def trainable(model):
+    model.prepare_tuning()
+    return model
+
+
+def write_folder(folder, networks, states):
+    folder.mkdir()
+    write_networks(folder, networks, states)
 
 
 @pytest.fixture
@@ -123,14 +132,14 @@ def test_full_size_names_and_shapes_are_the_published_ones_both_ways(full_size):
 
 
 def test_full_size_model_speaks_in_published_shapes(full_size):
-    model = PublishedDiffusion(dict(full_size), PublishedConfig(dtype="float32", trainable="full"))
+    model = PublishedDiffusion(dict(full_size), PublishedSettings(dtype="float32"))
     images, cameras = torch.empty(1, 2, 4, 256, 256, device="meta"), torch.empty(1, 2, 3, device="meta")
     assert (model.image_size, model.latent_size) == (256, 32)
     assert model.cc_projection.projection.weight.shape == (768, 772)
     assert model._posterior_mean(images).shape == (1, 2, 4, 32, 32)
     assert model._clip_embedding(images).shape == (1, 2, 768)
     condition = model.condition(model.embed_sources(images, cameras), torch.empty(1, 3, 3, device="meta"))
-    assert condition.lifted.shape == (3, 768, 1, 1) and condition.warped.shape == (3, 4, 32, 32)
+    assert condition.token.shape == (3, 768) and condition.latent.shape == (3, 4, 32, 32)
     scheduler = make_scheduler()
     torch.testing.assert_close(scheduler.betas, torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     scheduler.set_timesteps(50)
@@ -254,7 +263,7 @@ def test_a_lightning_checkpoint_is_read_and_anything_else_refused(tmp_path, chec
     with pytest.raises(UserError, match="noise schedule"):
         convert.read_checkpoint(path)
     torch.save({"state_dict": checkpoint, "code": make_scheduler}, path)
-    with pytest.raises(UserError, match="not weights alone .GLOBAL camerabooth.published.make_scheduler"):
+    with pytest.raises(UserError, match="not weights alone .GLOBAL .*networks.make_scheduler"):
         convert.read_checkpoint(path)
 
 
@@ -272,7 +281,7 @@ def test_program_refuses_what_is_missing_and_overwrites_nothing(tmp_path, monkey
 
 def test_converted_folder_loads_and_tuned_model_is_saved_merged(tmp_path, networks, checkpoint):
     write_folder(tmp_path / "model", networks, convert.to_diffusers(checkpoint, networks))
-    model = PublishedDiffusion.from_pretrained(tmp_path / "model", config=PublishedConfig(dtype="float32"))
+    model = trainable(PublishedDiffusion.from_pretrained(tmp_path / "model", dtype="float32", image_size=32))
     for name, value in networks["unet"].state_dict().items():
         torch.testing.assert_close(merged_state(model.unet)[name], value, atol=1e-3, rtol=1e-3)
 
@@ -282,7 +291,8 @@ def test_converted_folder_loads_and_tuned_model_is_saved_merged(tmp_path, networ
     images, cameras = smooth_images(2), some_cameras(2)
     before = predict(model, images, cameras)
     model.save_pretrained(tmp_path / "tuned")
-    tuned = PublishedDiffusion.from_pretrained(tmp_path / "tuned", config=PublishedConfig(dtype="float32"))
+    tuned = PublishedDiffusion.from_pretrained(tmp_path / "tuned")
+    assert tuned.settings == model.settings  # what it was run with travels with it
     torch.testing.assert_close(predict(tuned, images, cameras), before, atol=0.02, rtol=0.02)
     for name, kind in COMPONENTS.items():  # the libraries themselves read it
         state = kind.from_pretrained(tmp_path / "model" / name).state_dict()
@@ -290,23 +300,53 @@ def test_converted_folder_loads_and_tuned_model_is_saved_merged(tmp_path, networ
         assert all(torch.equal(state[key].half(), value.half()) for key, value in networks[name].state_dict().items())
 
 
-def test_stage_2_converts_an_original_checkpoint_once(tmp_path, monkeypatch, networks, checkpoint):
+def test_an_original_checkpoint_is_converted_once_for_each_content(tmp_path, monkeypatch, checkpoint):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    monkeypatch.setattr(convert, "build_networks", lambda: networks)
-    torch.save({"state_dict": checkpoint}, tmp_path / "zero.ckpt")
-    config = OmegaConf.create({"backbone": "published", "checkpoint": "zero.ckpt"})
-    folder = model_folder(config)
+    path = tmp_path / "zero.ckpt"
+    torch.save({"state_dict": checkpoint}, path)
+    folder = model_folder("published", "zero.ckpt")
     model = load_model(folder, dtype="float32", trainable="full")
-    assert isinstance(model, PublishedDiffusion) and model.config.trainable == "full"
+    assert isinstance(model, PublishedDiffusion) and model.settings.trainable == "full"
     made = (folder / "model_index.json").stat().st_mtime_ns
-    assert model_folder(config) == folder and (folder / "model_index.json").stat().st_mtime_ns == made
-    config.checkpoint = None
+    assert model_folder("published", "zero.ckpt") == folder and (folder / "model_index.json").stat().st_mtime_ns == made
+
+    torch.save({"state_dict": {name: value + 1 for name, value in checkpoint.items()}}, path)
+    model_folder("published", "zero.ckpt")
+    changed = load_model(folder, dtype="float32").cc_projection.projection.bias
+    torch.testing.assert_close(changed, model.cc_projection.projection.bias + 1, atol=1e-3, rtol=1e-3)
+    path.unlink()  # what it was converted to is enough
+    assert model_folder("published", "zero.ckpt") == folder
     with pytest.raises(UserError, match="camerabooth/weights/zero123-xl.ckpt: no such file"):
-        model_folder(config)
+        model_folder("published")
+
+
+def test_a_folder_that_was_not_made_of_the_checkpoint_is_left_alone(tmp_path, checkpoint):
+    torch.save({"state_dict": checkpoint}, tmp_path / "zero.ckpt")
+    (tmp_path / "zero").mkdir()
+    with pytest.raises(UserError, match="was not made of zero.ckpt"):
+        convert.converted(tmp_path / "zero.ckpt")
+    assert not list((tmp_path / "zero").iterdir())
+
+
+def test_settings_are_read_back_and_checked(tmp_path, networks):
+    states = {name: module.state_dict() for name, module in networks.items()}
+    write_folder(tmp_path / "model", networks, states)
+    assert load_model(tmp_path / "model").settings == PublishedSettings()
+    write_json(
+        tmp_path / "model/settings.json", {"dtype": "float32", "energy_timesteps": [1, 2], "sampling": {"steps": 7}}
+    )
+    settings = load_model(tmp_path / "model", lora_rank=3, dtype=None).settings
+    expected = {"dtype": "float32", "energy_timesteps": (1, 2), "sampling": {"steps": 7}, "lora_rank": 3}
+    assert settings == PublishedSettings(**expected)
+    with pytest.raises(UserError, match="model.volume: this backbone has no such setting"):
+        load_model(tmp_path / "model", volume=3)
+    write_json(tmp_path / "model/settings.json", {"unheard": 1})
+    with pytest.raises(UserError, match="settings.json: not settings of this backbone"):
+        load_model(tmp_path / "model")
 
 
 def test_missing_and_broken_folders_are_named_in_one_line(tmp_path, networks):
-    with pytest.raises(UserError, match="camerabooth/convert.py --checkpoint"):
+    with pytest.raises(UserError, match="published/convert.py --checkpoint"):
         PublishedDiffusion.from_pretrained(tmp_path / "nothing")
     write_folder(tmp_path / "model", networks, {name: module.state_dict() for name, module in networks.items()})
     (tmp_path / "model/vae/diffusion_pytorch_model.safetensors").unlink()
@@ -347,7 +387,7 @@ def test_clip_sees_the_image_corner_to_corner_and_normalised(model, monkeypatch)
     )
     images = smooth_images(1)
     model.embed_sources(images, some_cameras(1))
-    corners = slice(None, None, TINY.clip_image_size - 1), slice(None, None, TINY.image_size - 1)
+    corners = slice(None, None, TINY.clip_image_size - 1), slice(None, None, model.image_size - 1)
     mean, std = torch.tensor([0.4815, 0.4578, 0.4082]), torch.tensor([0.2686, 0.2613, 0.2758])
     expected = (images[0, :3, corners[1], corners[1]] - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(seen[0][0, :, corners[0], corners[0]], expected, atol=2e-3, rtol=1e-3)
@@ -360,11 +400,11 @@ def test_context_is_made_of_the_embedding_and_the_relative_pose(model):
     difference = torch.tensor(2.0 - 0.0)
     pose = torch.tensor([0.2 - 0.5, difference.sin(), difference.cos(), 1.9 - 1.6])
     expected = model.cc_projection.projection(torch.cat([sources.features[0, 0], pose]))
-    torch.testing.assert_close(condition.lifted[0, :, 0, 0], expected)
+    torch.testing.assert_close(condition.token[0], expected)
     # The concatenated latent is not scaled.
-    torch.testing.assert_close(condition.warped[0], model.encode(images)[0] / 0.18215)
+    torch.testing.assert_close(condition.latent[0], model.encode(images)[0] / 0.18215)
     none = condition.dropped(torch.tensor([True]))
-    assert not none.lifted.any() and not none.warped.any()
+    assert not none.token.any() and not none.latent.any()
 
 
 def test_each_target_gets_its_nearest_source(model):
@@ -375,8 +415,8 @@ def test_each_target_gets_its_nearest_source(model):
         single = model.condition(
             model.embed_sources(images[view : view + 1], cameras[view : view + 1]), targets[row : row + 1]
         )
-        torch.testing.assert_close(joint.lifted[row], single.lifted[0])
-        torch.testing.assert_close(joint.warped[row], single.warped[0])
+        torch.testing.assert_close(joint.token[row], single.token[0])
+        torch.testing.assert_close(joint.latent[row], single.latent[0])
 
 
 def test_gradients_reach_source_and_target_cameras(model):
@@ -432,13 +472,13 @@ def test_guidance_extrapolates_from_the_unconditional_prediction(model):
 
 
 def test_lora_starts_as_identity_and_alone_is_trained():
-    full, lora = make_model(trainable="full"), make_model(trainable="lora", lora_rank=2)
+    full, lora = (trainable(make_model(trainable=kind, lora_rank=2)) for kind in ("full", "lora"))
     images, cameras = smooth_images(2), some_cameras(2)
     torch.testing.assert_close(predict(lora, images, cameras), predict(full, images, cameras))
     trained = {name for name, parameter in lora.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in lora.named_parameters() if ".lora_" in name}
-    # Four projections of two attentions in each of 2 + 3 blocks with attention and the middle.
-    assert len(trained) == 2 * 4 * 2 * (2 + 3 + 1)
+    # In each of 2 + 3 blocks with attention and the middle, four projections, and two of the attention to one token.
+    assert len(trained) == 2 * (4 + 2) * (2 + 3 + 1)
     assert {name.split(".")[0] for name, p in full.named_parameters() if p.requires_grad} == {"unet", "cc_projection"}
 
     before = {name: value.clone() for name, value in lora.state_dict().items()}
@@ -458,8 +498,8 @@ def test_lora_starts_as_identity_and_alone_is_trained():
 
 def test_half_precision_slicing_and_checkpointing_change_little():
     images, cameras = smooth_images(2), some_cameras(2)
-    exact = make_model(trainable="full")
-    frugal = make_model(dtype="bfloat16", attention_slicing=True, gradient_checkpointing=True).train()
+    exact = make_model()
+    frugal = trainable(make_model(dtype="bfloat16", attention_slicing=True, gradient_checkpointing=True)).train()
     assert frugal.unet.conv_in.weight.dtype == torch.bfloat16
     assert {p.dtype for p in frugal.parameters() if p.requires_grad} == {torch.float32}
     prediction = predict(frugal, images, cameras)
@@ -503,7 +543,7 @@ def test_sds_gradient_is_its_definition(model):
 
 @pytest.fixture
 def flat_model():
-    return make_model(Architecture(**{**vars(TINY), "image_size": 16, "vae_channels": (8,)}))
+    return make_model(Architecture(**{**vars(TINY), "vae_channels": (32,)}), image_size=16)
 
 
 @pytest.mark.parametrize("conditioning", ["joint", "stochastic"])
@@ -518,9 +558,10 @@ def test_sampling_runs(flat_model, conditioning):
 
 
 def test_energies_of_poses_can_be_had(model):
-    errors, clean = leave_one_out(model, smooth_images(3), some_cameras(3), [500, 999], draws=2)
+    errors = leave_one_out(model, smooth_images(3), some_cameras(3), [500, 999], draws=2)
     assert errors.shape == (4, 3) and errors.isfinite().all()
-    assert clean.shape == (3, 4, 32, 32)
+    assert errors.max() < 3 * errors.min()  # no time step decides alone
+    assert leave_one_out(model, smooth_images(3), some_cameras(3)).shape == (3, 3)
 
 
 def test_test_time_training_reaches_the_poses_and_the_network(flat_model):
@@ -528,9 +569,9 @@ def test_test_time_training_reaches_the_poses_and_the_network(flat_model):
     cameras[0, 1] = 0
     poses = PoseTable(cameras)
     prior = images[None], cameras[None]
-    tuning = TestTimeTraining(
-        flat_model, poses, images, prior, (images, cameras), OmegaConf.load(CONFIG).tuning, seed=0
-    )
+    flat_model.prepare_tuning()
+    config = filled(OmegaConf.load(CONFIG).tuning, flat_model.settings.tuning)
+    tuning = TestTimeTraining(flat_model, poses, images, prior, (images, cameras), config, seed=0)
     (tuning._instance_loss() + tuning._synthesised_loss() + tuning._prior_loss()).backward()
     moved = [parameter for parameter in flat_model.parameters() if parameter.grad is not None]
     assert len(moved) == sum(parameter.requires_grad for parameter in flat_model.parameters())
@@ -538,16 +579,16 @@ def test_test_time_training_reaches_the_poses_and_the_network(flat_model):
 
 
 def test_of_two_runs_one_converts_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    (tmp_path / "zero.ckpt").write_text("weights")
     made = []
 
     def slow(path, folder):
         made.append(path)
         time.sleep(0.3)
         folder.mkdir()
+        write_json(folder / convert.SOURCE, {"sha256": digest(path)})
 
     monkeypatch.setattr(convert, "convert", slow)
-    config = OmegaConf.create({"backbone": "published", "checkpoint": "zero.ckpt"})
     with ThreadPoolExecutor() as pool:
-        folders = [pool.submit(model_folder, config) for _ in range(2)]
+        folders = [pool.submit(convert.converted, tmp_path / "zero.ckpt") for _ in range(2)]
     assert [folder.result() for folder in folders] == [tmp_path / "zero"] * 2 and made == [tmp_path / "zero.ckpt"]
