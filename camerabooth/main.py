@@ -8,7 +8,6 @@ before_after.png, trajectory.npy (the cameras before each step) and log/. A run 
 checkpoint.
 """
 
-import argparse
 import time
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel, load_model
-from camerabooth.backbones.weights import WEIGHTS, model_folder
+from camerabooth.backbones.weights import model_folder
 from camerabooth.instance_field import InstanceField, error_on_object
 from camerabooth.judge import Judged, judge
 from camerabooth.regularisation import nearest_objects, regularisation_views
@@ -35,7 +34,7 @@ from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import HELD
 from sap3d.files import atomic_file
 from sap3d.runs.devices import choose_device, halving, seed_everything
-from sap3d.runs.options import apply_flags, filled, stage_options
+from sap3d.runs.options import ROOT, filled, stage_options
 from sap3d.runs.training import fingerprint, fit
 from sap3d.scene import Scene
 from sap3d.views import read_images
@@ -90,7 +89,7 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
-    pretrained = model_folder(config.backbone, config.checkpoint)
+    pretrained = model_folder(config)
     model = load_model(pretrained, device, **config.model)
     config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.settings.tuning)})
     start = read_pose_hypotheses(scene.initial_poses, scene.views)[0][0]
@@ -153,16 +152,8 @@ def write_judged(path: Path, cameras: Tensor, judged: dict[str, Judged], kept: s
         print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that stand for a key of the config."""
-    parser.add_argument("--backbone", choices=tuple(WEIGHTS), help="published is Zero-1-to-3")
-    checkpoint_help = "a model's folder, or Zero-1-to-3's .ckpt, absolute or below ROOT_DIR"
-    parser.add_argument("--checkpoint", metavar="PATH", help=checkpoint_help)
-
-
 def main() -> None:
-    arguments, config = stage_options(__doc__, CONFIG, add_flags)
-    apply_flags(config, arguments, ("backbone", "checkpoint"))
+    arguments, config = stage_options(__doc__, ROOT)
     start = time.monotonic()
     run(arguments.scene, config, choose_device(arguments.device), arguments.seed, arguments.scene.diffusion)
     print(f"tuned in {time.monotonic() - start:.0f} s: {arguments.scene.diffusion}")

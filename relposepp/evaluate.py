@@ -45,7 +45,7 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.field.synthesis import HELD
 from sap3d.files import root_dir, write_json
 from sap3d.runs import devices
-from sap3d.runs.options import merge_overrides
+from sap3d.runs.options import POSES, read_tree
 from sap3d.scene import Scene, check_views, image_paths
 from sap3d.scores.evaluate import read_symmetry
 from sap3d.scores.metrics import rotation_error
@@ -254,7 +254,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"overrides {CONFIG.name}")
     add_flags(parser)
     arguments = parser.parse_intermixed_args()
-    config = merge_overrides(OmegaConf.load(CONFIG), arguments.overrides)
+    block = read_tree(arguments.overrides, arguments.device, POSES)[POSES]
+    config = OmegaConf.create(OmegaConf.to_container(block, resolve=True))  # workers get it without the tree
     apply_own_flags(config, arguments)
     if config.backbone == "published":
         raise UserError("evaluate.py measures the embedded network; compare poses.json of infer.py for the other")

@@ -19,6 +19,8 @@ from sap3d.field import synthesis
 from sap3d.scene import Scene
 from sap3d.views import write_view
 
+DIFFUSION = {"backbone": "embedded", "checkpoint": "diffusion", "pretrained": {"embedded": ""}, "model": {}}
+
 
 def row(confident: bool, right: bool, generator: np.random.Generator) -> dict:
     """Two configurations of three views; the first one wins by far or hardly, and is the truth or not."""
@@ -71,7 +73,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
         rgba = rng.integers(0, 256, (16, 16, 4), np.uint8)
         write_view(scene.train, index, rgba, torch.tensor([0.3, index * 1.2, 1.8]))
     changes = {"verify": False, "descent": False, "symmetry": {"views": 0}}
-    changes |= {"weights": str(tmp_path / "weights"), "diffusion": {"checkpoint": "diffusion"}}
+    changes |= {"weights": str(tmp_path / "weights"), "diffusion": DIFFUSION}
     config = OmegaConf.merge(OmegaConf.load(CONFIG), changes)
     path = tmp_path / "results.json"
     first = evaluate.evaluate([scene], 1, config, "cpu", 0, 1, path)
