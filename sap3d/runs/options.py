@@ -159,7 +159,9 @@ def has_cuda() -> bool:
 
 
 def stage_config(stage: str, tree: DictConfig) -> dict:
-    """What of the tree a stage reads, unresolved, by which its results are told from others."""
+    """What of the tree a stage reads, by which its results are told from others."""
+    if stage == POSES:  # with what it takes from the tree's root
+        return {stage: OmegaConf.to_container(tree[stage], resolve=True)}
     if stage != "tuning":
         return {stage: OmegaConf.to_container(tree[stage])}
     others = {name for name in STAGES if name != "tuning"}

@@ -59,7 +59,7 @@ def declare(scene: Scene, tree: DictConfig) -> dict[str, Stage]:
         "data": Stage([], [scene.train / "images"]),
         "poses": Stage(
             # Whether import has framed the photos decides where the object's middle may be.
-            [*photos, scene.photo_record, *pose_weights],
+            [*photos, scene.photo_record, *pose_weights, *weights],
             [scene.initial_poses],
         ),
         "tuning": Stage(

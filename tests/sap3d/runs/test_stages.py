@@ -95,6 +95,12 @@ def test_a_root_dir_that_was_moved_stays_up_to_date(scene, tmp_path, monkeypatch
     assert stages.Record(scene).why_stale("poses", stage, command, config) == stages.NEVER
 
 
+def test_the_model_that_judges_poses_is_one_of_stage_1s_options():
+    trees = [stages.command_tree(["infer.py", *words]) for words in ([], ["--checkpoint", "other"], ["tuning.steps=3"])]
+    poses = [stages.stage_config("poses", tree) for tree in trees]
+    assert poses[0] == poses[2] != poses[1]
+
+
 def test_a_stage_that_fails_stays_stale_and_passes_its_status_on(scene, monkeypatch):
     assert run_poses(monkeypatch, scene, work="os._exit(7)") == 7
     assert run_poses(monkeypatch, scene, work="os.kill(os.getpid(), 9)") == 128 + 9
