@@ -98,7 +98,7 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
-    pretrained = model_folder(config)
+    pretrained = model_folder(config.backbone, config.checkpoint)
     model = load_model(pretrained, device, **config.model)
     config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.tuning)})
     start = read_pose_hypotheses(scene.initial_poses, scene.views)[0][0]
@@ -118,7 +118,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     counted, left = (order, 1) if scene.views < INSTANCE_VIEWS else (1, order)
     shown, shown_from = repeated(images, best.cameras, counted)
     field, before = None, seen_from_others(model, images, best.cameras)
-    if len(shown) >= INSTANCE_VIEWS:
+    if len(shown) >= INSTANCE_VIEWS and (model.remembers or config.tuning.synthesised):
         error = error_on_object(before, images)
         field = InstanceField.fit(shown, shown_from, error, seed, left)
 
@@ -138,7 +138,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     judged["refined"] = examine(load_model(pretrained, device, **config.model), refined)
     kept = "refined" if judged["refined"].better_than(best) else kept
-    if field is not None and config.tuning.field:
+    if field is not None and config.tuning.field and model.remembers:
         if kept == "refined":
             field = InstanceField.fit(*repeated(images, refined, counted), field.error, seed, left)
         model.add_field(field)

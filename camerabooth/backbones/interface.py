@@ -94,6 +94,7 @@ class DiffusionModel(nn.Module):
 
     scheduler: DDIMScheduler
     settings: Settings
+    remembers = False  # whether `add_field` does anything: fitting voxels for it takes a while
 
     @property
     def device(self) -> torch.device:

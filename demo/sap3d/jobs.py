@@ -326,8 +326,8 @@ def published_options(checkpoint: str | None = None, pose_checkpoint: str | None
     Args:
         checkpoint, pose_checkpoint: absolute or below this process's ROOT_DIR; None: where they are looked for.
     """
-    tree = read_tree(["--backbone", "published", *(["--checkpoint", checkpoint] if checkpoint else [])], "cpu")
-    found = weights_path(tree), find_below(pose_checkpoint or tree.poses.checkpoint)
+    pose_default = read_tree([], "cpu").poses.checkpoint
+    found = weights_path("published", checkpoint), find_below(pose_checkpoint or pose_default)
     if not (found[0].exists() or found[0].with_suffix("").exists()) or not found[1].exists():
         return []
     # Jobs have ROOT_DIRs of their own.

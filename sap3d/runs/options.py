@@ -168,15 +168,19 @@ def stage_config(stage: str, tree: DictConfig) -> dict:
     return {name: value for name, value in OmegaConf.to_container(tree).items() if name not in others}
 
 
-def weights_path(tree: DictConfig) -> Path:
-    """Where the model that tuning starts from is, or was converted to, or will be.
+def weights_path(backbone: str, checkpoint: str | None = None) -> Path:
+    """Where a model that tuning starts from is, or was converted to, or will be.
+
+    Args:
+        checkpoint: its folder or .ckpt; None: where the backbone's are looked for.
 
     Raises:
         UserError: no such backbone.
     """
-    if tree.backbone not in tree.pretrained:
-        raise UserError(f"no backbone '{tree.backbone}' (there are {', '.join(tree.pretrained)})")
-    paths = [find_below(path) for path in ([tree.checkpoint] if tree.checkpoint else tree.pretrained[tree.backbone])]
+    pretrained = read_block(ROOT).pretrained
+    if backbone not in pretrained:
+        raise UserError(f"no backbone '{backbone}' (there are {', '.join(pretrained)})")
+    paths = [find_below(path) for path in ([checkpoint] if checkpoint else pretrained[backbone])]
     return next((path for path in paths if path.exists() or path.with_suffix("").exists()), paths[-1])
 
 

@@ -305,23 +305,22 @@ def test_an_original_checkpoint_is_converted_once_for_each_content(tmp_path, mon
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     path = tmp_path / "zero.ckpt"
     torch.save({"state_dict": checkpoint}, path)
-    config = OmegaConf.merge(OmegaConf.load(CONFIG), {"backbone": "published", "checkpoint": "zero.ckpt"})
-    folder = model_folder(config)
+    folder = model_folder("published", "zero.ckpt")
     model = load_model(folder, dtype="float32", trainable="full")
     assert isinstance(model, PublishedDiffusion) and model.settings.trainable == "full"
     made = (folder / "model_index.json").stat().st_mtime_ns
-    assert model_folder(config) == folder and (folder / "model_index.json").stat().st_mtime_ns == made
+    assert model_folder("published", "zero.ckpt") == folder and (folder / "model_index.json").stat().st_mtime_ns == made
 
     torch.save({"state_dict": {name: value + 1 for name, value in checkpoint.items()}}, path)
-    model_folder(config)
+    model_folder("published", "zero.ckpt")
     changed = load_model(folder, dtype="float32").cc_projection.projection.bias
     torch.testing.assert_close(changed, model.cc_projection.projection.bias + 1, atol=1e-3, rtol=1e-3)
     path.unlink()  # what it was converted to is enough
-    assert model_folder(config) == folder
+    assert model_folder("published", "zero.ckpt") == folder
     with pytest.raises(UserError, match="none.ckpt: no such file; put zero123-xl.ckpt"):
-        model_folder(OmegaConf.merge(config, {"checkpoint": "none.ckpt"}))
+        model_folder("published", "none.ckpt")
     with pytest.raises(UserError, match="no backbone 'third' .there are embedded, published"):
-        model_folder(OmegaConf.merge(config, {"backbone": "third"}))
+        model_folder("third")
 
 
 def test_a_folder_that_was_not_made_of_the_checkpoint_is_left_alone(tmp_path, checkpoint):
