@@ -4,18 +4,20 @@
     python run_pipeline.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --cpu
     python run_pipeline.py --object_type HOPE_demo --objects milk popcorn --gpus 0,2 --min-free-gb 24
     python run_pipeline.py --object_type DEMO --input_dir photos/     # photos/mug/*.jpg, photos/shoe/*.jpg, …
+    python run_pipeline.py --list objects.txt --backbone published tuning.steps=600    # all that run_pipeline.sh takes
     .venv/bin/python run_pipeline.py --list objects.txt --ray     # or --address HOST:PORT, a Ray cluster
     python run_pipeline.py --list objects.txt --slurm submit      # as a Slurm job array
 
 One process an object and number of views, each with its own log beside its results; a failure is tried once more and
-stops nothing else. A second start skips what is done. Ctrl-C ends all. Exit code 0 when all are done, 1 when something
-failed, 130 when interrupted; results/summary.json says which. Any Python from 3.10 on will do: run_pipeline.sh brings
-its own environment. With --ray or --address it must be one that has Ray, as .venv/bin/python does. Ray and Slurm want
-this repository and ROOT_DIR at the same paths on all machines.
+stops nothing else. A second start skips what is done with the same options. Ctrl-C ends all. Exit code 0 when all are
+done, 1 when something failed, 130 when interrupted; results/summary.json says which. Any Python from 3.10 on will do:
+run_pipeline.sh brings its own environment. With --ray or --address it must be one that has Ray, as .venv/bin/python
+does. Ray and Slurm want this repository and ROOT_DIR at the same paths on all machines.
 """
 
 import argparse
 import json
+import re
 import shutil
 import signal
 import sys
@@ -26,7 +28,7 @@ from statistics import mean
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir, write_json
 from sap3d.names import JUNK_FOLDERS, check_name, read_object_list, safe_name, shown
-from sap3d.runs.jobs import POLL, REPOSITORY, Job, end_all, uninterrupted
+from sap3d.runs.jobs import POLL, REPOSITORY, Job, end_all, stage_options, uninterrupted
 from sap3d.runs.slots import Slot, cpu_slots, gpu_slots
 
 SUMMARY_PAUSE = 20  # times what it takes to write the summary, until it is written again
@@ -196,7 +198,7 @@ def advance(job: Job, runner, seed: int) -> None:
     """Start a job unless another launcher's processes have it, or have done it meanwhile."""
     if not job.try_lock():
         job.state = "elsewhere"
-    elif job.results(seed) is not None and job.attempts == 0:
+    elif job.attempts == 0 and job.is_done(seed):
         job.state = "done"
         job.unlock()
     else:
@@ -234,9 +236,10 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--object_type", help="all objects of a type")
     what.add_argument("--list", type=Path, help='file of "TYPE OBJECT" lines')
     parser.add_argument("--objects", nargs="+", help="only these of the type")
-    parser.add_argument(
-        "--preset", choices=("fast", "standard", "best"), help="effort of the jobs that are not done yet"
-    )
+    parser.add_argument("--preset", choices=("fast", "standard", "best", "gpu"))
+    parser.add_argument("--backbone", help="embedded, or published: Zero-1-to-3 and RelPose++")
+    parser.add_argument("--checkpoint", metavar="PATH", help="Zero-1-to-3's, absolute or below ROOT_DIR")
+    parser.add_argument("--pose-checkpoint", metavar="PATH", help="RelPose++'s, likewise")
     parser.add_argument("--input_dir", type=Path, help="a folder of folders of own photos, one an object")
     parser.add_argument("--views", type=int, nargs="+", default=[5], help="numbers of input images")
     parser.add_argument(
@@ -257,7 +260,10 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--cores", type=int, default=1, help="cores of a job with --ray, --address or --slurm")
     parser.add_argument("--no-summary", action="store_true", help="leave results/summary.json alone, as array tasks do")
-    arguments = parser.parse_args()
+    # By themselves: --objects and --views would take them for theirs.
+    overrides = [word for word in sys.argv[1:] if re.match(r"[a-z]\w*\.[.\w]+=", word)]
+    arguments = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
+    arguments.overrides = overrides
     if arguments.objects and arguments.list:
         parser.error("--objects belongs to --object_type")
     if arguments.input_dir and arguments.list:
@@ -283,12 +289,12 @@ def main() -> int:
         if name != path.name and (arguments.object_type, name) in objects:
             print(f"{shown(path.name)}: becomes the object {name}", flush=True)
     jobs = [
-        Job(kind, name, views, folders.get(name), arguments.preset)
+        Job(kind, name, views, folders.get(name), tuple(stage_options(arguments)))
         for views in dict.fromkeys(arguments.views)
         for kind, name in objects
     ]
     for job in jobs:
-        job.state = "done" if job.results(arguments.seed) is not None else "waiting"
+        job.state = "done" if job.is_done(arguments.seed) else "waiting"
     if arguments.slurm:
         from sap3d.runs.launch_slurm import array_script, submit
 

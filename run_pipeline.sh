@@ -2,6 +2,8 @@
 # One object from photos to a mesh: sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0
 # Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/    (or a zip, or photos)
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
+# With the published weights:       sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 --backbone published
+# Any option of a stage:            sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 tuning.steps=240
 #
 # What is up to date is not run again (sap3d/runs/stages.py): --force runs all, --from STAGE that stage (poses, tuning,
 # novel_views, reconstruction) and those after it, --dry-run says what would run and why.
@@ -11,35 +13,74 @@ set -eu
 
 usage() {
     echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER|ZIP|PHOTO...]" \
-        "[--preset fast|standard|best] [--force] [--from STAGE] [--dry-run]" >&2
+        "[--preset fast|standard|best|gpu] [--backbone NAME] [--checkpoint PATH] [--pose-checkpoint PATH]" \
+        "[--force] [--from STAGE] [--dry-run] [stage.key=value ...]" >&2
     exit 2
 }
 
+is_key() { # is_key WORD: whether it is stage.key=value
+    case $1 in
+        *=*) ;;
+        *) return 1 ;;
+    esac
+    case ${1%%=*} in
+        *[!a-z0-9_.]* | .* | *.) return 1 ;;
+        *.*) ;;
+        *) return 1 ;;
+    esac
+}
+
+keep() { # keep WORD: add it to $options, quoted
+    quoted='' rest=$1
+    while :; do
+        case $rest in
+            *\'*) quoted=$quoted${rest%%\'*}"'\\''" rest=${rest#*\'} ;;
+            *) break ;;
+        esac
+    done
+    options="$options '$quoted$rest'"
+}
+
 [ $# -ge 4 ] || usage ""
-type=$1 object=$2 views=$3 gpu=$4 preset=standard seed=${SEED:-0}
+type=$1 object=$2 views=$3 gpu=$4 seed=${SEED:-0}
 shift 4
-# What --input names goes to the end of the arguments, as absolute paths; at last they are all that is left.
-from= force= dry_run= option= left=$#
+# What --input names goes to the end of the arguments, as absolute paths; at last they are all that is left. What is for
+# the stages is kept in $options.
+from= force= dry_run= option= options= left=$#
 while [ $left -gt 0 ]; do
     case $option,$1 in
         ,--force) force=--force ;;
         ,--dry-run) dry_run=--dry-run ;;
-        ,--input | ,--preset | ,--from | more,--input) option=$1 ;;
+        ,--input | ,--preset | ,--backbone | ,--checkpoint | ,--pose-checkpoint | ,--from | more,--input) option=$1 ;;
         more,--*)
             option=
             continue
             ;;
         --*,--*) usage "$option lacks its value" ;;
-        --input,* | more,*)
+        --from,*) from=$1 option= ;;
+        --preset,fast | --preset,standard | --preset,best | --preset,gpu | --backbone,* | --*checkpoint,*)
+            keep "$option"
+            keep "$1"
+            option=
+            ;;
+        --preset,*) usage "no preset '$1'" ;;
+        ,* | more,*)
+            if is_key "$1"; then
+                keep "$1"
+            elif [ "$option" ]; then
+                option=--input
+                continue
+            else
+                usage "no option '$1'"
+            fi
+            ;;
+        --input,*)
             case $1 in
                 /*) set -- "$@" "$1" ;;
                 *) set -- "$@" "$PWD/$1" ;;
             esac
             option=more
             ;;
-        --preset,*) preset=$1 option= ;;
-        --from,*) from=$1 option= ;;
-        *) usage "no option '$1'" ;;
     esac
     shift
     left=$((left - 1))
@@ -68,21 +109,6 @@ case $from in
     stage2) from=tuning ;;
     stage3) from=reconstruction ;;
     *) usage "no stage '$from'" ;;
-esac
-poses_effort= tuning_effort= field_config=
-case $preset in
-    fast)
-        poses_effort="candidates=120 effort.rounds=0"
-        tuning_effort="descent=false tuning.steps=16 tuning.warmup_steps=4"
-        field_config="--config 3D_Recon/threestudio/configs/fast.yaml"
-        ;;
-    standard) ;;
-    best)
-        poses_effort="candidates=480 effort.rounds=8 effort.finalists=12"
-        tuning_effort=tuning.steps=240
-        field_config="--config 3D_Recon/threestudio/configs/best.yaml"
-        ;;
-    *) usage "no preset '$preset'" ;;
 esac
 
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
@@ -129,14 +155,14 @@ if [ $# -gt 0 ]; then
 else
     stage data "$python" dataset/prepare.py $scene
 fi
-stage poses "$python" relposepp/infer.py $common $poses_effort
-stage tuning "$python" camerabooth/main.py $common $tuning_effort
-stage novel_views "$python" camerabooth/go_nvs.py $common
-stage reconstruction "$python" 3D_Recon/threestudio/launch.py \
-    --config 3D_Recon/threestudio/configs/sap3d.yaml $field_config --train \
-    data.type="$type" data.object="$object" data.views="$views" device="$gpu" seed="$seed"
+eval "set -- $options"
+stage poses "$python" relposepp/infer.py $common "$@"
+stage tuning "$python" camerabooth/main.py $common "$@"
+stage novel_views "$python" camerabooth/go_nvs.py $common "$@"
+stage reconstruction "$python" 3D_Recon/threestudio/launch.py --train \
+    data.type="$type" data.object="$object" data.views="$views" device="$gpu" seed="$seed" "$@"
 
 [ ! "$dry_run" ] || exit 0
 echo "[6/6] evaluation" # its summary comes with its own seconds
-"$python" -m sap3d.scores.evaluate $common
+"$python" -m sap3d.scores.evaluate $common -- "$@"
 exec "$python" -m sap3d.scores.report $scene

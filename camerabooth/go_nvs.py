@@ -1,6 +1,6 @@
 """Stage 2's novel views: the 84-view grid about view 0, or any cameras, by the tuned model.
 
-    python camerabooth/go_nvs.py --type GSO_demo --object chefmate_8_frypan --views 5 sampling.conditioning=joint
+    python camerabooth/go_nvs.py --type GSO_demo --object chefmate_8_frypan --views 5 novel_views.conditioning=joint
     python camerabooth/go_nvs.py … --cameras path/transforms.json      # nerfstudio's format
 
 Writes preds/000.png … 083.png (colour on white), sheet.png, video.mp4 and page.png, which shows all that stage 2 did,
@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from camerabooth.backbones.interface import load_model
-from camerabooth.main import CONFIG
 from camerabooth.plot import write_page
 from camerabooth.sampling import sample
 from sap3d import images as im
@@ -31,7 +30,7 @@ from sap3d.cameras.symmetry import with_far_sides
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.runs.devices import choose_device, halving, seed_everything
-from sap3d.runs.options import stage_options
+from sap3d.runs.options import ROOT, stage_options
 from sap3d.scene import Scene
 from sap3d.views import read_images
 
@@ -79,7 +78,7 @@ def novel_views(
     targets = evaluation_grid(cameras[0]) if targets is None else targets
     with torch.no_grad():
         sources = model.embed_sources(*with_far_sides(images, cameras, read_half_turn(folder / "poses.json")))
-    chosen = {name: value for name, value in config.sampling.items() if value is not None}
+    chosen = {name: value for name, value in config.novel_views.items() if value is not None}
 
     def sampled(batch: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -107,7 +106,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    arguments, config = stage_options(__doc__, CONFIG, add_flags)
+    arguments, config = stage_options(__doc__, ROOT, add_flags)
     device, folder = choose_device(arguments.device), arguments.scene.diffusion
     targets = read_transforms(arguments.cameras) if arguments.cameras else None
     views = novel_views(arguments.scene, folder, config, device, arguments.seed, targets)

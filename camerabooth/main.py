@@ -8,7 +8,6 @@ before_after.png, trajectory.npy (the cameras before each step) and log/. A run 
 checkpoint.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 from tqdm import tqdm
 
 from camerabooth.backbones.interface import DiffusionModel, load_model
-from camerabooth.backbones.weights import WEIGHTS, model_folder
+from camerabooth.backbones.weights import model_folder
 from camerabooth.instance_field import InstanceField, error_on_object
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, clearly_lower, leave_one_out, seen_from_others, synthesised_views
@@ -37,8 +36,8 @@ from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import DESCENT, Level, coarse_to_fine, joint_fit
 from sap3d.files import atomic_file
 from sap3d.runs.devices import choose_device, halving, seed_everything
-from sap3d.runs.options import apply_flags, filled, stage_options
-from sap3d.runs.training import fingerprint, fit
+from sap3d.runs.options import ROOT, filled, stage_options
+from sap3d.runs.training import TrainedAverage, fingerprint, fit
 from sap3d.scene import Scene
 from sap3d.views import read_images
 
@@ -90,16 +89,25 @@ def tune(
     model.prepare_tuning()
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
-    views = regularisation_views(prior, model.image_size)
+    views = regularisation_views(prior, model.image_size, cache=folder.parent / ".regularisation")
     synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
     if config.instance_resolution and len(images) >= INSTANCE_VIEWS and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
     if config.ema:
-        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
+        callbacks.append(TrainedAverage(config.ema))
     model.train()
-    fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
+    fit(
+        module,
+        config.steps,
+        images.device,
+        folder,
+        run,
+        tuple(callbacks),
+        validate_every=config.validate_every,
+        scaled=model.settings.dtype == "float16",
+    )
     model.to(images.device).eval()  # Lightning leaves it on the CPU
     return poses.cameras().to(images.device), module.trajectory.cpu()
 
@@ -268,9 +276,9 @@ def poses_before_tuning(
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
-    pretrained = model_folder(config.backbone, config.checkpoint)
+    pretrained = model_folder(config)
     model = load_model(pretrained, device, **config.model)
-    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.settings.tuning)})
+    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.tuning)})
     hypotheses, scores = read_pose_hypotheses(scene.initial_poses, scene.views)
     pictures = read_images(scene)
     bound = half_turn_bound(config, scene.views)
@@ -341,16 +349,8 @@ def write_judged(
         print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that stand for a key of the config."""
-    parser.add_argument("--backbone", choices=tuple(WEIGHTS), help="published is Zero-1-to-3")
-    checkpoint_help = "a model's folder, or Zero-1-to-3's .ckpt, absolute or below ROOT_DIR"
-    parser.add_argument("--checkpoint", metavar="PATH", help=checkpoint_help)
-
-
 def main() -> None:
-    arguments, config = stage_options(__doc__, CONFIG, add_flags)
-    apply_flags(config, arguments, ("backbone", "checkpoint"))
+    arguments, config = stage_options(__doc__, ROOT)
     start = time.monotonic()
     run(arguments.scene, config, choose_device(arguments.device), arguments.seed, arguments.scene.diffusion)
     print(f"tuned in {time.monotonic() - start:.0f} s: {arguments.scene.diffusion}")

@@ -24,7 +24,6 @@ from tqdm import tqdm
 from camerabooth.backbones.embedded.losses import denoising_losses, volume_losses
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
 from camerabooth.backbones.embedded.rendering import render
-from camerabooth.muon import Muon
 from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam
 from sap3d.errors import one_line_errors
@@ -36,7 +35,7 @@ DEFAULTS = {
     "data": "runs/views",  # below ROOT_DIR
     "output": "runs/camerabooth",
     "device": "cpu",
-    "objects": 6,  # a step
+    "objects": 4,  # a step
     "targets": 4,  # of each object
     "rays": 768,  # of each target
     "source_counts": [0.3, 0.25, 0.2, 0.1, 0.15],  # probability of 1, 2, … source views
@@ -47,7 +46,7 @@ DEFAULTS = {
     "denoising_weight": 0.1,
     "mask_weight": 0.5,
     "depth_weight": 0.05,
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "warmup_steps": 200,
     "decay": 0.15,  # last share of the minutes, in which the learning rate falls to zero
     "ema": 0.999,
@@ -73,7 +72,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = Reconstructor(EmbeddedConfig(**config.get("model", {}))).to(self.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.optimizer = Muon(self.model, config.learning_rate, weight_decay=0.02)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+        )
         self.step, self.minutes, self.objects = 0, 0.0, 0
         self.path = root_dir() / config.output / "checkpoint.pt"
 

@@ -2,7 +2,7 @@
 
     python relposepp/infer.py --type GSO_demo --object basket --views 5 --device cpu --seed 0
     python relposepp/infer.py … --no-verify --hypotheses 4                # the network alone
-    python relposepp/infer.py … --backbone published --checkpoint PATH
+    python relposepp/infer.py … --backbone published --pose-checkpoint PATH
 
 Writes poses.json, ranked configurations with their evidence, and poses.png into Scene.initial_poses' folder. The
 network's pairwise azimuth distributions propose (search.py), a joint fit of voxels and cameras decides (verify.py).
@@ -39,7 +39,7 @@ from sap3d.errors import UserError, one_line_errors
 from sap3d.field.synthesis import Fit
 from sap3d.files import root_dir
 from sap3d.runs import devices
-from sap3d.runs.options import apply_flags, stage_options
+from sap3d.runs.options import POSES, stage_options
 from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
@@ -210,8 +210,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that stand for a key of the config."""
     parser.add_argument("--hypotheses", type=int, metavar="K", help="ranked configurations that are written")
     parser.add_argument("--verify", action=argparse.BooleanOptionalAction, help="search and verify by synthesis")
-    parser.add_argument("--backbone", choices=("embedded", "published"), help="published is RelPose++")
-    parser.add_argument("--checkpoint", metavar="PATH", help="RelPose++'s .pth, absolute or below ROOT_DIR")
 
 
 def apply_own_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
@@ -220,13 +218,15 @@ def apply_own_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
     Raises:
         UserError: K below 1.
     """
-    apply_flags(config, arguments, ("hypotheses", "verify", "backbone", "checkpoint"))
+    for name in ("hypotheses", "verify"):
+        if getattr(arguments, name) is not None:
+            config[name] = getattr(arguments, name)
     if config.hypotheses < 1:
         raise UserError(f"--hypotheses must be at least 1, not {config.hypotheses}")
 
 
 def main() -> None:
-    arguments, config = stage_options(__doc__, CONFIG, add_flags)
+    arguments, config = stage_options(__doc__, POSES, add_flags)
     apply_own_flags(config, arguments)
     start = time.monotonic()
     scene = arguments.scene

@@ -11,18 +11,24 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sap3d.errors import REFUSALS, UserError
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 LARGE = 1 << 28  # bytes: reading a file of this size takes a while
 FULL = 1 << 16  # bytes: a disk with less room than this is full
 
 
 def root_dir() -> Path:
     """Where data and outputs live: the environment's ROOT_DIR, or else the repository."""
-    return Path(os.environ.get("ROOT_DIR") or Path(__file__).resolve().parents[1]).resolve()
+    return Path(os.environ.get("ROOT_DIR") or REPOSITORY).resolve()
+
+
+def find_below(path: str | Path) -> Path:
+    """An absolute path, or one below ROOT_DIR, or where nothing is there, below the repository."""
+    return next((found for found in (root_dir() / path, REPOSITORY / path) if found.exists()), root_dir() / path)
 
 
 def _temporary(path: Path, kind: str = "partial") -> Path:
@@ -140,7 +146,7 @@ def write_json(path: Path, content: object) -> None:
 def digest(path: Path) -> str | None:
     """SHA-256 of a file, or None where there is none.
 
-    A large file's is remembered, below ROOT_DIR, until its size or the time of its last change is another.
+    A large file's is remembered beside it until its size or the time of its last change is another.
     """
     try:
         state = path.stat()
@@ -148,8 +154,7 @@ def digest(path: Path) -> str | None:
         return None
     if not stat.S_ISREG(state.st_mode) or state.st_size < LARGE:
         return _sha256(path)
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-    memo, now = root_dir() / "results/.digests" / f"{key}.json", [state.st_size, state.st_mtime_ns]
+    memo, now = path.with_name(f".{path.name}.sha256"), [state.st_size, state.st_mtime_ns]
     try:
         known = json.loads(memo.read_text())
         if known["state"] == now:
@@ -157,7 +162,8 @@ def digest(path: Path) -> str | None:
     except (OSError, ValueError, LookupError, TypeError):
         pass  # none, or damaged
     found = _sha256(path)
-    write_json(memo, {"path": str(path), "state": now, "sha256": found})
+    with suppress(OSError, UserError):  # where nothing may be written it is read each time
+        write_json(memo, {"state": now, "sha256": found})
     return found
 
 

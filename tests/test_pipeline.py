@@ -96,7 +96,7 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
         "tuning.prior_nearest=false",
     ]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
-    run(monkeypatch, go_nvs, *common, "sampling.steps=2")
+    run(monkeypatch, go_nvs, *common, "novel_views.steps=2")
     data = [
         "data.type=toy_demo",
         f"data.object={TOY}",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STAND_IN = """
+STAND_IN = r"""
 folder=$ROOT_DIR/results/$1/$2/$3
 echo "start $2 $3${6:+ $6}${8:+ $8}" >>"$ROOT_DIR/starts"
 echo "[1/2] first"
@@ -22,8 +22,17 @@ case $2 in
     slow) sleep 0.2; echo "[2/2] second"; sleep 3 ;;
     endless) sleep 1000 & echo $! >"$ROOT_DIR/child"; wait ;;
 esac
+shift 4
+options=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --input) shift ;;
+        *) options="$options${options:+, }\"$1\"" ;;
+    esac
+    shift
+done
 cat >"$folder/part" <<END
-{"seed": $SEED, "3d_psnr_mean": 20.5, "seconds": {"poses": 1.5}, "threads": $OMP_NUM_THREADS}
+{"seed": $SEED, "options": [$options], "3d_psnr_mean": 20.5, "seconds": {"poses": 1.5}, "threads": $OMP_NUM_THREADS}
 END
 mv "$folder/part" "$folder/results.json"
 """
@@ -112,6 +121,25 @@ def test_folders_of_photos_are_objects(repository):
     (repository / "empty").mkdir()
     run = start(repository, "--input_dir", "empty")
     assert "no folders of photos" in run.communicate(timeout=60)[0] and run.returncode == 2
+
+
+def test_options_reach_the_pipeline_and_other_options_are_other_results(repository):
+    (repository / "zero.ckpt").write_text("weights")
+    published = ("--backbone", "published", "--checkpoint", "zero.ckpt", "tuning.steps=3", "poses.effort.rounds=0")
+    arguments = ("--objects", "fine", "--views", "2", *published)
+    for _ in range(2):
+        assert start(repository, *arguments).wait(60) == 0
+    results = json.loads((repository / "results/toys/fine/2/results.json").read_text())
+    assert results["options"] == list(published)
+    begun = (repository / "starts").read_text().count("fine")
+    assert begun == 1, "the second time it is done"
+    assert start(repository, "--objects", "fine", "--views", "2").wait(60) == 0
+    assert start(repository, *arguments).wait(60) == 0
+    assert (repository / "starts").read_text().count("fine") == 3
+    later = time.time() + 5
+    os.utime(repository / "zero.ckpt", (later, later))
+    assert start(repository, *arguments).wait(60) == 0
+    assert (repository / "starts").read_text().count("fine") == 4, "results are older than the checkpoint"
 
 
 def test_a_log_is_read_once(repository, monkeypatch):

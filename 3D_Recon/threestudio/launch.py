@@ -4,7 +4,7 @@
         data.type=GSO_demo data.object=chefmate_8_frypan data.views=5 device=0
 
 --train fits the field and writes everything; --export and --validate write the mesh and the pictures again from a
-field that is there. A second --config changes the first, and key=value any key of it. Results:
+field that is there. A second --config changes the first, --preset both, and key=value any key of it. Results:
 experiments_TYPE_view_N_nerf/OBJECT/.
 """
 
@@ -23,7 +23,15 @@ from sap3d.cameras.poses import read_best_poses, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder, save_tensors
 from sap3d.runs.devices import choose_device, halving, seed_everything
-from sap3d.runs.options import check_types
+from sap3d.runs.options import (
+    RECONSTRUCTION,
+    add_shared_flags,
+    check_types,
+    preset_block,
+    read_tree,
+    shared_words,
+    split_words,
+)
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
@@ -40,9 +48,9 @@ def main() -> None:
     action.add_argument("--train", action="store_true", help="fit the field, then export and validate")
     action.add_argument("--export", action="store_true", help="write the mesh of the field that is there")
     action.add_argument("--validate", action="store_true", help="render the field that is there")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_args()
-    config = read_config(arguments.config or DEFAULT, arguments.overrides)
+    add_shared_flags(parser)
+    arguments = parser.parse_intermixed_args()
+    config = read_config(arguments.config or DEFAULT, *own_changes(arguments))
     seed_everything(config["seed"])
     if arguments.train:
         train(config)
@@ -50,8 +58,20 @@ def main() -> None:
         reexport(config, mesh=arguments.export)
 
 
-def read_config(paths: list[str], overrides: list[str]) -> dict:
-    """The YAML files, each changing those before it, with overrides, resolved.
+def own_changes(arguments: argparse.Namespace) -> tuple[list[str], DictConfig]:
+    """Of the options of all stages those of this one: its overrides, and what the preset changes."""
+    words = shared_words(arguments)
+    flags, overrides, rest = split_words(words, RECONSTRUCTION)
+    device = next((word[7:] for word in arguments.overrides if word.startswith("device=")), "0")
+    read_tree(
+        [word for word in words if word not in rest], device, RECONSTRUCTION
+    )  # other stages' keys are checked, too
+    own = [word.removeprefix(f"{RECONSTRUCTION}.") for word in overrides if word.startswith(f"{RECONSTRUCTION}.")]
+    return own + rest, preset_block(flags, device, RECONSTRUCTION)
+
+
+def read_config(paths: list[str], overrides: list[str], preset: DictConfig | None = None) -> dict:
+    """The YAML files, each changing those before it, with the preset's changes and overrides, resolved.
 
     Raises:
         UserError: no such file, an unknown block or key of `trainer`, or a key left open. Keys within other blocks are
@@ -69,6 +89,7 @@ def read_config(paths: list[str], overrides: list[str]) -> dict:
             config.merge_with(changes)
         except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
             raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
+    config.merge_with(preset or {})
     try:
         defaults = config.copy()
         config.merge_with_dotlist(overrides)
@@ -107,6 +128,7 @@ def train(config: dict) -> None:
         return system
 
     system = halving(fitted, data.config.rays, "data.rays", device)
+    system.to(device)  # Lightning leaves it on the CPU, where 204 renders take minutes and some grids do not run
     with atomic_folder(scene.reconstruction) as folder:
         (work / "log").rename(folder / "log")
         shutil.rmtree(work)  # with the last preview, and what a kill has left of an earlier one
@@ -120,7 +142,7 @@ def train(config: dict) -> None:
         state |= {name: torch.tensor(value) for name, value in numbers.items()}
         save_tensors({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
         placed = placement.cameras(refined)
-        write_poses(folder / "poses.json", placed[None], [system.final_loss], refined=system.refined)
+        write_poses(folder / "poses.json", placed[None].cpu(), [system.final_loss], refined=system.refined)
         export(config, system, data, folder, placement)
     print(f"reconstruction: {scene.reconstruction}")
 
@@ -167,16 +189,18 @@ def export(
     """
     from threestudio.config import build
 
+    cameras = system.poses.cameras()
+
+    def photos(size: int) -> torch.Tensor:
+        return system.corrections.undo(data.images(size).to(cameras.device))
+
     if mesh:
         interchange = build(config["interchange"])
-        photos = system.corrections.undo(data.images(interchange.config.size))
-        cameras = system.poses.cameras()
-        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras, placement)
-        interchange.write(folder, photos, placement.cameras(cameras), surface)
+        views = photos(interchange.config.size)
+        surface = build(config["mesh"], system.renderer).write(folder, views, cameras, placement)
+        interchange.write(folder, views.cpu(), placement.cameras(cameras).cpu(), surface)
     if pictures:
-        build(config["pictures"], system.renderer).write(
-            folder, system.corrections.undo(data.images(256)), system.poses.cameras()
-        )
+        build(config["pictures"], system.renderer).write(folder, photos(256), cameras)
 
 
 if __name__ == "__main__":

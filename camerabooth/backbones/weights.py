@@ -2,25 +2,21 @@
 
 from pathlib import Path
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS
-from sap3d.files import root_dir
+from omegaconf import DictConfig
 
-WEIGHTS = {
-    "embedded": EMBEDDED_WEIGHTS,
-    "published": "camerabooth/weights/zero123-xl.ckpt",  # below ROOT_DIR
-}
+from sap3d.runs.options import weights_path
 
 
-def model_folder(backbone: str, checkpoint: str | None = None) -> Path:
+def model_folder(config: DictConfig) -> Path:
     """Folder of the model that tuning starts from; an original .ckpt is converted to one beside it.
 
     Args:
-        checkpoint: a model's folder or an original .ckpt, absolute or below ROOT_DIR; None: the backbone's.
+        config: with `backbone`, `checkpoint` and `pretrained` (camerabooth/configs/sap3d.yaml).
 
     Raises:
-        UserError: no such checkpoint, or not Zero-1-to-3's.
+        UserError: no such backbone, no such checkpoint, or not Zero-1-to-3's.
     """
-    path = root_dir() / (checkpoint or WEIGHTS[backbone])
+    path = weights_path(config)
     if path.suffix != ".ckpt":
         return path
     from camerabooth.backbones.published.convert import converted  # transformers is slow to import

@@ -41,6 +41,7 @@ TITLES = {"data": "photos", "novel_views": "novel views"}  # of stages that are 
 DOWNLOADS = ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4", "novel_views.mp4", "report.html")
 PRESET = "standard"
 LIMITS = Limits(photos=8, megabytes=30.0)
+OFFERED_WEIGHTS = jb.published_options()  # what run_pipeline.sh is told of the published weights
 STYLE = """
 .stages { width: 100%; border-collapse: collapse; }
 .stages, .stages tr, .stages td { border: 0 !important; }
@@ -133,9 +134,14 @@ def metrics(folder: Path) -> str:
 
 
 def preset_choices(views: int) -> list[tuple[str, str]]:
-    """Presets with the minutes that they are expected to take here."""
-    total = {preset: sum(jb.expected_seconds(JOBS, preset, views)) for preset in jb.SECONDS}
-    return [(f"{preset}, about {max(round(seconds / 60), 1)} min", preset) for preset, seconds in total.items()]
+    """Presets, and the published weights where they are there, with the minutes that they are expected to take here."""
+    offered = [name for name in jb.SECONDS if name != jb.PUBLISHED or OFFERED_WEIGHTS]
+    total = {preset: sum(jb.expected_seconds(JOBS, preset, views)) for preset in offered}
+    titles = {jb.PUBLISHED: "published weights"}
+    return [
+        (f"{titles.get(preset, preset)}, about {max(round(seconds / 60), 1)} min", preset)
+        for preset, seconds in total.items()
+    ]
 
 
 def previews(job: Job | None) -> list[tuple]:
@@ -378,7 +384,7 @@ def build() -> gr.Blocks:
 
 
 def main() -> None:
-    global LIMITS
+    global LIMITS, OFFERED_WEIGHTS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
     parser.add_argument("--port", type=int, help="by default the first free one from 7860")
@@ -387,11 +393,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="jobs that run at a time")
     parser.add_argument("--max-photos", type=int, default=LIMITS.photos)
     parser.add_argument("--max-mb", type=float, default=LIMITS.megabytes, help="of a photo")
+    parser.add_argument("--checkpoint", metavar="PATH", help="Zero-1-to-3's, absolute or below ROOT_DIR")
+    parser.add_argument(
+        "--pose-checkpoint", metavar="PATH", help="RelPose++'s; with both, published weights are offered"
+    )
+    parser.add_argument("options", nargs="*", metavar="stage.key=value", help="for all jobs")
     arguments = parser.parse_args()
+    OFFERED_WEIGHTS = jb.published_options(arguments.checkpoint, arguments.pose_checkpoint)
     LIMITS = Limits(arguments.max_photos, arguments.max_mb)
     JOBS.mkdir(parents=True, exist_ok=True)
     jb.remove_old(JOBS)
-    workers = [jb.Worker(JOBS, arguments.device) for _ in range(arguments.workers)]
+    workers = [jb.Worker(JOBS, arguments.device, OFFERED_WEIGHTS, arguments.options) for _ in range(arguments.workers)]
     for worker in workers:
         worker.start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

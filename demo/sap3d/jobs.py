@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -30,12 +30,13 @@ import imageio.v3 as imageio
 import numpy as np
 
 from sap3d.errors import UserError
-from sap3d.files import exclusive, write_json
+from sap3d.files import exclusive, find_below, write_json
 from sap3d.photos.grabcut import correct_mask
 from sap3d.photos.intake import Limits, find_photos
 from sap3d.photos.quality import notices, problem
 from sap3d.photos.reading import SUFFIXES, Photo, read_photo, read_photos
 from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
+from sap3d.runs.options import read_tree, weights_path
 from sap3d.scene import Scene
 
 TYPE, OBJECT = "DEMO", "object"
@@ -45,7 +46,9 @@ SECONDS = {
     "fast": (5, 30, 50, 15, 45, 4),
     "standard": (5, 50, 150, 18, 100, 4),
     "best": (5, 120, 300, 18, 270, 4),
+    "published": (5, 60, 300, 240, 240, 20),  # on a card; a guess
 }
+PUBLISHED = "published"  # an effort that is not a preset, but the published weights
 KEEP = 7 * 24 * 3600.0  # seconds after which a job that nobody runs is removed
 HEADER = re.compile(r"^\[\d/\d\] (\w+)$")
 ELAPSED = re.compile(r"^ +(\d+) s$")
@@ -256,9 +259,14 @@ def newest_picture(job: Job) -> Path | None:
 class Worker(threading.Thread):
     """Runs queued jobs, one after the other."""
 
-    def __init__(self, jobs: Path, device: str):
+    def __init__(self, jobs: Path, device: str, published: Sequence[str] = (), options: Sequence[str] = ()):
+        """
+        Args:
+            published: what run_pipeline.sh is told where the published weights are chosen.
+            options: what it is told besides, always.
+        """
         super().__init__(daemon=True)
-        self.jobs, self.device = jobs, device
+        self.jobs, self.device, self.published, self.options = jobs, device, published, options
         self.ends = threading.Event()
 
     def run(self) -> None:
@@ -285,7 +293,9 @@ class Worker(threading.Thread):
             return  # another worker was faster
         known, environment = job.known, os.environ | {"ROOT_DIR": str(job.folder / "root"), "PYTHONUNBUFFERED": "1"}
         command = ["sh", str(REPOSITORY / "run_pipeline.sh"), TYPE, OBJECT, str(len(known["photos"])), self.device]
-        command += ["--input", str(job.folder / "cut"), "--preset", known["preset"]]
+        command += ["--input", str(job.folder / "cut")]
+        command += self.published if known["preset"] == PUBLISHED else ["--preset", known["preset"]]
+        command += self.options
         job.note(state="running", started=time.time(), ended=None)
         with job.log.open("wb") as log:
             process = subprocess.Popen(
@@ -308,6 +318,20 @@ class Worker(threading.Thread):
         else:
             lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
             job.note(state="failed", ended=time.time(), error=lines[-1] if lines else "no output")
+
+
+def published_options(checkpoint: str | None = None, pose_checkpoint: str | None = None) -> list[str]:
+    """What run_pipeline.sh is told to use the published weights; nothing where they are not there.
+
+    Args:
+        checkpoint, pose_checkpoint: absolute or below this process's ROOT_DIR; None: where they are looked for.
+    """
+    tree = read_tree(["--backbone", "published", *(["--checkpoint", checkpoint] if checkpoint else [])], "cpu")
+    found = weights_path(tree), find_below(pose_checkpoint or tree.poses.checkpoint)
+    if not (found[0].exists() or found[0].with_suffix("").exists()) or not found[1].exists():
+        return []
+    # Jobs have ROOT_DIRs of their own.
+    return ["--backbone", "published", "--checkpoint", str(found[0]), "--pose-checkpoint", str(found[1])]
 
 
 def remove_old(jobs: Path) -> None:

@@ -3,6 +3,7 @@
 Needs no package. A job's lock is inherited by its processes, so a job never runs twice at once, whoever started it.
 """
 
+import argparse
 import fcntl
 import json
 import os
@@ -16,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from sap3d.files import root_dir
+from sap3d.files import REPOSITORY, root_dir
 from sap3d.runs.slots import Slot
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ATTEMPTS = 2
 POLL = 0.5  # seconds
 GRACE = 10.0  # seconds that an interrupted process has to end by itself
@@ -38,7 +38,7 @@ class Job:
     object: str
     views: int
     photos: Path | None = None  # folder of own photos
-    preset: str | None = None  # run_pipeline.sh's --preset
+    options: tuple[str, ...] = ()  # run_pipeline.sh's for the stages
     state: str = "waiting"  # then queued (by Ray), running, elsewhere (others have its lock), done or failed
     attempts: int = 0
     seconds: float = 0.0  # of the last attempt
@@ -63,12 +63,22 @@ class Job:
         return self.folder / "run.log"
 
     def results(self, seed: int) -> dict | None:
-        """The job's results.json, if it is there and of this seed."""
+        """The job's results.json, if it is there and of this seed and these options."""
         try:
             results = json.loads((self.folder / "results.json").read_text())
         except (OSError, ValueError):
             return None
-        return results if results.get("seed") == seed else None
+        same = results.get("seed") == seed and sorted(results.get("options", [])) == sorted(self.options)
+        return results if same else None
+
+    def is_done(self, seed: int) -> bool:
+        """Whether its results are there, and not older than the checkpoints that its options name."""
+        if self.results(seed) is None:
+            return False
+        pairs = zip(self.options, self.options[1:])
+        named = [root_dir() / path for flag, path in pairs if flag in ("--checkpoint", "--pose-checkpoint")]
+        made = (self.folder / "results.json").stat().st_mtime
+        return all(path.stat().st_mtime <= made for path in named if path.exists())
 
     def try_lock(self) -> bool:
         """Take the job's lock; its processes inherit it, so it stays taken while any of them lives."""
@@ -95,7 +105,7 @@ class Job:
         command = ["sh", "-c", TIED, "sh"] if tied else ["sh"]
         command += [str(REPOSITORY / "run_pipeline.sh"), self.type, self.object, str(self.views), slot.device]
         command += ["--input", str(self.photos)] if self.photos else []
-        command += ["--preset", self.preset] if self.preset else []
+        command += self.options
         with self.log.open("wb") as log:
             log.write(f"on {slot.name}\n".encode())
             log.flush()
@@ -146,6 +156,13 @@ class Job:
         """Note a failed attempt."""
         self.seconds, self.error = time.monotonic() - self.started, error
         self.state = "waiting" if self.attempts < ATTEMPTS else "failed"
+
+
+def stage_options(arguments: argparse.Namespace) -> list[str]:
+    """What of the launcher's arguments is for the stages, as run_pipeline.sh takes it."""
+    flags = ("preset", "backbone", "checkpoint", "pose_checkpoint")
+    given = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in flags]
+    return [word for flag, value in given if value for word in (flag, value)] + arguments.overrides
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def attempt(job: Job, seed: int, root: Path, cores: int) -> tuple[str, int, floa
     os.environ["ROOT_DIR"] = str(root)
     if not job.try_lock():
         return "elsewhere", job.attempts, job.seconds, job.error
-    if job.attempts == 0 and job.results(seed) is not None:  # the worker before this one had done it
+    if job.attempts == 0 and job.is_done(seed):  # the worker before this one had done it
         job.unlock()
         return "done", 1, job.seconds, ""
     gpus = ray.get_gpu_ids()

@@ -12,7 +12,7 @@ import sys
 
 from sap3d.errors import UserError
 from sap3d.files import root_dir
-from sap3d.runs.jobs import REPOSITORY, Job
+from sap3d.runs.jobs import REPOSITORY, Job, stage_options
 from sap3d.runs.slots import JOB_GB
 
 SCRIPT = """#!/bin/sh
@@ -48,7 +48,7 @@ def array_script(jobs: list[Job], arguments: argparse.Namespace) -> str:
     # Slurm shows a task its own GPU alone; how much of it is free is Slurm's to know.
     options += ["--cpu"] if arguments.cpu else ["--gpus", "0", "--min-free-gb", "0"]
     options += ["--input_dir", str(arguments.input_dir.resolve())] if arguments.input_dir else []
-    options += ["--preset", arguments.preset] if arguments.preset else []
+    options += stage_options(arguments)
     return SCRIPT.format(
         last=len(jobs) - 1,
         at_once=f"%{arguments.slots}" if arguments.slots else "",

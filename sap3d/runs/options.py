@@ -1,7 +1,16 @@
-"""The command line that the stages share: --type --object --views --device --seed, and key=value for the config."""
+"""The options of all stages: one tree of settings, presets that change it, and the command line that the stages share.
+
+    --preset fast --backbone published --checkpoint PATH --pose-checkpoint PATH poses.candidates=120 tuning.steps=240
+
+The tree is camerabooth/configs/sap3d.yaml (backbone, checkpoint, model, tuning, novel_views, …) with two more blocks:
+`poses`, relposepp/configs/infer.yaml, and `reconstruction`, 3D_Recon/threestudio/configs/sap3d.yaml. A preset,
+configs/NAME.yaml, changes some of it, flags more, and stage.key=value comes last. Every stage takes all of these and
+reads what is its own; its own keys it also takes without the stage's name.
+"""
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -9,21 +18,48 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sap3d.errors import UserError
+from sap3d.files import REPOSITORY, find_below
 from sap3d.scene import Scene, check_views
+
+PRESETS = ("fast", "standard", "best", "gpu")
+ROOT, POSES, RECONSTRUCTION = "", "poses", "reconstruction"  # the tree's blocks, by their files
+FILES = {
+    ROOT: "camerabooth/configs/sap3d.yaml",
+    POSES: "relposepp/configs/infer.yaml",
+    RECONSTRUCTION: "3D_Recon/threestudio/configs/sap3d.yaml",
+}
+# Flags and the keys that they set.
+FLAGS = {
+    "--preset": (),
+    "--backbone": ("backbone", "poses.backbone"),
+    "--checkpoint": ("checkpoint",),
+    "--pose-checkpoint": ("poses.checkpoint",),
+}
+STAGES = ("poses", "tuning", "novel_views", "reconstruction")
+
+
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags and key=value of the tree."""
+    parser.add_argument("--preset", choices=PRESETS, help="by default gpu with published weights on a GPU, or standard")
+    parser.add_argument("--backbone", help="embedded, or published: Zero-1-to-3 and RelPose++")
+    checkpoint = "a model's folder or Zero-1-to-3's .ckpt, absolute or below ROOT_DIR"
+    parser.add_argument("--checkpoint", metavar="PATH", help=checkpoint)
+    parser.add_argument("--pose-checkpoint", metavar="PATH", help="RelPose++'s .pth, absolute or below ROOT_DIR")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="see sap3d/runs/options.py")
 
 
 def stage_options(
-    description: str, config_path: Path, add_flags: Callable[[argparse.ArgumentParser], None] | None = None
+    description: str, block: str, add_flags: Callable[[argparse.ArgumentParser], None] | None = None
 ) -> tuple[argparse.Namespace, DictConfig]:
     """Parse a stage's command line.
 
     Args:
         description: the program's docstring.
-        config_path: YAML of defaults; overrides may only name keys that it has.
+        block: the stage's part of the tree.
         add_flags: adds the stage's own flags.
 
     Returns:
-        Arguments (scene: Scene, device: str, seed: int) and the merged config.
+        Arguments (scene: Scene, device: str, seed: int) and the block.
 
     Raises:
         UserError: VIEWS is not a positive number, or an override names an unknown key.
@@ -34,19 +70,112 @@ def stage_options(
     parser.add_argument("--views", required=True, help="number of input images")
     parser.add_argument("--device", default="0", help="CUDA index, or cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"overrides {config_path.name}")
+    add_shared_flags(parser)
     if add_flags is not None:
         add_flags(parser)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     arguments.scene = Scene(arguments.type, arguments.object, check_views(arguments.views))
-    return arguments, merge_overrides(OmegaConf.load(config_path), arguments.overrides)
+    tree = read_tree(shared_words(arguments), arguments.device, block)
+    return arguments, tree[block] if block else tree
 
 
-def apply_flags(config: DictConfig, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """Put the flags that were given in the place of the config's values of the same names."""
-    for name in names:
-        if getattr(arguments, name) is not None:
-            config[name] = getattr(arguments, name)
+def shared_words(arguments: argparse.Namespace) -> list[str]:
+    """What of parsed arguments is for the tree, as words of a command line."""
+    given = {flag: getattr(arguments, flag[2:].replace("-", "_")) for flag in FLAGS}
+    return [word for flag, value in given.items() if value is not None for word in (flag, value)] + arguments.overrides
+
+
+def split_words(words: Iterable[str], block: str = ROOT) -> tuple[dict[str, str], list[str], list[str]]:
+    """The flags among words, the key=value for the tree with full keys, and all other words.
+
+    Args:
+        block: whose own keys may lack its name.
+    """
+    own, tops = set(read_block(block)), set(read_block(ROOT)) | {POSES, RECONSTRUCTION}
+    flags, overrides, rest, queue = {}, [], [], iter(words)
+    for word in queue:
+        key = re.match(r"(\w+)[.\w]*=", word)
+        if word in FLAGS:
+            flags[word] = next(queue, "")
+        elif key and block and key[1] in own:
+            overrides.append(f"{block}.{word}")
+        elif key and key[1] in tops:
+            overrides.append(word)
+        else:
+            rest.append(word)
+    return flags, overrides, rest
+
+
+def read_block(block: str) -> DictConfig:
+    return OmegaConf.load(REPOSITORY / FILES[block])
+
+
+def read_tree(words: Iterable[str], device: str, block: str = ROOT) -> DictConfig:
+    """The tree with its changes.
+
+    Args:
+        words: flags and key=value; where keys lack a name they are `block`'s.
+        device: a CUDA index or cpu; it may choose the preset.
+
+    Raises:
+        UserError: an unknown preset, an unknown key, or a value of the wrong type. What is within `reconstruction` is
+            checked by that stage, whose components know their keys.
+    """
+    flags, overrides, rest = split_words(words, block)
+    tree = read_block(ROOT)
+    for name in (POSES, RECONSTRUCTION):
+        tree[name] = read_block(name)
+    set_by_flags = [f"{key}={value}" for flag, value in flags.items() for key in FLAGS[flag]]
+    changed = merge_overrides(OmegaConf.merge(tree, preset_changes(flags, device)), rest)
+    fields = [word for word in overrides if word.startswith(f"{RECONSTRUCTION}.")]
+    changed = merge_overrides(changed, set_by_flags + [word for word in overrides if word not in fields])
+    OmegaConf.set_struct(changed, False)
+    return OmegaConf.merge(changed, OmegaConf.from_dotlist(fields))
+
+
+def preset_changes(flags: dict[str, str], device: str) -> DictConfig:
+    """What the preset changes; by default that is gpu where published weights run on a GPU, and else standard.
+
+    Raises:
+        UserError: no such preset.
+    """
+    preset = flags.get("--preset")
+    if preset is None:
+        preset = "gpu" if flags.get("--backbone") == "published" and device != "cpu" and has_cuda() else "standard"
+    if preset not in PRESETS:
+        raise UserError(f"no preset '{preset}' (there are {', '.join(PRESETS)})")
+    return OmegaConf.load(REPOSITORY / "configs" / f"{preset}.yaml")
+
+
+def preset_block(flags: dict[str, str], device: str, block: str) -> DictConfig:
+    """Of the preset's changes those of a block."""
+    return OmegaConf.create(OmegaConf.to_container(preset_changes(flags, device)).get(block, {}))
+
+
+def has_cuda() -> bool:
+    import torch  # slow to import, and seldom asked for here
+
+    return torch.cuda.is_available()
+
+
+def stage_config(stage: str, tree: DictConfig) -> dict:
+    """What of the tree a stage reads, unresolved, by which its results are told from others."""
+    if stage != "tuning":
+        return {stage: OmegaConf.to_container(tree[stage])}
+    others = {name for name in STAGES if name != "tuning"}
+    return {name: value for name, value in OmegaConf.to_container(tree).items() if name not in others}
+
+
+def weights_path(tree: DictConfig) -> Path:
+    """Where the model that tuning starts from is, or was converted to, or will be.
+
+    Raises:
+        UserError: no such backbone.
+    """
+    if tree.backbone not in tree.pretrained:
+        raise UserError(f"no backbone '{tree.backbone}' (there are {', '.join(tree.pretrained)})")
+    paths = [find_below(path) for path in ([tree.checkpoint] if tree.checkpoint else tree.pretrained[tree.backbone])]
+    return next((path for path in paths if path.exists() or path.with_suffix("").exists()), paths[-1])
 
 
 def filled(config: DictConfig, defaults: dict) -> DictConfig:

@@ -3,9 +3,10 @@
     python -m sap3d.runs.stages run poses --type T --object O --views N [--force] [--dry-run] -- COMMAND…
     python -m sap3d.runs.stages lock --type T --object O --views N 9>>FILE
 
-run_pipeline.sh runs each stage through here. A stage is up to date when its command, the bytes of all it reads (photos,
-configs, weights, results of earlier stages) and the bytes of all it wrote are those of its last successful run; the
-record is results/TYPE/OBJECT/N/stages.json. Programs are not among the inputs: --force after they have changed.
+run_pipeline.sh runs each stage through here. A stage is up to date when its command, its options
+(sap3d/runs/options.py), the bytes of all it reads (photos, weights, results of earlier stages) and of all it wrote are
+those of its last successful run; the record is results/TYPE/OBJECT/N/stages.json. Programs are not among the inputs:
+--force after they have changed.
 """
 
 import argparse
@@ -20,11 +21,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from sap3d.errors import UserError, one_line_errors
-from sap3d.files import digest, write_json
+from sap3d.files import REPOSITORY, digest, find_below, write_json
+from sap3d.runs.options import read_tree, split_words, stage_config, weights_path
 from sap3d.scene import Scene, check_views, image_paths
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LOCK_DESCRIPTOR = 9  # run_pipeline.sh's
 NEVER = "has not run"
 STALE = 3  # exit status of a dry run that would run the stage
@@ -38,51 +41,68 @@ class Stage:
     outputs: list[Path]
 
 
-def declare(scene: Scene) -> dict[str, Stage]:
-    """The stages whose results are kept, in their order."""
+def declare(scene: Scene, tree: DictConfig) -> dict[str, Stage]:
+    """The stages whose results are kept, in their order.
+
+    Args:
+        tree: their options (sap3d/runs/options.py), which name the weights; what each reads of it counts besides.
+    """
     photos = image_paths(scene.train)[: scene.views]
     photos += [mask for photo in photos if (mask := scene.train / "masks" / f"{photo.stem}.png").exists()]
-    poses, tuned, field = REPOSITORY / "relposepp", scene.diffusion, scene.reconstruction
-    booth, weights = REPOSITORY / "camerabooth", REPOSITORY / "camerabooth/weights/embedded"
+    tuned, field = scene.diffusion, scene.reconstruction
+    pose_weights = model_files(find_below(tree.poses.weights))
+    if tree.poses.backbone == "published":
+        pose_weights.append(find_below(tree.poses.checkpoint))
+    weights = model_files(weights_path(tree))
     return {
         # Its programs find out by themselves whether there is anything to do, so it is never called up to date.
         "data": Stage([], [scene.train / "images"]),
         "poses": Stage(
             # Whether import has framed the photos decides where the object's middle may be.
-            [*photos, scene.photo_record, poses / "configs/infer.yaml", poses / "weights/config.json",
-             poses / "weights/model.safetensors"],
+            [*photos, scene.photo_record, *pose_weights],
             [scene.initial_poses],
         ),
         "tuning": Stage(
-            [*photos, scene.initial_poses, booth / "configs/sap3d.yaml", weights / "config.json",
-             weights / "model.safetensors"],
+            [*photos, scene.initial_poses, *weights],
             [tuned / "poses.json", tuned / "model"],
         ),
         "novel_views": Stage(
-            [*photos, booth / "configs/sap3d.yaml", tuned / "poses.json", tuned / "model"],
+            [*photos, tuned / "poses.json", tuned / "model"],
             [tuned / "preds", tuned / "sheet.png", tuned / "video.mp4", tuned / "page.png"],
         ),
         "reconstruction": Stage(
-            [*photos, tuned / "poses.json", tuned / "model", REPOSITORY / "3D_Recon/threestudio/configs"],
+            [*photos, tuned / "poses.json", tuned / "model"],
             [field],
         ),
-    }  # fmt: skip
+    }
+
+
+def model_files(path: Path) -> list[Path]:
+    """Files that a model is read from: of its folder, or an original .ckpt, or what tells of one that is gone."""
+    if path.suffix == ".ckpt":
+        return [path if path.exists() else path.with_suffix("") / "source.json"]
+    found = [file for file in sorted(path.rglob("*")) if file.suffix in (".json", ".safetensors")]
+    # Regularisation notes its neighbours there while it runs.
+    return [file for file in found if file.name != "neighbours.safetensors"] or [path]
 
 
 def digests(paths: list[Path], root: Path) -> dict[str, str | None]:
-    """SHA-256 of files and of all files in folders, by their paths below ROOT_DIR or the repository.
+    """SHA-256 of files and of all files in folders, by their paths (below ROOT_DIR or the repository, if they are).
 
     None stands for what is not there.
     """
     files: list[Path] = []
     for path in paths:
         files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return {str(path.relative_to(root if path.is_relative_to(root) else REPOSITORY)): digest(path) for path in files}
+    bases = {
+        path: next((base for base in (root, REPOSITORY) if path.is_relative_to(base)), Path("/")) for path in files
+    }
+    return {str(path.relative_to(base)): digest(path) for path, base in bases.items()}
 
 
 def without_device(command: list[str]) -> list[str]:
-    """A command as it is compared: not by its interpreter, nor by where it computes."""
-    kept, words = [], iter(command[1:])
+    """A command as it is compared: not by its interpreter, where it computes, or options, which the tree tells."""
+    kept, words = [], iter(split_words(command[1:])[2])
     for word in words:
         if word == "--device":
             next(words, None)
@@ -101,21 +121,42 @@ class Record:
         except (OSError, ValueError, TypeError):
             pass  # none, or damaged: all stages run
 
-    def why_stale(self, name: str, stage: Stage, command: list[str], inputs: dict | None = None) -> str | None:
+    def why_stale(
+        self, name: str, stage: Stage, command: list[str], config: dict, inputs: dict | None = None
+    ) -> str | None:
         """Why a stage must run, or None if it is up to date; `inputs` are its digests where they are known."""
         known = self.stages.get(name)
         if known is None:
             return NEVER
         if known["command"] != without_device(command):
             return "the command is another"
+        if different := differing(known.get("config", {}), config):
+            return f"{different} has changed"
         inputs = digests(stage.inputs, self.root) if inputs is None else inputs
         return changed(known["inputs"], inputs) or changed(known["outputs"], digests(stage.outputs, self.root))
 
-    def note(self, name: str, stage: Stage, command: list[str], inputs: dict, seconds: float) -> None:
+    def note(self, name: str, stage: Stage, command: list[str], config: dict, inputs: dict, seconds: float) -> None:
         """Note that a stage has succeeded."""
-        self.stages[name] = {"command": without_device(command), "seconds": round(seconds, 1), "inputs": inputs,
-                             "outputs": digests(stage.outputs, self.root)}  # fmt: skip
+        self.stages[name] = {"command": without_device(command), "seconds": round(seconds, 1), "config": config,
+                             "inputs": inputs, "outputs": digests(stage.outputs, self.root)}  # fmt: skip
         write_json(self.path, self.stages)
+
+
+def command_tree(command: list[str]) -> DictConfig:
+    """The options that a stage's command gives."""
+    flags, overrides, rest = split_words(command)
+    device = next((value for word, value in zip(rest, rest[1:]) if word == "--device"), "cpu")
+    device = next((word[7:] for word in rest if word.startswith("device=")), device)
+    return read_tree([word for flag in flags.items() for word in flag] + overrides, device)
+
+
+def differing(before: object, now: object, name: str = "") -> str | None:
+    """The name of the first option that differs, or None."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return None if before == now else name
+    keys = [*before, *(key for key in now if key not in before)]
+    found = (differing(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+    return next((different for different in found if different), None)
 
 
 def changed(before: dict[str, str | None], now: dict[str, str | None]) -> str | None:
@@ -129,10 +170,12 @@ def changed(before: dict[str, str | None], now: dict[str, str | None]) -> str | 
 
 def run(arguments: argparse.Namespace, scene: Scene) -> int:
     """Run a stage's command unless the stage is up to date; returns its exit status."""
-    record, stage = Record(scene), declare(scene)[arguments.stage]
+    record, tree = Record(scene), command_tree(arguments.command)
+    stage = declare(scene, tree)[arguments.stage]
+    config = {} if arguments.stage == "data" else stage_config(arguments.stage, tree)
     # Inputs are read before the stage: what changes while it runs makes it stale.
     inputs = digests(stage.inputs, scene.root)
-    reason = record.why_stale(arguments.stage, stage, arguments.command, inputs)
+    reason = record.why_stale(arguments.stage, stage, arguments.command, config, inputs)
     if arguments.stage == "data" and not arguments.dry_run:
         reason = NEVER
     if arguments.after:
@@ -152,7 +195,7 @@ def run(arguments: argparse.Namespace, scene: Scene) -> int:
     # shell and the launcher.
     status = subprocess.run(arguments.command, close_fds=False).returncode
     if status == 0:
-        record.note(arguments.stage, stage, arguments.command, inputs, time.monotonic() - start)
+        record.note(arguments.stage, stage, arguments.command, config, inputs, time.monotonic() - start)
     return status if status >= 0 else 128 - status
 
 

@@ -26,14 +26,13 @@ from torch import Tensor
 from sap3d.cameras.maths import wrap_angle
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import UserError, one_line_errors
-from sap3d.files import write_json
+from sap3d.files import REPOSITORY, write_json
 from sap3d.images import read_on_white
 from sap3d.runs.cores import available_cores
 from sap3d.scene import Scene, check_views, image_paths
 from sap3d.scores import metrics
 from sap3d.views import read_poses
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PICTURE_METRICS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "flip": "ꟻLIP"}
 MESH_METRICS = {"CD": "Chamfer", "IOU": "IoU", "F1_01": "F@0.04", "F1_02": "F@0.05", "F1_03": "F@0.06"}
 MESH_SUFFIXES = (".obj", ".glb", ".ply")
@@ -249,9 +248,10 @@ def main() -> None:
     parser.add_argument("--views", required=True)
     parser.add_argument("--device", default="0", help="what the stages ran on: CUDA index, or cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("options", nargs="*", help="after --: those of the stages, which are recorded")
     arguments = parser.parse_args()
     scene = Scene(arguments.type, arguments.object, check_views(arguments.views))
-    results = evaluate(scene, arguments.seed, arguments.device)
+    results = evaluate(scene, arguments.seed, arguments.device) | {"options": arguments.options}
     write_json(scene.results / "results.json", results)
     print_summary(scene, results)
 

@@ -2,12 +2,12 @@
 # Takes run_pipeline.sh's place in the tests of the demo: its headers, a moment of work, and the files that are shown.
 # What the first photo's bytes say goes into the results, so that mixed jobs are noticed.
 set -eu
-type=$1 object=$2 views=$3
+type=$1 object=$2 views=$3 options="$*"
 shift 4
 while [ $# -gt 0 ]; do
     case $1 in
         --input) input=$2 ;;
-        --preset) preset=$2 ;;
+        --preset | --backbone) preset=$2 ;;
     esac
     shift 2
 done

@@ -254,3 +254,28 @@ def test_old_jobs_are_removed_but_not_those_that_wait(folder, tmp_path):
     jb.remove_old(folder)
     assert {job.id for job in jb.all_jobs(folder)} == {waiting.id, new.id}
     shutil.rmtree(folder)
+
+
+def test_published_weights_are_offered_where_they_are_and_passed_on(folder, tmp_path, stand_in, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    assert jb.published_options() == []
+    paths = [tmp_path / "camerabooth/weights/zero123-xl.ckpt", tmp_path / "pose.pth"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    options = jb.published_options(pose_checkpoint="pose.pth")
+    assert options[:2] == ["--backbone", "published"] and options[3::2] == [str(path) for path in paths]
+    commands, popen = [], jb.subprocess.Popen
+
+    def noted(command, **more):
+        commands.append(command)
+        return popen(command, **more)
+
+    monkeypatch.setattr(jb.subprocess, "Popen", noted)
+    for effort, expected in ((jb.PUBLISHED, options), ("fast", ["--preset", "fast"])):
+        job = draft(folder, tmp_path, name=effort)
+        jb.submit(job, effort)
+        with (job.folder / ".lock").open("w") as lock:
+            jb.Worker(folder, "cpu", options, ["tuning.steps=3"]).process(job, lock.fileno())
+        assert job.known["state"] == "done"
+        assert commands.pop()[8:] == [*expected, "tuning.steps=3"]

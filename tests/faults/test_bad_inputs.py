@@ -278,7 +278,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
         tuning("--checkpoint", "evil.ckpt"), "evil.ckpt"),
     "a pickle for RelPose++": (
         put("evil.pth", pickle.dumps(Evil())),
-        poses("--backbone", "published", "--checkpoint", "evil.pth"), "evil.pth"),
+        poses("--backbone", "published", "--pose-checkpoint", "evil.pth"), "evil.pth"),
     "RelPose++ missing": (nothing, poses("--backbone", "published"), "ckpt_000105000.pth"),
     "Zero-1-to-3 missing": (
         nothing, (convert, ["--checkpoint", "none.ckpt", "--output", "converted"]), "none.ckpt"),

@@ -89,9 +89,10 @@ def test_a_root_dir_that_was_moved_stays_up_to_date(scene, tmp_path, monkeypatch
     command = sys.argv[sys.argv.index("--") + 1 :]
     moved = Scene("T", "o", 2, tmp_path.with_name("moved"))
     tmp_path.rename(moved.root)
-    stage = stages.declare(moved)["poses"]
-    assert stages.Record(moved).why_stale("poses", stage, command) is None
-    assert stages.Record(scene).why_stale("poses", stage, command) == stages.NEVER
+    tree = stages.command_tree(command)
+    stage, config = stages.declare(moved, tree)["poses"], stages.stage_config("poses", tree)
+    assert stages.Record(moved).why_stale("poses", stage, command, config) is None
+    assert stages.Record(scene).why_stale("poses", stage, command, config) == stages.NEVER
 
 
 def test_a_stage_that_fails_stays_stale_and_passes_its_status_on(scene, monkeypatch):
@@ -111,12 +112,13 @@ STAND_IN = """
 import sys
 from pathlib import Path
 from sap3d.scene import Scene
+from sap3d.runs.options import read_tree
 from sap3d.runs.stages import declare, digests
 words = [word.replace("data.", "--") for word in sys.argv]
 words = [part for word in words for part in (word.split("=") if "=" in word else [word])]
 kind, name, views = (words[words.index(word) + 1] for word in ("--type", "--object", "--views"))
 scene = Scene(kind, name, int(views))
-stage = declare(scene)[NAME]
+stage = declare(scene, read_tree([], "cpu"))[NAME]
 if NAME == "data" and stage.outputs[0].exists():
     sys.exit()
 for path in stage.outputs if NAME != "data" else [scene.train / "images/000.png"]:
@@ -134,6 +136,8 @@ def pipeline(tmp_path):
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY / "sap3d", repository / "sap3d", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "run_pipeline.sh", repository)
+    for folder in ("configs", "camerabooth/configs", "relposepp/configs", "3D_Recon/threestudio/configs"):
+        shutil.copytree(REPOSITORY / folder, repository / folder)
     environment = f'fail() {{ echo "error: $*" >&2; exit 1; }}\npython={sys.executable}\n'
     (repository / "sap3d/runs/environment.sh").write_text(environment)
     programs = {
@@ -209,6 +213,33 @@ def test_stages_number_gpus_as_nvidia_smi_does(pipeline):
     program = pipeline.folder / "dataset/prepare.py"
     program.write_text('import os; print("order", os.environ["CUDA_DEVICE_ORDER"])')
     assert "order PCI_BUS_ID" in pipeline()
+
+
+def test_an_option_makes_the_stages_that_read_it_stale(pipeline):
+    pipeline()
+    options = "poses.candidates", "tuning.steps", "novel_views.steps", "reconstruction.trainer.max_steps"
+    for stage, option in zip(ALL[1:], options):
+        lines = pipeline("--dry-run", f"{option}=7")
+        first = next(index for index, line in enumerate(lines) if "would" in line)
+        assert lines[first].strip() == f"would run: {option} has changed" and lines[first - 1].endswith(stage)
+    # Results come out as they were, so what follows is up to date; the second time all is.
+    assert ran(pipeline("poses.candidates=7")) == ["data", "poses", "evaluation"]
+    assert ran(pipeline("poses.candidates=7")) == ["data", "evaluation"]
+    assert ran(pipeline("--preset", "fast")) == [name for name in ALL if name != "novel_views"]
+
+
+def test_a_checkpoint_and_its_content_are_inputs(pipeline):
+    (pipeline.folder / "zero.ckpt").write_text("weights")
+    (pipeline.folder / "pose.pth").write_text("weights")
+    published = ("--backbone", "published", "--checkpoint", "zero.ckpt", "--pose-checkpoint", "pose.pth")
+    pipeline()
+    # The stand-in writes what it would for the embedded weights: what follows tuning does not change.
+    assert ran(pipeline(*published)) == ["data", "poses", "tuning", "evaluation"]
+    assert ran(pipeline(*published)) == ["data", "evaluation"]
+    for name, stage in (("zero.ckpt", "tuning"), ("pose.pth", "poses")):
+        (pipeline.folder / name).write_text("others")
+        assert f"would run: {name} has changed" in "\n".join(pipeline(*published, "--dry-run"))
+        assert ran(pipeline(*published)) == ["data", stage, "evaluation"]
 
 
 def bookkeeper(folder: Path) -> int:
