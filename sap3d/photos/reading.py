@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,8 +155,8 @@ def focal_length(value: object) -> float | None:
     return None
 
 
-def read_photos(found: list[Found]) -> tuple[list[Photo], list[str]]:
-    """Photos in the order of `found`, and a sentence on each file that is none or shows what an earlier one does."""
+def read_photos(found: Iterable[Found], before: Sequence[Photo] = ()) -> tuple[list[Photo], list[str]]:
+    """Photos in the order of `found`, and a sentence on each file that is none, or is one of these or those before."""
     photos, refused = [], []
     for file in found:
         try:
@@ -163,7 +164,7 @@ def read_photos(found: list[Found]) -> tuple[list[Photo], list[str]]:
         except (UserError, OSError) as error:
             refused.append(f"{file.name}: {error.strerror}" if isinstance(error, OSError) else str(error))
             continue
-        twin = next((earlier for earlier in photos if same_shot(earlier, photo)), None)
+        twin = next((earlier for earlier in (*before, *photos) if same_shot(earlier, photo)), None)
         if twin:
             refused.append(f"{photo.name}: the same picture as {twin.name}")
         else:
