@@ -25,8 +25,8 @@ THINNEST = 16  # pixels of the shorter side then
 FILM_DIAGONAL = 43.27  # of 35 mm film, in mm: EXIF's equivalent focal length refers to it
 FOCAL_LENGTHS = (4.0, 2000.0)  # of lenses for photos, as on 35 mm film, in mm
 MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}  # PIL's, of ICC's colour spaces
-# Two files of one shot: no cell of 32×32 differs by more, of 255. Codecs and resizing stay below.
-THUMBNAIL, SAME_SHOT = 32, 10
+# Two files of one shot: no cell of 8×8 differs by more, of 255. Codecs and resizing stay below.
+THUMBNAIL, SAME_SHOT = 8, 7
 
 
 @dataclass
