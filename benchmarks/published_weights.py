@@ -1,4 +1,4 @@
-"""Checkpoints in the published layouts with random weights: what tests and benchmarks take in the place of the real ones.
+"""Checkpoints in the published layouts with random weights: what tests and benchmarks take in place of the real ones.
 
     python benchmarks/published_weights.py --output runs/weights            # tiny Zero-1-to-3: a UNet of 32/64 channels
     python benchmarks/published_weights.py --output runs/weights --full     # of the published size, 3.4 GB in fp16
@@ -48,7 +48,7 @@ OPTIONS = """--preset fast
 
 
 def write_zero123(path: Path, architecture: Architecture = TINY, seed: int = 0) -> None:
-    """A Zero-1-to-3 checkpoint of random weights; the projection starts as the published one's does, as the identity."""
+    """A Zero-1-to-3 checkpoint of random weights; the projection is the identity, as where its training began."""
     torch.manual_seed(seed)
     networks = build_networks(architecture)
     projection = networks["cc_projection"].projection
@@ -76,9 +76,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument(
-        "--options", action="store_true", help="print run_pipeline.sh's for these weights, nothing else"
-    )
+    parser.add_argument("--options", action="store_true", help="print run_pipeline.sh's for these weights")
     arguments = parser.parse_args()
     paths = [arguments.output.resolve() / name for name in ("zero123.ckpt", "relposepp.pth")]
     if not paths[0].exists():

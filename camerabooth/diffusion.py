@@ -61,6 +61,8 @@ class ViewConditionedDiffusion(DiffusionModel):
     schedule whose last step is pure noise (arXiv 2305.08891): there, one step gives the conditional mean.
     """
 
+    remembers = True
+
     def __init__(self, config: DiffusionConfig = DiffusionConfig(), settings: Settings = EMBEDDED):
         super().__init__()
         self.config, self.settings = config, replace(settings, image_size=config.image_size)

@@ -16,7 +16,7 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel, load_model
@@ -35,7 +35,7 @@ from sap3d.field.synthesis import HELD
 from sap3d.files import atomic_file
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import ROOT, filled, stage_options
-from sap3d.runs.training import fingerprint, fit
+from sap3d.runs.training import TrainedAverage, fingerprint, fit
 from sap3d.scene import Scene
 from sap3d.views import read_images
 
@@ -66,16 +66,25 @@ def tune(
     model.prepare_tuning()
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
-    views = regularisation_views(prior, model.image_size)
+    views = regularisation_views(prior, model.image_size, cache=folder.parent / ".regularisation")
     synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
     if config.instance_resolution and len(images) >= INSTANCE_VIEWS and not config.poses_only:
         model.add_instance_volume(config.instance_resolution)
     module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
     if config.ema:
-        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema))
+        callbacks.append(TrainedAverage(config.ema))
     model.train()
-    fit(module, config.steps, images.device, folder, run, tuple(callbacks), validate_every=config.validate_every)
+    fit(
+        module,
+        config.steps,
+        images.device,
+        folder,
+        run,
+        tuple(callbacks),
+        validate_every=config.validate_every,
+        scaled=model.settings.dtype == "float16",
+    )
     model.to(images.device).eval()  # Lightning leaves it on the CPU
     return poses.cameras().to(images.device), module.trajectory.cpu()
 
@@ -89,9 +98,9 @@ def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
 def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folder: Path) -> None:
     """Stage 2 of one scene, files to files in `folder`."""
     seed_everything(seed)
-    pretrained = model_folder(config)
+    pretrained = model_folder(config.backbone, config.checkpoint)
     model = load_model(pretrained, device, **config.model)
-    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.settings.tuning)})
+    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.tuning)})
     start = read_pose_hypotheses(scene.initial_poses, scene.views)[0][0]
     order = read_symmetry_order(scene.initial_poses)
     pictures = centre(read_images(scene), principal_points(start))
@@ -109,7 +118,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     counted, left = (order, 1) if scene.views < INSTANCE_VIEWS else (1, order)
     shown, shown_from = repeated(images, best.cameras, counted)
     field, before = None, seen_from_others(model, images, best.cameras)
-    if len(shown) >= INSTANCE_VIEWS:
+    if len(shown) >= INSTANCE_VIEWS and (model.remembers or config.tuning.synthesised):
         error = error_on_object(before, images)
         field = InstanceField.fit(shown, shown_from, error, seed, left)
 
@@ -129,7 +138,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     judged["refined"] = examine(load_model(pretrained, device, **config.model), refined)
     kept = "refined" if judged["refined"].better_than(best) else kept
-    if field is not None and config.tuning.field:
+    if field is not None and config.tuning.field and model.remembers:
         if kept == "refined":
             field = InstanceField.fit(*repeated(images, refined, counted), field.error, seed, left)
         model.add_field(field)

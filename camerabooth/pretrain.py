@@ -1,10 +1,11 @@
 """Train the embedded model on toys and modelled objects.
 
     nice -n 10 python camerabooth/pretrain.py max_minutes=600            # goes on from the last checkpoint
-    python camerabooth/pretrain.py device=0 workers=12 objects=16        # the same on a CUDA card
-    python camerabooth/pretrain.py export=true                           # EMA weights → camerabooth/weights/embedded
+    python camerabooth/pretrain.py device=0 workers=12 objects=32        # the same on a CUDA card
+    python camerabooth/pretrain.py export=true                           # EMA weights → camerabooth/weights/volume
 
-Training views come from dataset/training_views.py. Checkpoint and curve lie in ROOT_DIR/runs/camerabooth.
+Training views come from dataset/training_views.py. Checkpoint and curve lie in ROOT_DIR/runs/camerabooth. Without a
+checkpoint, training begins from the weights in `start`, if that is given.
 """
 
 import csv
@@ -12,6 +13,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,6 @@ from tqdm import tqdm
 from camerabooth.backbones.embedded.losses import denoising_losses, volume_losses
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
 from camerabooth.backbones.embedded.rendering import render
-from camerabooth.muon import Muon
 from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam
 from sap3d.errors import one_line_errors
@@ -36,7 +37,8 @@ DEFAULTS = {
     "data": "runs/views",  # below ROOT_DIR
     "output": "runs/camerabooth",
     "device": "cpu",
-    "objects": 6,  # a step
+    "model": asdict(EmbeddedConfig()),
+    "objects": 4,  # a step
     "targets": 4,  # of each object
     "rays": 768,  # of each target
     "source_counts": [0.3, 0.25, 0.2, 0.1, 0.15],  # probability of 1, 2, … source views
@@ -47,7 +49,7 @@ DEFAULTS = {
     "denoising_weight": 0.1,
     "mask_weight": 0.5,
     "depth_weight": 0.05,
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "warmup_steps": 200,
     "decay": 0.15,  # last share of the minutes, in which the learning rate falls to zero
     "ema": 0.999,
@@ -57,11 +59,13 @@ DEFAULTS = {
     "threads": 0,  # 0: torch's default
     "workers": 0,  # processes that read batches; a CPU needs none, a card about twelve
     "seed": 0,
+    "start": None,  # a folder of exported weights, for a run without a checkpoint
     "export": False,
     "max_steps": 0,  # 0: as many as fit; tests set it
 }
 
 
+EXPORTED = Path(__file__).parent / "weights/volume"
 REFRESH = 200  # batches between looks for new shards
 
 
@@ -71,15 +75,20 @@ class Trainer:
     def __init__(self, config: DictConfig):
         self.config, self.device = config, choose_device(str(config.device))
         torch.manual_seed(config.seed)
-        self.model = Reconstructor(EmbeddedConfig(**config.get("model", {}))).to(self.device)
+        self.model = Reconstructor(EmbeddedConfig(**OmegaConf.to_container(config.model))).to(self.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.optimizer = Muon(self.model, config.learning_rate, weight_decay=0.02)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+        )
         self.step, self.minutes, self.objects = 0, 0.0, 0
         self.path = root_dir() / config.output / "checkpoint.pt"
 
     def load(self) -> None:
         """Go on from the last checkpoint, if there is one; layers that it does not know begin anew."""
         if not self.path.exists():
+            if self.config.start:
+                self.model.load_state_dict(Reconstructor.from_pretrained(root_dir() / self.config.start).state_dict())
+                self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
             return
         state = torch.load(self.path, weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"], strict=False)
@@ -222,8 +231,13 @@ def train(config: DictConfig) -> Trainer:
 
 def main() -> None:
     config = merge_overrides(OmegaConf.create(DEFAULTS), sys.argv[1:])
-    trainer = train(config)
-    print(f"{trainer.step} steps, {trainer.minutes:.1f} minutes")
+    if config.export:
+        trainer = Trainer(config)
+        trainer.load()
+        trainer.averaged_model().save_pretrained(EXPORTED)
+    else:
+        trainer = train(config)
+    print(f"{trainer.step} steps, {trainer.objects} objects, {trainer.minutes:.1f} minutes")
 
 
 if __name__ == "__main__":

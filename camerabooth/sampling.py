@@ -23,6 +23,7 @@ def sample(
     conditioning: str = "joint",
     temperature: float = 1.0,
     batch: int | None = None,
+    skipped: int = 0,
 ) -> Tensor:
     """DDIM samples (arXiv 2010.02502) of one object at target cameras [M, 3].
 
@@ -34,6 +35,7 @@ def sample(
             source for each target and step, nearer ones likelier), or "nearest" (each target's nearest source alone).
         temperature: scale of the initial noise; below 1, samples stay nearer to the conditional mean.
         batch: targets that go through the network at once; by default all.
+        skipped: so many of the first steps are left out, and noise is taken for what they would lead to.
 
     Returns:
         Colour on white and alpha in [0, 1], [M, 4, S, S].
@@ -53,7 +55,8 @@ def sample(
     model.scheduler.set_timesteps(steps)
     shape = (len(targets), 4, model.latent_size, model.latent_size)
     latents = temperature * torch.randn(shape, generator=generator).to(targets.device)
-    for timestep in tqdm(model.scheduler.timesteps, desc="novel views", leave=False, mininterval=1):
+    timesteps = model.scheduler.timesteps[min(skipped, steps - 1) :]
+    for timestep in tqdm(timesteps, desc="novel views", leave=False, mininterval=1):
         chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         predictions = []
         for part, known in zip(parts, conditions):
@@ -61,12 +64,35 @@ def sample(
             times = timestep.to(noisy.device).expand(len(noisy))
             predictions.append(model.predict(noisy, times, condition, guidance_scale))
         prediction = torch.cat(predictions)
-        if timestep == model.scheduler.timesteps[0]:  # later steps see in the noisy views what was remembered here
+        if timestep == timesteps[0]:  # later steps see in the noisy views what was remembered here
             times = timestep.to(latents.device).expand(len(latents))
             prediction = model.recall(latents, times, prediction, targets)
         noise = torch.randn(shape, generator=generator).to(latents.device) if eta > 0 else None
         latents = model.scheduler.step(prediction, timestep, latents, eta=eta, variance_noise=noise).prev_sample
     return torch.cat([model.decode(latents[part]) for part in parts])
+
+
+def sample_in_turn(
+    model: DiffusionModel,
+    sources: Sources,
+    targets: Tensor,
+    generator: torch.Generator,
+    at_once: int = 4,
+    **options: float | str,
+) -> Tensor:
+    """`sample` of targets [M, 3] a few at a time, those nearest to known views first, each seeing what was made before.
+
+    Samples by themselves contradict each other where the sources leave something open; stochastic conditioning over
+    the inputs and the views made so far (3DiM, arXiv 2210.04628) lets later ones follow earlier ones.
+    """
+    left, views = list(range(len(targets))), targets.new_zeros(len(targets), 4, model.image_size, model.image_size)
+    while left:
+        nearness = cam.sight_cosines(targets[left], sources.cameras[0]).amax(1)
+        part = [left[index] for index in nearness.argsort(descending=True)[:at_once].tolist()]
+        views[part] = sample(model, sources, targets[part], generator, **options)
+        sources = sources.joined(model.embed_sources(views[part], targets[part]))
+        left = [index for index in left if index not in part]
+    return views
 
 
 def conditional_mean(model: DiffusionModel, sources: Sources, targets: Tensor, generator: torch.Generator) -> Tensor:

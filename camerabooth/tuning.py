@@ -26,8 +26,6 @@ from sap3d.runs.devices import step_generator
 # what it can.
 HELD_OUT_TIMESTEPS = [650, 900]
 SYNTHESISED_ELEVATIONS = (math.radians(-15), math.radians(60))
-# Lightning's, with an average: of the average, and of what is trained.
-CHECKPOINT_STATES = ("state_dict", "current_model_state")
 
 
 class TestTimeTraining(lightning.LightningModule):
@@ -98,13 +96,11 @@ class TestTimeTraining(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave out what is held: it is on disk already, and of a large model it is nearly everything."""
         held = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        for key in CHECKPOINT_STATES:
-            state = checkpoint.get(key, {})
-            checkpoint[key] = {name: value for name, value in state.items() if name not in held}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name not in held}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        for key in CHECKPOINT_STATES:
-            checkpoint[key] = self.state_dict() | checkpoint[key]
+        checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
 
     def optimizer_step(self, *arguments, **options) -> None:
         super().optimizer_step(*arguments, **options)

@@ -51,7 +51,7 @@ def published_hypotheses(
     crops, parameters = published.crop_views(images)
     effort = published.Effort(**config.published)
     poses = published.estimate_published(model, crops, parameters, generator, elevation, effort)
-    return torch.cat([poses.cameras[None], poses.runs])
+    return torch.cat([poses.cameras[None], poses.runs]).to(device)
 
 
 def table(poses: Poses) -> str:

@@ -37,6 +37,7 @@ class ModelConfig:
     groups: int = 16  # separately correlated feature groups
     group_channels: int = 4
     azimuth_bins: int = 72  # bins of a pairwise distribution
+    elevation_range: tuple[int, int] = (-10, 60)  # degrees
 
 
 @dataclass
@@ -84,8 +85,9 @@ class RelativePose(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        # Bins of the per-view heads: elevations −10…60° and radii 1.2…2.5.
-        self.register_buffer("elevations", torch.deg2rad(torch.arange(-10.0, 61.0, 5.0)), persistent=False)
+        # Bins of the per-view heads: elevations five degrees apart and radii 1.2…2.5.
+        low, high = config.elevation_range
+        self.register_buffer("elevations", torch.deg2rad(torch.arange(low, high + 1.0, 5.0)), persistent=False)
         self.register_buffer("radii", torch.arange(12, 26) / 10, persistent=False)
         c = config
         self.encoder = ImageEncoder(c.features, c.depth_bins)

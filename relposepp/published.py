@@ -13,6 +13,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from sap3d.errors import UserError
 
 CROP_SIZE = 224
 CROP_SCALE = 1.15  # side of the crop over that of the mask's square
+MASK_THRESHOLD = 0.4  # of what counts as foreground, RelPose++'s
 BASES = 8  # frequencies of the positional encodings
 CROP_WIDTH = 2 * 3 * BASES
 WIDTH = 2048 + CROP_WIDTH  # of a view's token: image feature, encoded crop parameters
@@ -34,7 +36,7 @@ QUERY_CHUNK = 65536  # rotations evaluated at once, for memory
 SOURCE = "https://drive.google.com/file/d/1U7lULb2rzYnbm098hmF_kFJk3dTNJbOS (docs/INSTALL.md of github.com/sap3d/sap3d)"
 RECOMPUTED = "feature_extractor.feature_positional_encoding.pos_table_1"
 
-Energies = Callable[[int, int, Tensor], Tensor]  # (i, j, rotations [Q, 3, 3]) → [Q]
+Energies = Callable[[int, int, Tensor], Tensor]  # (i, j, rotations R_iᵀ R_j [Q, 3, 3]) → [Q], for i < j
 
 
 class BlurPool(nn.Module):
@@ -225,7 +227,7 @@ def crop_views(views: Tensor) -> tuple[Tensor, Tensor]:
         views: RGB composited on white + mask, in [0, 1], [N, 4, S, S].
 
     Returns:
-        ImageNet-normalised crops [N, 3, 224, 224], black beyond the image as in SAP3D's fine-tuning; crop parameters
+        ImageNet-normalised crops [N, 3, 224, 224], white beyond the image as RelPose++'s masked ones; crop parameters
         [N, 3]: centre (x left, y up) and width, in halves of the image's side. The whole image is (0, 0, 2).
 
     Raises:
@@ -235,7 +237,7 @@ def crop_views(views: Tensor) -> tuple[Tensor, Tensor]:
     mean, deviation = views.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     crops, parameters = [], []
     for index, view in enumerate(views):
-        ys, xs = torch.nonzero(view[3] > 0.1, as_tuple=True)
+        ys, xs = torch.nonzero(view[3] > MASK_THRESHOLD, as_tuple=True)
         if len(ys) == 0:
             raise UserError(f"view {index}: no foreground in its mask")
         low = torch.stack([xs.min(), ys.min()]).double()
@@ -244,7 +246,7 @@ def crop_views(views: Tensor) -> tuple[Tensor, Tensor]:
         left, top = ((low + high - side) / 2).round().int().tolist()
         side = round(side.item())
         padding = (-left, left + side - size, -top, top + side - size)  # negative ones crop
-        crop = F.interpolate(F.pad(view[None, :3], padding), CROP_SIZE, mode="bilinear", align_corners=False)
+        crop = F.interpolate(F.pad(view[None, :3], padding, value=1.0), CROP_SIZE, mode="bilinear", align_corners=False)
         crops.append((crop[0] - mean) / deviation)
         centre_x, centre_y = ((2 * corner + side) / size - 1 for corner in (left, top))
         parameters.append([-centre_x, -centre_y, 2 * side / size])
@@ -277,18 +279,17 @@ def random_rotations(count: int, generator: torch.Generator, spread: float | Non
 
 
 def best_pairs(energies: Energies, count: int, proposals: Tensor) -> tuple[Tensor, Tensor]:
-    """Each pair's most probable proposal, by the better of its two orders.
+    """Each pair's most probable proposal.
 
     Returns:
         Rotations R_iᵀ R_j [N, N, 3, 3], and their log-probabilities among the proposals, symmetric, [N, N].
     """
     rotations = torch.eye(3, device=proposals.device).repeat(count, count, 1, 1)
     scores = torch.full((count, count), -math.inf).fill_diagonal_(0)
-    for i, j in ((i, j) for i in range(count) for j in range(count) if i != j):
+    for i, j in combinations(range(count), 2):
         score, best = energies(i, j, proposals).log_softmax(0).max(0)
-        if score > scores[i, j]:
-            scores[i, j] = scores[j, i] = score.item()
-            rotations[i, j], rotations[j, i] = proposals[best], proposals[best].T
+        scores[i, j] = scores[j, i] = score.item()
+        rotations[i, j], rotations[j, i] = proposals[best], proposals[best].T
     return rotations, scores
 
 
@@ -297,7 +298,8 @@ def proposal_scores(energies: Energies, rotations: Tensor, view: int, proposals:
     total = torch.zeros(len(proposals), device=proposals.device)
     for other in (other for other in range(len(rotations)) if other != view):
         relative = rotations[other].T @ proposals
-        total += energies(other, view, relative) + energies(view, other, relative.transpose(-1, -2))
+        first, second = min(other, view), max(other, view)
+        total += 2 * energies(first, second, relative if other < view else relative.transpose(-1, -2))
     return total
 
 
@@ -397,13 +399,11 @@ def estimate_published(
     if not 2 <= count <= 10:
         raise UserError(f"RelPose++ takes 2 to 10 views, not {count}")
     tokens = model.tokens(images.to(generator.device), crops.to(generator.device))
-    # As in the original, rotations are scored from pairs that see only each other, translations from all views.
-    order = [(i, j) for i in range(count) for j in range(count) if i != j]
-    features = dict(zip(order, model.attend(tokens[torch.tensor(order)])))
-    translations = model.translations(model.attend(tokens))
+    features = model.attend(tokens)  # all views see each other, for rotations and for translations
+    translations = model.translations(features)
 
     def energies(i: int, j: int, rotations: Tensor) -> Tensor:
-        return model.pair_energies(*features[i, j], rotations)
+        return model.pair_energies(features[i], features[j], rotations)
 
     found = [global_rotations(energies, count, generator, effort) for _ in range(effort.runs)]
     found.sort(key=lambda run: run[1].item(), reverse=True)

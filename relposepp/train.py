@@ -1,6 +1,6 @@
-"""Train stage 1's network on procedural objects.
+"""Train stage 1's network on toys and modelled objects.
 
-    python dataset/toy_views.py                                 # once: the training views
+    python dataset/training_views.py toys                       # once: the training views
     nice python relposepp/train.py max_minutes=75 threads=1     # resumes where it was stopped
     python relposepp/train.py --export                          # averaged weights of the latest checkpoint
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dataset.toy_views import ToyViews
+from dataset.training_views import TrainingViews
 from relposepp.correlation import azimuth_labels
 from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d.cameras import maths as cam
@@ -30,8 +30,24 @@ from sap3d.runs import devices
 from sap3d.runs.options import merge_overrides
 
 CONFIG = Path(__file__).parent / "configs/train.yaml"
+SIZE = 64  # of the network's images
 CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val_rotation_median", "val_acc30",
          "val_elevation_mean", "val_radius_mean")  # fmt: skip
+
+
+def view_sets(
+    data: TrainingViews, rng: np.random.Generator, config: DictConfig, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Random photo-like views, images [O, N, 4, 64, 64] and cameras (elevation, azimuth, radius), [O, N, 3].
+
+    The network knows one field of view, so a radius is the one at which the object would look as large with it. Roll
+    and principal points are what it learns to bear.
+    """
+    batch = data.batch(rng, config.objects, config.views)
+    images = F.interpolate(batch.images.flatten(0, 1), size=(SIZE, SIZE), mode="area")
+    radius = batch.cameras[..., 2:3] * cam.half_fov_tangents(batch.cameras) / cam.TAN_HALF_FOV
+    cameras = torch.cat([batch.cameras[..., :2], radius], -1)
+    return images.unflatten(0, cameras.shape[:2]).to(device), cameras.to(device)
 
 
 def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> Tensor:
@@ -141,7 +157,7 @@ def losses(model: RelativePose, outputs: Outputs, cameras: Tensor, config: DictC
 
 
 @torch.no_grad()
-def validate(model: RelativePose, data: ToyViews, config: DictConfig, device: torch.device) -> list[float]:
+def validate(model: RelativePose, data: TrainingViews, config: DictConfig, device: torch.device) -> list[float]:
     """Loss, median azimuth and rotation error (°), accuracy at 30°, mean elevation (°) and radius error.
 
     The same view sets each time; pairs on their own, without global inference.
@@ -149,7 +165,7 @@ def validate(model: RelativePose, data: ToyViews, config: DictConfig, device: to
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     azimuth_errors, rotation_errors, elevation_errors, radius_errors, total = [], [], [], [], []
     for _ in range(max(1, config.validation_objects // config.objects)):
-        images, cameras = (part.to(device) for part in data.batch(rng, config.objects, config.views))
+        images, cameras = view_sets(data, rng, config, device)
         with devices.autocast(device):
             outputs = sets_forward(model, images, None, config, generator)
         total.append(losses(model, outputs, cameras, config).item())
@@ -198,7 +214,7 @@ class Run:
 
     def __init__(self, config: DictConfig, device: torch.device):
         self.config, self.device = config, device
-        self.model_config = ModelConfig(**config.model)
+        self.model_config = ModelConfig(**OmegaConf.to_container(config.model))
         self.model = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
         self.average = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
         self.average.load_state_dict(self.model.state_dict())
@@ -276,12 +292,12 @@ def train(config: DictConfig) -> None:
     run = Run(config, device)
     print(f"resumed at step {run.step}" if run.resume() else "from scratch", flush=True)
     run.folder.mkdir(parents=True, exist_ok=True)
-    data, held_out = (ToyViews(root_dir() / config.data, split) for split in ("train", "val"))
+    data, held_out = (TrainingViews(root_dir() / config.data, split) for split in ("train", "val"))
     rng = np.random.default_rng([config.seed, run.step])
     generator = torch.Generator().manual_seed(config.seed + run.step)
     recent, last_save, clock = [], run.seconds, time.monotonic()
     while run.seconds < 60 * config.max_minutes and run.step < config.max_steps:
-        images, cameras = data.batch(rng, config.objects, config.views)
+        images, cameras = view_sets(data, rng, config, torch.device("cpu"))
         shape = images.shape
         images = augment(images.flatten(0, 1), config.augment, generator).view(shape)
         recent.append(run.train_step(images.to(device), cameras.to(device), generator))

@@ -83,7 +83,7 @@ def check_picture(path: Path, opened: Image.Image) -> None:
         raise UserError(
             f"{path}: {opened.width}×{opened.height} pixels, at most {MAX_PIXELS // 10**6} million are read"
         )
-    if getattr(opened, "n_frames", 1) > 1 and opened.format in ("PNG", "WEBP"):
+    if getattr(opened, "n_frames", 1) > 1 and opened.format in ("PNG", "WEBP", "AVIF"):
         raise UserError(f"{path}: an animation, not a picture")
 
 

@@ -78,7 +78,7 @@ def test_no_python_is_one_line(tmp_path):
         text=True,
     )
     assert run.returncode == 1
-    assert run.stderr.startswith("error: no Python 3.10, 3.11 or 3.12")
+    assert run.stderr.startswith("error: no Python from 3.10 to 3.13")
     assert run.stderr.count("\n") == 1
     assert not (tmp_path / ".venv").exists()
 

@@ -128,6 +128,7 @@ def train(config: dict) -> None:
         return system
 
     system = halving(fitted, data.config.rays, "data.rays", device)
+    system.to(device)  # Lightning leaves it on the CPU, where 204 renders take minutes and some grids do not run
     with atomic_folder(scene.reconstruction) as folder:
         (work / "log").rename(folder / "log")
         shutil.rmtree(work)  # with the last preview, and what a kill has left of an earlier one
@@ -141,7 +142,7 @@ def train(config: dict) -> None:
         state |= {name: torch.tensor(value) for name, value in numbers.items()}
         save_tensors({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
         placed = placement.cameras(refined)
-        write_poses(folder / "poses.json", placed[None], [system.final_loss], refined=system.refined)
+        write_poses(folder / "poses.json", placed[None].cpu(), [system.final_loss], refined=system.refined)
         export(config, system, data, folder, placement)
     print(f"reconstruction: {scene.reconstruction}")
 
@@ -188,16 +189,18 @@ def export(
     """
     from threestudio.config import build
 
+    cameras = system.poses.cameras()
+
+    def photos(size: int) -> torch.Tensor:
+        return system.corrections.undo(data.images(size).to(cameras.device))
+
     if mesh:
         interchange = build(config["interchange"])
-        photos = system.corrections.undo(data.images(interchange.config.size))
-        cameras = system.poses.cameras()
-        surface = build(config["mesh"], system.renderer).write(folder, photos, cameras, placement)
-        interchange.write(folder, photos, placement.cameras(cameras), surface)
+        views = photos(interchange.config.size)
+        surface = build(config["mesh"], system.renderer).write(folder, views, cameras, placement)
+        interchange.write(folder, views.cpu(), placement.cameras(cameras).cpu(), surface)
     if pictures:
-        build(config["pictures"], system.renderer).write(
-            folder, system.corrections.undo(data.images(256)), system.poses.cameras()
-        )
+        build(config["pictures"], system.renderer).write(folder, photos(256), cameras)
 
 
 if __name__ == "__main__":

@@ -4,68 +4,18 @@ A backbone is a folder beside this file: a subclass of `DiffusionModel` and its 
 weights in a saved model's settings.json. `load_model` tells from a folder's files whose it is.
 """
 
-import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from sap3d.errors import UserError
-from sap3d.files import write_json
+from camerabooth.backbones.settings import Settings
 
 TRAIN_TIMESTEPS = 1000
-SETTINGS = "settings.json"
-Options = TypeVar("Options", bound="Settings")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a backbone is run and tuned. Each has defaults of its own; its folder holds what it was last run with."""
-
-    image_size: int  # pixels a side
-    knows_mask: bool  # false: it sees and makes colours alone; the alpha of its views is a guess
-    dtype: str  # of frozen weights and of the arithmetic; auto: bf16 autocast where that is fast
-    energy_of: str  # what errors judge poses: of the "clean" estimate, or of the "noise" where that is predicted
-    energy_timesteps: tuple[int, ...]  # at which they are taken
-    guidance_scale: float  # classifier-free, of distillation
-    contrast: float  # of the masks of views that stage 3 expects: a mean's silhouettes fade out
-    tuning: dict[str, Any] = field(default_factory=dict)  # for what is null in `tuning` of configs/sap3d.yaml
-    sampling: dict[str, Any] = field(default_factory=dict)  # likewise, in `novel_views`
-
-    def changed(self: Options, **changes: Any) -> Options:
-        """With what is not None in `changes`.
-
-        Raises:
-            UserError: this backbone has no such setting.
-        """
-        changes = {name: value for name, value in changes.items() if value is not None}
-        known = [each.name for each in fields(self)]
-        for name in changes:
-            if name not in known:
-                raise UserError(f"model.{name}: this backbone has no such setting (it has {', '.join(known)})")
-        return replace(self, **changes)
-
-    def save(self, folder: Path) -> None:
-        write_json(folder / SETTINGS, asdict(self))
-
-    def read(self: Options, folder: Path) -> Options:
-        """What a model's folder says, and of what it does not say, this.
-
-        Raises:
-            UserError: a damaged file.
-        """
-        path = folder / SETTINGS
-        if not path.exists():
-            return self
-        try:
-            found = json.loads(path.read_text())
-            return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in found.items()})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not settings of this backbone ({error})") from error
 
 
 @dataclass
@@ -144,6 +94,7 @@ class DiffusionModel(nn.Module):
 
     scheduler: DDIMScheduler
     settings: Settings
+    remembers = False  # whether `add_field` does anything: fitting voxels for it takes a while
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +108,11 @@ class DiffusionModel(nn.Module):
     def sampling(self) -> dict[str, Any]:
         """Options of `camerabooth.sampling.sample` that suit it."""
         return self.settings.sampling
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """Values of `tuning` (camerabooth/configs/sap3d.yaml) that suit it."""
+        return self.settings.tuning
 
     def prepare_tuning(self) -> None:
         """Make what is tuned trainable, and nothing else; by default everything is."""

@@ -2,24 +2,20 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from sap3d.errors import UserError
-from sap3d.files import find_below
+from sap3d.runs.options import weights_path
 
 
-def model_folder(config: DictConfig) -> Path:
-    """Folder of the model that tuning starts from; an original .ckpt is converted to one beside it.
+def model_folder(backbone: str, checkpoint: str | None = None) -> Path:
+    """Folder of a model that tuning starts from; an original .ckpt is fetched if it is missing, and converted.
 
     Args:
-        config: with `backbone`, `checkpoint` and `pretrained` (camerabooth/configs/sap3d.yaml).
+        checkpoint: a model's folder or an original .ckpt, absolute or below ROOT_DIR; None: the backbone's
+            (`pretrained` of camerabooth/configs/sap3d.yaml).
 
     Raises:
         UserError: no such backbone, no such checkpoint, or not Zero-1-to-3's.
     """
-    if config.backbone not in config.pretrained:
-        raise UserError(f"no backbone '{config.backbone}' (there are {', '.join(config.pretrained)})")
-    path = find_below(config.checkpoint or config.pretrained[config.backbone])
+    path = weights_path(backbone, checkpoint)
     if path.suffix != ".ckpt":
         return path
     from camerabooth.backbones.published.convert import converted  # transformers is slow to import

@@ -9,12 +9,14 @@ Jobs are kept in ROOT_DIR/demo/jobs and wait for each other; the address of a jo
 import argparse
 import html
 import json
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
 import bundle
+import drafts
 import gradio as gr
 import imageio.v3 as imageio
 import jobs as jb
@@ -25,6 +27,7 @@ from PIL import Image
 
 from sap3d.errors import UserError
 from sap3d.files import root_dir
+from sap3d.photos import network
 from sap3d.photos.import_photos import outlined
 from sap3d.photos.intake import Limits
 from sap3d.runs.jobs import GRACE
@@ -42,6 +45,8 @@ DOWNLOADS = ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4
 PRESET = "standard"
 LIMITS = Limits(photos=8, megabytes=30.0)
 OFFERED_WEIGHTS = jb.published_options()  # what run_pipeline.sh is told of the published weights
+# Gradio's own place for what is sent is all users' of a machine, and the first one's property.
+os.environ.setdefault("GRADIO_TEMP_DIR", str(root_dir() / "demo/uploads"))
 STYLE = """
 .stages { width: 100%; border-collapse: collapse; }
 .stages, .stages tr, .stages td { border: 0 !important; }
@@ -57,7 +62,9 @@ STYLE = """
 #previews .grid-container, #examples .grid-container { grid-template-rows: none; grid-auto-rows: auto; }
 #previews .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+#previews .caption-label { white-space: normal; max-width: 100%; font-size: .7rem; line-height: 1.2; }
 .problem { color: var(--error-text-color, #b91c1c); }
+.notice { opacity: .8; }
 """
 ADVICE = """<p>Three to five photos do well: all around the object, a little from above, on a plain background of
 another colour, the object whole in the picture and standing the same way in all of them. docs/CAPTURE.md shows good and
@@ -78,8 +85,7 @@ def status(job: Job | None, message: str = "") -> str:
     known = job.known
     state = known["state"]
     if state == "draft":
-        unclear = [f"{photo['name']}: {photo['problem']}." for photo in known["photos"] if photo["problem"]]
-        parts += [f'<p class="problem">{html.escape(sentence)}</p>' for sentence in unclear]
+        parts += [verdict(photo) for photo in known["photos"] if photo["problem"] or photo["notices"]]
         if known.get("example"):
             parts.append(f"<p>{known['example']}: its results are from an earlier run. Run computes them anew.</p>")
     if state == "queued":
@@ -91,6 +97,15 @@ def status(job: Job | None, message: str = "") -> str:
     if state in ("running", "done", "failed", "cancelled"):
         parts.append(stage_table(job, known))
     return "".join(parts)
+
+
+def verdict(photo: dict) -> str:
+    """What is to be said of a photo before it is used, as HTML."""
+    if photo["problem"]:
+        text = f"{photo['name']} will not do and is left out: {photo['problem']}. Click it to mend its outline."
+        return f'<p class="problem">{html.escape(text)}</p>'
+    sentences = (html.escape(f"{photo['name']}: {notice}.") for notice in photo["notices"])
+    return "".join(f'<p class="notice">{sentence}</p>' for sentence in sentences)
 
 
 def stage_table(job: Job, known: dict) -> str:
@@ -145,10 +160,10 @@ def preset_choices(views: int) -> list[tuple[str, str]]:
 
 
 def previews(job: Job | None) -> list[tuple]:
-    """Outlined photos, captioned where something is wrong."""
+    """Outlined photos, captioned with what is wrong."""
     photos = job.known["photos"] if job else []
     return [
-        (outlined(imageio.imread(job.cut(index))), "not clear" if photo["problem"] else None)
+        (outlined(imageio.imread(job.cut(index))), photo["problem"] or "; ".join(photo["notices"]) or None)
         for index, photo in enumerate(photos)
     ]
 
@@ -180,15 +195,16 @@ def show_results(folder: Path | None) -> list:
 
 
 def show_progress(job: Job | None, message: str = "") -> list:
-    """Values for status, picture, buttons and timer."""
+    """Values for status, picture, the three buttons and the timer."""
     state = job.known["state"] if job else ""
     busy = state in ("queued", "running")
     picture = jb.newest_picture(job) if state in ("running", "failed", "cancelled") else None
     return [
         status(job, message),
         gr.Image(str(picture) if picture else None, visible=picture is not None),
-        gr.Button(interactive=job is not None and not busy),
+        gr.Button(interactive=job is not None and not busy and bool(job.chosen)),
         gr.Button(visible=busy),
+        gr.Button(visible=job is not None and not busy),
         gr.Timer(active=busy),
     ]
 
@@ -204,7 +220,7 @@ def show_photos(job: Job | None) -> list:
         gr.Column(visible=False),
         None,
         0,
-        gr.Radio(preset_choices(len(photos) or 4), value=preset),
+        gr.Radio(preset_choices(len(job.chosen) if job and job.chosen else 4), value=preset),
     ]
 
 
@@ -226,12 +242,12 @@ def open_page(request: gr.Request) -> list:
 
 
 def upload(sent: list[str], identifier: str) -> list:
-    """Photos that were dropped become a new draft."""
-    paths = [Path(path) for path in sent or ()]
+    """Photos that were dropped become a new draft, together with those of a draft that is open."""
+    paths, before = [Path(path) for path in sent or ()], jb.find_job(JOBS, identifier)
+    draft = before if before and before.known["state"] == "draft" and not before.known.get("example") else None
     try:
-        job, refused = jb.create_job(JOBS, paths, LIMITS)
+        job, refused = drafts.create_job(JOBS, paths, LIMITS, draft)
     except UserError as error:
-        before = jb.find_job(JOBS, identifier)
         return [None, *show_job(before, f"{error}")]
     finally:
         for path in paths:
@@ -242,7 +258,7 @@ def upload(sent: list[str], identifier: str) -> list:
 def open_example(event: gr.SelectData) -> list:
     """An example's photos as a new draft, and the results that were computed before."""
     example = example_folders()[event.index]
-    job, _ = jb.create_job(JOBS, sorted((example / "photos").iterdir()), LIMITS)
+    job, _ = drafts.create_job(JOBS, sorted((example / "photos").iterdir()), LIMITS)
     job.note(example=example.name)
     return show_job(job)
 
@@ -281,7 +297,7 @@ def change(job: Job, index: int, kind: str, point: tuple[float, float] | None) -
     """Values for previews, editor's picture, progress and results after a change of a mask."""
     message = ""
     try:
-        jb.mark(job, index, kind, point)
+        drafts.mark(job, index, kind, point)
     except UserError as error:
         message = str(error)
     picture = outlined(imageio.imread(job.cut(index)))
@@ -327,7 +343,7 @@ def build() -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=2):
-                drop = gr.File(label="Photos (JPEG, PNG, WebP, HEIC, or one zip)", file_count="multiple", height=140,
+                drop = gr.File(label="Photos, or zips of photos", file_count="multiple", height=140,
                                elem_id="photos")  # fmt: skip
                 # As arrays: Gradio would keep a file by its content, where an upload of the same photo ends its life.
                 thumbnails = [(example_thumbnail(path), path.name) for path in example_folders()]
@@ -347,6 +363,7 @@ def build() -> gr.Blocks:
                 with gr.Row():
                     start = gr.Button("Run", variant="primary", interactive=False, elem_id="run")
                     cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
+                    anew = gr.Button("Other photos", visible=False, elem_id="anew")
             with gr.Column(scale=3):
                 told = gr.HTML(elem_id="status")
                 picture = gr.Image(show_label=False, interactive=False, visible=False, elem_id="live", buttons=[])
@@ -366,7 +383,7 @@ def build() -> gr.Blocks:
                         numbers = gr.HTML()
                         files = gr.File(show_label=False, file_count="multiple", interactive=False, elem_id="files")
         photos = [hint, gallery, editor, photo, chosen, preset]
-        progress = [told, picture, start, cancel, timer]
+        progress = [told, picture, start, cancel, anew, timer]
         outcome = [shown, folder, video, mesh, cameras, view, numbers, files]
         everything = [identifier, *photos, *progress, *outcome]
         page.load(open_page, None, everything)
@@ -377,10 +394,18 @@ def build() -> gr.Blocks:
         clear.click(clear_points, [identifier, chosen], [gallery, photo, *progress, *outcome])
         start.click(run, [identifier, preset], [*progress, *outcome])
         cancel.click(stop, identifier, progress)
+        anew.click(lambda: show_job(None), None, everything).then(None, identifier, None, js=ADDRESS)
         timer.tick(tick, identifier, [*progress, *outcome], show_progress="hidden")
         for slider in (azimuth, elevation):
             slider.change(turn, [folder, azimuth, elevation], view, show_progress="hidden")
     return page
+
+
+def bypass_proxies(host: str) -> None:
+    """Reach this server without a proxy that the environment names: Gradio asks it whether it is up."""
+    hosts = ["localhost", "127.0.0.1", "::1", host]
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), *hosts])
 
 
 def main() -> None:
@@ -401,6 +426,8 @@ def main() -> None:
     arguments = parser.parse_args()
     OFFERED_WEIGHTS = jb.published_options(arguments.checkpoint, arguments.pose_checkpoint)
     LIMITS = Limits(arguments.max_photos, arguments.max_mb)
+    bypass_proxies(arguments.host)
+    network.session()  # here its weights are fetched, not while a visitor waits
     JOBS.mkdir(parents=True, exist_ok=True)
     jb.remove_old(JOBS)
     workers = [jb.Worker(JOBS, arguments.device, OFFERED_WEIGHTS, arguments.options) for _ in range(arguments.workers)]

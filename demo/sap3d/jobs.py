@@ -2,7 +2,8 @@
 
     jobs/ID/job.json     state and choices
            /photos/      as they were sent: 000.jpg …
-           /cut/         000.png …: the foreground as alpha; what the pipeline reads
+           /cut/         000.png …: the foreground as alpha
+       /chosen/      those of them that will do; what the pipeline reads
            /root/        ROOT_DIR of its pipeline
            /run.log
            /results/     what the page shows and offers (bundle.py)
@@ -14,10 +15,8 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,17 +25,11 @@ from functools import wraps
 from pathlib import Path
 
 import bundle
-import imageio.v3 as imageio
-import numpy as np
 
 from sap3d.errors import UserError
 from sap3d.files import exclusive, find_below, write_json
-from sap3d.photos.grabcut import correct_mask
-from sap3d.photos.intake import Limits, find_photos
-from sap3d.photos.quality import notices, problem
-from sap3d.photos.reading import SUFFIXES, Photo, read_photo, read_photos
 from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
-from sap3d.runs.options import read_tree
+from sap3d.runs.options import read_tree, weights_path
 from sap3d.scene import Scene
 
 TYPE, OBJECT = "DEMO", "object"
@@ -66,15 +59,20 @@ class Job:
 
     @property
     def known(self) -> dict:
-        """state, preset, photos (`entry` of each), error, example (its name) and more."""
+        """state, preset, photos (drafts.py), error, example (its name) and more."""
         return json.loads((self.folder / "job.json").read_text())
 
     def note(self, **changes: object) -> None:
         write_json(self.folder / "job.json", self.known | changes)
 
     @property
+    def chosen(self) -> list[int]:
+        """Indices of the photos that will do."""
+        return [index for index, photo in enumerate(self.known["photos"]) if not photo["problem"]]
+
+    @property
     def scene(self) -> Scene:
-        return Scene(TYPE, OBJECT, len(self.known["photos"]), self.folder / "root")
+        return Scene(TYPE, OBJECT, len(self.chosen), self.folder / "root")
 
     @property
     def log(self) -> Path:
@@ -96,40 +94,6 @@ def find_job(jobs: Path, identifier: str | None) -> Job | None:
     return Job(jobs / identifier)
 
 
-def create_job(jobs: Path, sent: list[Path], limits: Limits) -> tuple[Job, list[str]]:
-    """A draft from what a visitor sent, with the photos' foregrounds, and a sentence on each file that was refused.
-
-    Raises:
-        UserError: nothing usable, or too much was sent; no job is left behind.
-    """
-    job = Job(jobs / secrets.token_hex(16))
-    for name in ("photos", "cut"):
-        (job.folder / name).mkdir(parents=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
-            found, refused = find_photos(sent, Path(scratch), limits)
-            photos, unread = read_photos(found)
-            refused += unread
-            if not photos:
-                raise UserError("; ".join(refused) or "no photos in it")
-            for index, photo in enumerate(photos):
-                # Nothing of a name that was sent becomes a path, and the suffix is the content's.
-                shutil.copyfile(photo.path, job.folder / "photos" / f"{index:03d}{SUFFIXES[photo.kind]}")
-                imageio.imwrite(job.cut(index), photo.rgba)
-    except BaseException:
-        shutil.rmtree(job.folder)
-        raise
-    known = {"state": "draft", "created": time.time(), "photos": [entry(photo) for photo in photos]}
-    write_json(job.folder / "job.json", known)
-    return job, refused
-
-
-def entry(photo: Photo) -> dict:
-    """What a job knows of a photo."""
-    return {"name": photo.name, "method": photo.method, "problem": photo.problem, "notices": photo.notices, "keep": [],
-            "remove": []}  # fmt: skip
-
-
 def one_at_a_time(change: Callable[..., None]) -> Callable[..., None]:
     """Make a change of a job wait for others, from its look at the job's state to its note of the new one."""
 
@@ -142,53 +106,21 @@ def one_at_a_time(change: Callable[..., None]) -> Callable[..., None]:
 
 
 @one_at_a_time
-def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> None:
-    """Cut a photo's foreground anew with one more point to keep or to remove; without a point, as it was at first.
-
-    Args:
-        kind: "keep" or "remove".
-        point: (x, y) in shares of width and height.
-
-    Raises:
-        UserError: the job waits or runs.
-    """
-    if job.known["state"] in ("queued", "running"):
-        raise UserError("this job runs: cancel it before you change its photos")
-    for made_of_other_photos in (job.folder / "root", job.results):
-        shutil.rmtree(made_of_other_photos, ignore_errors=True)
-    photos = job.known["photos"]
-    photo = photos[index]
-    first = read_photo(sorted((job.folder / "photos").iterdir())[index], photo["name"])
-    rgba = first.rgba
-    if point is None:
-        photo |= entry(first)
-    else:
-        photo[kind].append(point)
-        keep, remove = (np.array(photo[name]).reshape(-1, 2) for name in ("keep", "remove"))
-        rgba[..., 3] = correct_mask(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], keep, remove)
-        # A person has looked at it: whether colours look alike is no longer asked.
-        photo |= {"method": "marked", "problem": problem(rgba, "marked"), "notices": notices(rgba, "marked")}
-    imageio.imwrite(job.cut(index), rgba)
-    job.note(photos=photos, state="draft", example="")  # whose results were of its own outlines
-
-
-@one_at_a_time
 def submit(job: Job, preset: str) -> None:
-    """Queue a job, whatever became of it before.
+    """Queue a job, whatever became of it before, with the photos that will do.
 
     Raises:
-        UserError: a photo without a clear object, or the job waits or runs already.
+        UserError: none will, or the job waits or runs already.
     """
     known = job.known
     if known["state"] in ("queued", "running"):
         raise UserError("this job runs already")
-    bad = [f"{photo['name']}: {photo['problem']}" for photo in known["photos"] if photo["problem"]]
-    if bad:
-        raise UserError(f"{'; '.join(bad)}. Click a photo to mend its outline, or send others")
+    if not job.chosen:
+        raise UserError("no photo will do: click one to mend its outline, or send others")
     if preset not in SECONDS:
         raise UserError(f"no preset '{preset}'")
     (job.folder / "cancel").unlink(missing_ok=True)
-    expected = expected_seconds(job.folder.parent, preset, len(known["photos"]))
+    expected = expected_seconds(job.folder.parent, preset, len(job.chosen))
     job.note(state="queued", preset=preset, queued=time.time(), expected=expected, error="")
 
 
@@ -216,7 +148,7 @@ def expected_seconds(jobs: Path, preset: str, views: int) -> list[float]:
     done = [(known["queued"], known, job) for job in all_jobs(jobs) if (known := job.known)["state"] == "done"]
     if not done:
         return list(SECONDS[preset])
-    alike = [entry for entry in done if entry[1]["preset"] == preset and len(entry[1]["photos"]) == views]
+    alike = [entry for entry in done if entry[1]["preset"] == preset and len(entry[2].chosen) == views]
     _, known, last = max(alike or done, key=lambda entry: entry[0])
     seconds = json.loads((last.results / "results.json").read_text())["seconds"]
     if alike:
@@ -292,8 +224,13 @@ class Worker(threading.Thread):
         if job.known["state"] not in ("queued", "running"):
             return  # another worker was faster
         known, environment = job.known, os.environ | {"ROOT_DIR": str(job.folder / "root"), "PYTHONUNBUFFERED": "1"}
-        command = ["sh", str(REPOSITORY / "run_pipeline.sh"), TYPE, OBJECT, str(len(known["photos"])), self.device]
-        command += ["--input", str(job.folder / "cut")]
+        photos = job.folder / "chosen"
+        shutil.rmtree(photos, ignore_errors=True)
+        photos.mkdir()
+        for index in job.chosen:
+            shutil.copyfile(job.cut(index), photos / job.cut(index).name)
+        command = ["sh", str(REPOSITORY / "run_pipeline.sh"), TYPE, OBJECT, str(len(job.chosen)), self.device]
+        command += ["--input", str(photos)]
         command += self.published if known["preset"] == PUBLISHED else ["--preset", known["preset"]]
         command += self.options
         job.note(state="running", started=time.time(), ended=None)
@@ -326,8 +263,8 @@ def published_options(checkpoint: str | None = None, pose_checkpoint: str | None
     Args:
         checkpoint, pose_checkpoint: absolute or below this process's ROOT_DIR; None: where they are looked for.
     """
-    tree = read_tree([], "cpu")
-    found = find_below(checkpoint or tree.pretrained.published), find_below(pose_checkpoint or tree.poses.checkpoint)
+    pose_default = read_tree([], "cpu").poses.checkpoint
+    found = weights_path("published", checkpoint), find_below(pose_checkpoint or pose_default)
     if not (found[0].exists() or found[0].with_suffix("").exists()) or not found[1].exists():
         return []
     # Jobs have ROOT_DIRs of their own.

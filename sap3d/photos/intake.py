@@ -42,12 +42,13 @@ class Found:
     within: str = ""  # the folder that it was sent in
 
 
-def find_photos(sent: list[Path], scratch: Path, limits: Limits) -> tuple[list[Found], list[str]]:
+def find_photos(sent: list[Path], scratch: Path, limits: Limits, already: int = 0) -> tuple[list[Found], list[str]]:
     """The files among what was sent that may be photos, in the natural order of their names.
 
     Args:
         sent: files, folders (of which only the files in them count) and zips.
         scratch: an empty folder for what is unpacked.
+        already: how many there are that count towards the limit.
 
     Returns:
         The files, and a sentence on each that was refused.
@@ -69,12 +70,12 @@ def find_photos(sent: list[Path], scratch: Path, limits: Limits) -> tuple[list[F
     files = [file for file in files if not is_junk(file.name)]
     for path in archives:
         try:
-            files += unpack(path, scratch, limits, len(files), refused)
+            files += unpack(path, scratch, limits, already + len(files), refused)
         except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk, not of the zip
             refused.append(f"{shown(path.name)}: not a readable zip")
-    check_count(len(files), limits)
+    check_count(already + len(files), limits)
     for file in [file for file in files if file.path.stat().st_size > limits.bytes]:
         refused.append(f"{file.name}: larger than {limits.megabytes:g} MB")
         files.remove(file)

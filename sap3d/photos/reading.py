@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +25,8 @@ THINNEST = 16  # pixels of the shorter side then
 FILM_DIAGONAL = 43.27  # of 35 mm film, in mm: EXIF's equivalent focal length refers to it
 FOCAL_LENGTHS = (4.0, 2000.0)  # of lenses for photos, as on 35 mm film, in mm
 MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}  # PIL's, of ICC's colour spaces
-# Two files of one shot: no cell of 32×32 differs by more, of 255. Codecs and resizing stay below.
-THUMBNAIL, SAME_SHOT = 32, 10
+# Two files of one shot: no cell of 8×8 differs by more, of 255. Codecs and resizing stay below.
+THUMBNAIL, SAME_SHOT = 8, 7
 
 
 @dataclass
@@ -154,8 +155,8 @@ def focal_length(value: object) -> float | None:
     return None
 
 
-def read_photos(found: list[Found]) -> tuple[list[Photo], list[str]]:
-    """Photos in the order of `found`, and a sentence on each file that is none or shows what an earlier one does."""
+def read_photos(found: Iterable[Found], before: Sequence[Photo] = ()) -> tuple[list[Photo], list[str]]:
+    """Photos in the order of `found`, and a sentence on each file that is none, or is one of these or those before."""
     photos, refused = [], []
     for file in found:
         try:
@@ -163,7 +164,7 @@ def read_photos(found: list[Found]) -> tuple[list[Photo], list[str]]:
         except (UserError, OSError) as error:
             refused.append(f"{file.name}: {error.strerror}" if isinstance(error, OSError) else str(error))
             continue
-        twin = next((earlier for earlier in photos if same_shot(earlier, photo)), None)
+        twin = next((earlier for earlier in (*before, *photos) if same_shot(earlier, photo)), None)
         if twin:
             refused.append(f"{photo.name}: the same picture as {twin.name}")
         else:

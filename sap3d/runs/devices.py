@@ -88,7 +88,7 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products are faster than fp32: CUDA since Ampere, x86 with AVX-512 bf16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends.cpu, "get_cpu_capability") else ""
     return "AVX512" in capabilities and _cpu_flag("avx512_bf16")
 

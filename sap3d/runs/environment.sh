@@ -12,7 +12,7 @@ fail() {
 
 supported() {
     # pyenv's shims exist for versions that are not there, so a candidate is run.
-    "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+    "$1" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 }
 
 # fail MESSAGE with what a command has said, $said; a full disk is named in its stead.
@@ -27,13 +27,13 @@ fail_with() {
 }
 
 find_python() {
-    for candidate in python3 python3.12 python3.11 python3.10 python; do
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
         if supported "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    fail "no Python 3.10, 3.11 or 3.12 with the venv module on PATH: install one (docs/INSTALL.md)"
+    fail "no Python from 3.10 to 3.13 with the venv module on PATH: install one (docs/INSTALL.md)"
 }
 
 make_venv() {

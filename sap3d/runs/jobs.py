@@ -68,7 +68,7 @@ class Job:
             results = json.loads((self.folder / "results.json").read_text())
         except (OSError, ValueError):
             return None
-        same = results.get("seed") == seed and results.get("options", []) == list(self.options)
+        same = results.get("seed") == seed and sorted(results.get("options", [])) == sorted(self.options)
         return results if same else None
 
     def is_done(self, seed: int) -> bool:

@@ -11,13 +11,14 @@ reads what is its own; its own keys it also takes without the stage's name.
 import argparse
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sap3d.errors import UserError
-from sap3d.files import REPOSITORY
+from sap3d.files import REPOSITORY, find_below
 from sap3d.scene import Scene, check_views
 
 PRESETS = ("fast", "standard", "best", "gpu")
@@ -165,6 +166,22 @@ def stage_config(stage: str, tree: DictConfig) -> dict:
         return {stage: OmegaConf.to_container(tree[stage])}
     others = {name for name in STAGES if name != "tuning"}
     return {name: value for name, value in OmegaConf.to_container(tree).items() if name not in others}
+
+
+def weights_path(backbone: str, checkpoint: str | None = None) -> Path:
+    """Where a model that tuning starts from is, or was converted to, or will be.
+
+    Args:
+        checkpoint: its folder or .ckpt; None: where the backbone's are looked for.
+
+    Raises:
+        UserError: no such backbone.
+    """
+    pretrained = read_block(ROOT).pretrained
+    if backbone not in pretrained:
+        raise UserError(f"no backbone '{backbone}' (there are {', '.join(pretrained)})")
+    paths = [find_below(path) for path in ([checkpoint] if checkpoint else pretrained[backbone])]
+    return next((path for path in paths if path.exists() or path.with_suffix("").exists()), paths[-1])
 
 
 def filled(config: DictConfig, defaults: dict) -> DictConfig:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import REPOSITORY, digest, find_below, write_json
-from sap3d.runs.options import read_tree, split_words, stage_config
+from sap3d.runs.options import read_tree, split_words, stage_config, weights_path
 from sap3d.scene import Scene, check_views, image_paths
 
 LOCK_DESCRIPTOR = 9  # run_pipeline.sh's
@@ -53,13 +53,15 @@ def declare(scene: Scene, tree: DictConfig) -> dict[str, Stage]:
     pose_weights = model_files(find_below(tree.poses.weights))
     if tree.poses.backbone == "published":
         pose_weights.append(find_below(tree.poses.checkpoint))
-    weights = model_files(find_below(tree.checkpoint or tree.pretrained.get(tree.backbone, "")))
+    weights, judge = (
+        model_files(weights_path(block.backbone, block.checkpoint)) for block in (tree, tree.poses.diffusion)
+    )
     return {
         # Its programs find out by themselves whether there is anything to do, so it is never called up to date.
         "data": Stage([], [scene.train / "images"]),
         "poses": Stage(
             # Whether import has framed the photos decides where the object's middle may be.
-            [*photos, scene.photo_record, *pose_weights, *weights],
+            [*photos, scene.photo_record, *pose_weights, *judge],
             [scene.initial_poses],
         ),
         "tuning": Stage(

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -30,6 +31,51 @@ class Fingerprint(Callback):
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         checkpoint["fingerprint"] = self.fingerprint
+
+
+class TrainedAverage(Callback):
+    """Exponential average of what is trained, and of nothing else: validation sees it, and it is left at the end.
+
+    What is frozen, of a large model nearly everything, is not copied, as Lightning's own would.
+    """
+
+    def __init__(self, decay: float):
+        self.decay, self.average = decay, None
+
+    def on_train_start(self, trainer, module) -> None:
+        if self.average is None:
+            self.average = [parameter.detach().clone() for parameter in self._trained(module)]
+        self.average = [mean.to(module.device) for mean in self.average]
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        share = 1 - self.decay if trainer.global_step > 1 else 1.0
+        for mean, parameter in zip(self.average, self._trained(module)):
+            mean.lerp_(parameter.detach(), share)
+
+    def on_validation_start(self, trainer, module) -> None:
+        self._swap(module)
+
+    def on_validation_end(self, trainer, module) -> None:
+        self._swap(module)
+
+    def on_train_end(self, trainer, module) -> None:
+        self._swap(module)
+
+    def state_dict(self) -> dict:
+        return {"average": self.average}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.average = state["average"]
+
+    def _trained(self, module: pl.LightningModule) -> list[Tensor]:
+        return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def _swap(self, module: pl.LightningModule) -> None:
+        for mean, parameter in zip(self.average, self._trained(module)):
+            held = parameter.clone()
+            parameter.copy_(mean)
+            mean.copy_(held)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -60,6 +106,7 @@ def fit(
     callbacks: tuple[Callback, ...] = (),
     log_every: int = 5,
     validate_every: int | None = None,
+    scaled: bool = False,
 ) -> None:
     """Train `module`, whose batches are nothing but the numbers of the steps; its training_step must draw by them.
 
@@ -70,6 +117,7 @@ def fit(
         folder: of the checkpoint and the logs (log/from_step_N, CSV and TensorBoard).
         run: fingerprint; the checkpoint of another run is not resumed.
         validate_every: steps; the module's validation_step then gets one batch.
+        scaled: float16 arithmetic, whose gradients must be scaled: below 6e-8 they are zero.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for hint in ("pytorch_lightning", "lightning_fabric"):  # about hardware, loaders and existing folders
@@ -87,7 +135,7 @@ def fit(
         max_epochs=1,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if device.type == "cuda" else 1,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *([MixedPrecision("16-mixed", device.type)] if scaled else [])],
         logger=[CSVLogger(**logs), TensorBoardLogger(**logs)],
         log_every_n_steps=log_every,
         callbacks=[

@@ -6,7 +6,9 @@ import torch
 from omegaconf import OmegaConf
 
 from camerabooth import pretrain
+from camerabooth.backbones.embedded.model import Reconstructor
 from dataset import training_views as tv
+from sap3d.errors import UserError
 
 TINY = {
     "encoder_widths": [8, 8, 16],
@@ -44,11 +46,27 @@ def test_a_killed_run_goes_on_from_its_checkpoint(root, tmp_path, monkeypatch):
     assert (first.step, second.step, second.objects) == (2, 3, 6)
     assert second.minutes > first.minutes
     assert any(not torch.equal(second.average[name], value) for name, value in first.average.items())
-    assert {moments["steps"] for moments in second.optimizer.state.values() if "steps" in moments} == {3}
+    assert {int(moments["step"]) for moments in second.optimizer.state.values()} == {3}
     resumed = pretrain.Trainer(config)
     resumed.load()
     states = zip(second.optimizer.state.values(), resumed.optimizer.state.values(), strict=True)
-    assert all(torch.equal(a["velocity"], b["velocity"]) for a, b in states if "velocity" in a)
+    assert all(torch.equal(a["exp_avg"], b["exp_avg"]) for a, b in states)
+
+
+def test_exported_weights_are_where_another_run_begins(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    trainer = pretrain.Trainer(settings(output=str(tmp_path)))
+    trainer.averaged_model().save_pretrained(tmp_path / "exported")
+    other = pretrain.Trainer(settings(output=str(tmp_path / "other"), start=str(tmp_path / "exported"), seed=1))
+    before = next(iter(other.model.state_dict().values())).clone()
+    other.load()
+    for (name, value), average in zip(other.model.state_dict().items(), other.average.values(), strict=True):
+        torch.testing.assert_close(value, trainer.average[name], atol=1e-3, rtol=1e-3)
+        assert torch.equal(value, average)
+    assert not torch.equal(before, next(iter(other.model.state_dict().values())))
+    (tmp_path / "exported/model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="exported: not a model of ours"):
+        Reconstructor.from_pretrained(tmp_path / "exported")
 
 
 def test_the_loss_falls_on_one_batch(root, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -13,11 +12,10 @@ from camerabooth.evaluate import psnr
 from camerabooth.instance_field import InstanceField
 from camerabooth.sampling import sample
 from dataset.render import Renderer
-from dataset.toy_views import ToyViews, white_composite
 from dataset.toys import make_toy
+from dataset.training_views import white_composite
 from sap3d.cameras.maths import wrap_angle
 from sap3d.cameras.poses import PoseTable
-from sap3d.errors import UserError
 from sap3d.field.synthesis import Level
 from sap3d.runs import training
 from sap3d.runs.devices import seed_everything
@@ -274,37 +272,6 @@ def test_only_a_clear_drop_counts():
     assert not tuning.clearly_lower(errors - 0.01, than=torch.ones_like(errors) + noise.mean() * 0.1)
     assert tuning.clearly_lower(errors - 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
     assert not tuning.clearly_lower(errors + 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
-
-
-def make_shards(folder, count=3):
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for shard in range(count):
-        np.save(folder / f"{shard:05d}_images.npy", rng.integers(0, 256, (4, 16, 64, 64, 4), dtype=np.uint8))
-        cameras = np.stack([rng.uniform(-0.5, 0.8, (4, 16)), rng.uniform(-3, 3, (4, 16)), np.full((4, 16), 1.8)], -1)
-        np.save(folder / f"{shard:05d}_cameras.npy", cameras.astype(np.float32))
-
-
-def test_toy_views_come_from_their_split_and_half(tmp_path):
-    make_shards(tmp_path / "views")
-    train, val = (ToyViews(tmp_path / "views", split) for split in ("train", "val"))
-    assert len(train.shards) == 2 and len(val.shards) == 1
-    _, cameras = train.batch(np.random.default_rng(0), objects=6, views=3, targets=4)
-    stored = np.concatenate([cameras for _, cameras in train.shards.values()])
-    for views in cameras.numpy():
-        source = [np.argwhere(stored[..., 1] == azimuth) for azimuth in views[:, 1]]
-        objects, slots = np.concatenate(source).T
-        assert len(set(objects)) == 1 and len(set(slots)) == 7
-        assert (slots[:3] < 8).all()
-    with pytest.raises(UserError, match="no train shards"):
-        ToyViews(tmp_path / "nowhere", "train")
-
-
-def test_white_composite():
-    rgba = torch.tensor([[[[255, 0, 0, 255], [255, 0, 0, 0]]]], dtype=torch.uint8)
-    image = white_composite(rgba)[0]
-    assert image[:, 0, 0].tolist() == [1, 0, 0, 1]
-    assert image[:, 0, 1].tolist() == [1, 1, 1, 0]
 
 
 def test_the_nearest_objects_of_the_pool_are_found_and_remembered(tmp_path, monkeypatch):

@@ -96,3 +96,10 @@ def test_photo_errors_change_half_of_the_objects_and_keep_the_ground_white():
     assert set(alpha.flatten().int().tolist()) == {36, 64, 100}  # 6 × 6, as it was, 10 × 10 pixels
     empty = changed[:, :, 3:] == 0
     assert (changed[:, :, :3][empty.expand(-1, -1, 3, -1, -1)] == 1).all()
+
+
+def test_white_composite():
+    rgba = torch.tensor([[[[255, 0, 0, 255], [255, 0, 0, 0]]]], dtype=torch.uint8)
+    image = tv.white_composite(rgba)[0]
+    assert image[:, 0, 0].tolist() == [1, 0, 0, 1]
+    assert image[:, 0, 1].tolist() == [1, 1, 1, 0]

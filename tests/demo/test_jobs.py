@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 
+import drafts
 import imageio.v3 as imageio
 import jobs as jb
 import numpy as np
@@ -50,12 +51,12 @@ def start(folder, stand_in):
 
 
 def draft(folder, tmp_path, count: int = 4, name: str = "sent", back=(70, 90, 160)) -> jb.Job:
-    return jb.create_job(folder, write_photos(tmp_path / name, count, back), Limits())[0]
+    return drafts.create_job(folder, write_photos(tmp_path / name, count, back), Limits())[0]
 
 
 def test_a_draft_has_its_photos_cut_out(folder, tmp_path):
     (tmp_path / "page.png").write_text("<html>")
-    job, refused = jb.create_job(folder, [*write_photos(tmp_path / "sent", 2), tmp_path / "page.png"], Limits())
+    job, refused = drafts.create_job(folder, [*write_photos(tmp_path / "sent", 2), tmp_path / "page.png"], Limits())
     assert [photo["name"] for photo in job.known["photos"]] == ["0.jpg", "1.jpg"]
     assert len(refused) == 1 and job.known["state"] == "draft"
     alpha = imageio.imread(job.cut(1))[..., 3] > 127
@@ -73,7 +74,7 @@ def test_only_identifiers_of_jobs_are_jobs(folder, identifier):
 def test_nothing_is_left_of_a_draft_without_photos(folder, tmp_path):
     (tmp_path / "page.png").write_text("<html>")
     with pytest.raises(UserError, match="page.png: not a JPEG"):
-        jb.create_job(folder, [tmp_path / "page.png"], Limits())
+        drafts.create_job(folder, [tmp_path / "page.png"], Limits())
     assert not any(folder.iterdir())
 
 
@@ -83,7 +84,7 @@ def test_marked_points_are_kept_and_removed_and_forgotten(folder, tmp_path):
     disc = (y - 40) ** 2 + (x - 165) ** 2 < 18**2
     rgb = np.where(disc[..., None], (40, 170, 60), picture()).astype(np.uint8)
     imageio.imwrite(tmp_path / "a.png", rgb)
-    job, _ = jb.create_job(folder, [tmp_path / "a.png"], Limits())
+    job, _ = drafts.create_job(folder, [tmp_path / "a.png"], Limits())
     (job.folder / "root").mkdir()
 
     def share(part) -> float:
@@ -91,11 +92,11 @@ def test_marked_points_are_kept_and_removed_and_forgotten(folder, tmp_path):
 
     before = share(disc)
     assert before < 0.1 and share((y - 100) ** 2 + (x - 100) ** 2 < 20**2) == 1
-    jb.mark(job, 0, "keep", (165 / 200, 40 / 200))
+    drafts.mark(job, 0, "keep", (165 / 200, 40 / 200))
     assert share(disc) > 0.9 and job.known["photos"][0]["method"] == "marked"
     assert not (job.folder / "root").exists()  # what was made of the other mask
-    jb.mark(job, 0, "remove", (165 / 200, 30 / 200))
-    jb.mark(job, 0, "keep", None)
+    drafts.mark(job, 0, "remove", (165 / 200, 30 / 200))
+    drafts.mark(job, 0, "keep", None)
     assert share(disc) == before and job.known["photos"][0]["keep"] == []
 
 
@@ -125,10 +126,37 @@ def test_a_job_is_queued_with_the_point_that_was_being_marked(folder, tmp_path, 
 
 def test_a_job_with_an_unclear_photo_is_not_queued(folder, tmp_path):
     imageio.imwrite(tmp_path / "plain.png", np.full((200, 200, 3), 120, np.uint8))
-    job, _ = jb.create_job(folder, [tmp_path / "plain.png"], Limits())
-    with pytest.raises(UserError, match="plain.png: no clear object"):
+    job, _ = drafts.create_job(folder, [tmp_path / "plain.png"], Limits())
+    assert job.known["photos"][0]["problem"] == "no clear object in it"
+    with pytest.raises(UserError, match="no photo will do"):
         jb.submit(job, "fast")
     assert job.known["state"] == "draft"
+
+
+def test_photos_that_will_not_do_are_left_out_of_the_run(folder, tmp_path, start):
+    paths = write_photos(tmp_path / "sent", 3)
+    imageio.imwrite(paths[0], np.full((200, 200, 3), 120, np.uint8))
+    job, _ = drafts.create_job(folder, paths, Limits())
+    assert job.chosen == [1, 2] and job.scene.views == 2
+    jb.submit(job, "fast")
+    (job.folder / "photos/000.jpg").unlink()  # a copy of what is used is all that the pipeline sees
+    start()
+    wait_for(lambda: job.known["state"] in ("done", "failed"))
+    assert sorted(path.name for path in (job.folder / "chosen").iterdir()) == ["001.png", "002.png"]
+
+
+def test_photos_are_added_to_a_draft_in_the_order_of_their_names(folder, tmp_path):
+    first, second, third = write_photos(tmp_path / "sent", 3)
+    job, _ = drafts.create_job(folder, [first, third], Limits())
+    drafts.mark(job, 1, "keep", (0.5, 0.5))
+    marked = imageio.imread(job.cut(1))
+    (tmp_path / "twin.jpg").write_bytes(first.read_bytes())
+    more, refused = drafts.create_job(folder, [second, tmp_path / "twin.jpg"], Limits(), job)
+    assert [photo["name"] for photo in more.known["photos"]] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert more.known["photos"][2]["keep"] == [[0.5, 0.5]] and np.array_equal(imageio.imread(more.cut(2)), marked)
+    assert refused == ["twin.jpg: the same picture as 0.jpg"]
+    with pytest.raises(UserError, match="3 files, but at most 2"):
+        drafts.create_job(folder, [second], Limits(photos=2), job)
 
 
 def test_jobs_run_in_order_each_with_its_own_files(folder, tmp_path, start):
@@ -180,7 +208,7 @@ def test_a_cancelled_pipeline_ends_with_its_children(folder, tmp_path, start, mo
     start()
     wait_for(lambda: job.known["state"] == "running" and jb.stages(job))
     with pytest.raises(UserError, match="cancel it"):
-        jb.mark(job, 0, "keep", (0.5, 0.5))
+        drafts.mark(job, 0, "keep", (0.5, 0.5))
     for each in (waiting, job):
         jb.cancel(each)
     wait_for(lambda: {job.known["state"], waiting.known["state"]} == {"cancelled"})

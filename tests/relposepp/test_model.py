@@ -1,13 +1,14 @@
 import argparse
 import copy
 import math
+from types import SimpleNamespace
 
 import imageio.v3 as imageio
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dataset import training_views
 from relposepp import decide, train
 from relposepp.decide import estimate
 from relposepp.infer import (
@@ -20,6 +21,7 @@ from relposepp.infer import (
 from relposepp.model import OUTLIERS, ModelConfig, RelativePose, load_model, save_model
 from relposepp.plot import write_plot
 from relposepp.proposals import propose, uninformed
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 
 TINY = {"features": 4, "depth_bins": 4, "rings": 2, "levels": 4, "sectors": 12, "width": 8, "blocks": 1, "groups": 2,
@@ -138,15 +140,10 @@ def test_flags_override_the_config():
 
 def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    rng = np.random.default_rng(0)
+    monkeypatch.setattr(training_views, "OBJECTS_PER_SHARD", 2)
     for shard in range(2):
-        cameras = np.stack(
-            [rng.uniform(0, 0.8, (4, 16)), rng.uniform(-3, 3, (4, 16)), rng.uniform(1.5, 2, (4, 16))], -1
-        )
-        (tmp_path / "toys").mkdir(exist_ok=True)
-        np.save(tmp_path / f"toys/{shard:05d}_cameras.npy", cameras.astype(np.float32))
-        np.save(tmp_path / f"toys/{shard:05d}_images.npy", rng.integers(0, 256, (4, 16, 64, 64, 4), dtype=np.uint8))
-    settings = {"data": "toys", "run": "run", "weights": "weights", "objects": 2, "views": 3, "max_steps": 2,
+        training_views.render_shard(tmp_path / "views/toys", "toys", shard)
+    settings = {"data": "views", "run": "run", "weights": "weights", "objects": 2, "views": 3, "max_steps": 2,
                 "validation_objects": 2, "model": TINY}  # fmt: skip
     config = OmegaConf.merge(OmegaConf.load(train.CONFIG), settings)
     train.train(config)
@@ -157,7 +154,18 @@ def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):
     curve = (tmp_path / "run/curve.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in curve] == ["step", "2", "3"]
     assert all(math.isfinite(float(value)) for value in curve[-1].split(","))
-    load_model(tmp_path / "weights", torch.device("cpu"))
+    trained = load_model(tmp_path / "weights", torch.device("cpu"))
+    assert trained.elevations[[0, -1]].rad2deg().tolist() == pytest.approx([-25, 90])
+
+
+def test_radii_are_those_of_the_usual_field_of_view(monkeypatch):
+    cameras = torch.tensor([[[0.1, 0.2, 1.8, 0, 0, 0.1, cam.FIELD_OF_VIEW], [0.1, 0.2, 3.6, 0, 0, 0, 0.0]]])
+    cameras[0, 1, 6] = 2 * math.atan(cam.TAN_HALF_FOV / 2)  # twice as far at half the opening
+    batch = training_views.Batch(torch.rand(1, 2, 4, 128, 128), cameras, torch.empty(1, 0, 64, 64))
+    data = SimpleNamespace(batch=lambda *_: batch)
+    images, known = train.view_sets(data, None, OmegaConf.load(train.CONFIG), torch.device("cpu"))
+    assert images.shape == (1, 2, 4, 64, 64)
+    torch.testing.assert_close(known[..., 2], torch.tensor([[1.8, 1.8]]))
 
 
 def test_a_wrong_elevation_is_trained_against(model):

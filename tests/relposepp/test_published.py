@@ -118,12 +118,17 @@ def test_crops_and_their_parameters():
     crops, parameters = crop_views(views)
     assert crops.shape == (2, 3, 224, 224)
     assert torch.allclose(parameters[0], torch.tensor([-0.2, 0.2, 0.92]))
-    white, grey, black = ((value - 0.485) / 0.229 for value in (1.0, 0.2, 0.0))
+    white, grey = ((value - 0.485) / 0.229 for value in (1.0, 0.2))
     column = crops[0, 0, :, 112]
     assert column[:50].sub(white).abs().max() < 1e-4 and abs(column[112] - grey) < 1e-4
     inside = (column < (white + grey) / 2).nonzero()
     assert abs(len(inside) - 224 * 20 / 46) < 3 and abs(inside.float().mean() - 112) < 2
-    assert abs(parameters[1, 2] - 2.3) < 1e-5 and abs(crops[1, 0, 2, 112] - black) < 1e-4  # beyond the image
+    views[1, :3] = 0.2
+    crops, parameters = crop_views(views)
+    assert abs(parameters[1, 2] - 2.3) < 1e-5 and abs(crops[1, 0, 2, 112] - white) < 1e-4  # beyond the image
+    assert abs(crops[1, 0, 112, 112] - grey) < 1e-4
+    views[0, 3, 30:50, 40:80], views[0, 3, 35:45, 50:70] = 0.35, 1.0  # what is half seen at its rim is no foreground
+    assert torch.allclose(crop_views(views)[1][0, 2], torch.tensor(2 * 23 / 100))
     views[1, 3] = 0
     with pytest.raises(UserError, match="view 1"):
         crop_views(views)
@@ -153,9 +158,9 @@ def peaked_energies(truth: torch.Tensor, outlier: tuple[int, int, torch.Tensor] 
     """Energies that fall with the angle from the true relative rotations [N, 3, 3], but for one pair that is wrong."""
 
     def energies(i: int, j: int, rotations: torch.Tensor) -> torch.Tensor:
-        assert i != j
+        assert i < j  # the other order's rotations are transposed, as in training
         if outlier and (i, j) == outlier[:2]:  # sure of itself, so it enters the tree
-            return -20 * rotation_angle(outlier[2].T @ rotations)
+            return -14 * rotation_angle(outlier[2].T @ rotations)
         return -10 * rotation_angle((truth[i].T @ truth[j]).T @ rotations)
 
     return energies
@@ -185,7 +190,7 @@ def test_global_inference_finds_the_truth_against_an_outlier():
     assert torch.equal(scores, scores.T) and scores[0, 2] == max(scores[pair] for pair in ORDERED)
     assert rotation_angle(wrong.T @ pairs[0, 2]) < math.radians(8)  # the evidence keeps what the pair said
     assert rotation_angle((TRUTH[1].T @ TRUTH[3]).T @ pairs[1, 3]) < math.radians(8)
-    expected = sum(energies(i, j, (rotations[i].T @ rotations[j])[None])[0] for i, j in ORDERED)
+    expected = 2 * sum(energies(i, j, (rotations[i].T @ rotations[j])[None])[0] for i, j in ORDERED if i < j)
     assert torch.allclose(total, expected, atol=1e-3)
 
 
@@ -211,3 +216,20 @@ def test_estimate_returns_ranked_runs_and_evidence(model):
     assert torch.equal(estimate().runs, poses.runs)
     with pytest.raises(UserError, match="not 1"):
         estimate_published(model, images[:1], crops[:1], torch.Generator(), 0.0, Effort())
+
+
+def test_energies_are_of_features_that_have_seen_all_views(model):
+    """RelPose++'s: one set of all views, a pair in the order of its numbers, R transposed for the other."""
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    crops = torch.tensor([[0.0, 0.0, 1.0], [0.1, 0.0, 1.0], [0.0, 0.2, 1.2]])
+    effort = Effort(tree_samples=200, ascent_samples=0, ascent_steps=0, runs=1)
+    poses = estimate_published(model, images, crops, torch.Generator().manual_seed(5), 0.4, effort)
+    with torch.no_grad():
+        features = model.attend(model.tokens(images, crops))
+        total = sum(
+            2 * model.pair_energies(features[i], features[j], (poses.rotations[i].T @ poses.rotations[j])[None])[0]
+            for i, j in ((0, 1), (0, 2), (1, 2))
+        )
+        pair = model.attend(model.tokens(images[:2], crops[:2]))
+    torch.testing.assert_close(poses.scores[0], total, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(pair[0], features[0], atol=1e-2), "a pair by itself would be scored otherwise"

@@ -1,13 +1,18 @@
 """The embedded model's networks together."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from camerabooth.backbones.embedded.denoiser import Denoiser, Guide
 from camerabooth.backbones.embedded.volume import Field, SourceEncoder, Volume
+from sap3d.errors import UserError
+from sap3d.files import atomic_folder, save_tensors
 from sap3d.runs.devices import autocast
 
 
@@ -71,3 +76,25 @@ class Reconstructor(nn.Module):
         """The v-prediction from noisy targets [T, 4, S, S] in [−1, 1] at timesteps [T]."""
         with autocast(noisy.device):
             return self.denoiser(noisy, (timesteps / (TIMESTEPS - 1)).to(noisy.dtype), guide)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and fp16 weights; the folder appears whole or not at all."""
+        with atomic_folder(folder) as partial:
+            (partial / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+            weights = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
+            save_tensors(weights, partial / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "Reconstructor":
+        """Load a folder written by `save_pretrained`.
+
+        Raises:
+            UserError: missing or unreadable files.
+        """
+        try:
+            model = cls(EmbeddedConfig(**json.loads((folder / "config.json").read_text())))
+            weights = load_file(folder / "model.safetensors")
+            model.load_state_dict({name: value.float() for name, value in weights.items()})
+        except Exception as error:
+            raise UserError(f"{folder}: not a model of ours ({str(error).splitlines()[0]})") from error
+        return model.eval()

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from camerabooth.backbones.published.download import XL, fetch
 from camerabooth.backbones.published.names import averaged_name, is_convolution, original_name
 from camerabooth.backbones.published.networks import Architecture, build_networks, make_scheduler, write_networks
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder, digest, exclusive, write_json
 
-HINT = "zero123-xl.ckpt is linked at https://github.com/cvlab-columbia/zero123"
 SOURCE = "source.json"  # of a converted folder: the checkpoint's SHA-256
 
 # What the original holds beside the four networks: its schedule, counters of the EMA, and remains of CLIP's text side.
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         UserError: missing, unreadable, or of another noise schedule.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {HINT}")
+        raise UserError(f"{path}: no such file; zero123-xl.ckpt is at {XL}")
     try:
         with torch.serialization.safe_globals([(_Placeholder, CALLBACK)]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -170,7 +170,7 @@ def converted(path: Path) -> Path:
     if not path.exists() and (folder / SOURCE).exists():
         return folder
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {HINT}")
+        fetch(path)
     if folder.exists() and not (folder / SOURCE).exists():
         raise UserError(f"{folder}: was not made of {path.name}; give it to --checkpoint itself, or rename one of them")
     with exclusive(folder):

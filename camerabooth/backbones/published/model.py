@@ -1,12 +1,14 @@
 """Zero-1-to-3 (arXiv 2303.11328) from its published weights, behind the backbones' interface."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor, nn
 
 from camerabooth.backbones.interface import Condition, DiffusionModel, Prepared, Settings, Sources
@@ -15,8 +17,11 @@ from camerabooth.backbones.published.networks import COMPONENTS, make_scheduler,
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder
+from sap3d.runs.devices import has_fast_bf16
 
 PREPARED_AT_ONCE = 16  # images through the autoencoder and CLIP
+DROPPED = 0.05  # of training's examples, each: the embedding alone, both, and the latent alone
+BACKGROUND = 0.02  # from white: what is nearer and joins the border is no object
 # What CLIP's training images were normalised by (arXiv 2103.00020).
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -27,16 +32,22 @@ class PublishedSettings(Settings):
 
     image_size: int = 256
     knows_mask: bool = False
-    dtype: str = "bfloat16"  # float16 for GPUs before Ampere, or float32
+    dtype: str = "bfloat16"  # float16, which GPUs before Ampere get in its place, or float32
     energy_of: str = "noise"
     energy_timesteps: tuple[int, ...] = (200, 350, 500)
     guidance_scale: float = 3.0
     contrast: float = 1.0
-    # Of 8 × 16 of the original's batch of pairs and LoRA's; the whole UNet wants a tenth of it.
+    # LoRA's usual rate; trainable=full has the original's. A sample and voxels have no mean that is a view: no ghosts.
     tuning: dict[str, Any] = field(default_factory=lambda: {"learning_rate": 1e-4, "synthesised": 0, "pure_noise": 0.0})
     # SAP3D's (arXiv 2404.03652): the model takes one source at a time.
     sampling: dict[str, Any] = field(
-        default_factory=lambda: {"steps": 50, "guidance_scale": 3.0, "eta": 1.0, "conditioning": "stochastic"}
+        default_factory=lambda: {
+            "steps": 50,
+            "skipped": 1,  # its loop leaves out the first of its time steps: 49 evaluations, from 961 on
+            "guidance_scale": 3.0,
+            "eta": 1.0,
+            "conditioning": "stochastic",
+        }
     )
     trainable: str = "lora"  # or "full": the UNet and the projection, kept in fp32
     lora_rank: int = 16
@@ -82,6 +93,12 @@ class PublishedDiffusion(DiffusionModel):
         if settings.attention_slicing:
             self.unet.set_attention_slice("auto")
 
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """The settings'; of the whole UNet at the original's learning rate."""
+        full = {"learning_rate": 1e-5} if self.settings.trainable == "full" else {}
+        return self.settings.tuning | full
+
     def prepare_tuning(self) -> None:
         """Leave what is frozen in `dtype`, make what is tuned trainable, in fp32."""
         if self.settings.gradient_checkpointing:
@@ -119,14 +136,15 @@ class PublishedDiffusion(DiffusionModel):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [..., 4, S/8, S/8] → colour on white and alpha in [0, 1], [..., 4, S, S].
 
-        The model knows no alpha: this one is the distance from white, 1 − min(r, g, b), the least with which the
-        colour can be composited on white. What is white in the object comes out transparent.
+        The model knows no alpha. This one is 0 where white joins the image's border, and elsewhere 1, but for a seam
+        whose alpha is the least with which its colour can be composited on white. So what is white within the object
+        stays, and its holes are filled.
         """
         flat = latents.reshape(-1, *latents.shape[-3:]) / self.vae.config.scaling_factor
         with self._autocast():
             color = self.vae.decode(flat).sample
         color = (color.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
-        images = torch.cat([color, 1 - color.amin(1, keepdim=True)], 1)
+        images = torch.cat([color, saliency(color)], 1)
         return images.reshape(*latents.shape[:-3], *images.shape[1:])
 
     # Conditioning.
@@ -179,6 +197,21 @@ class PublishedDiffusion(DiffusionModel):
         latent = sources.images[rows, nearest]
         return TokenCondition(targets.reshape(-1, 3), token.flatten(0, 1), latent.flatten(0, 1))
 
+    def training_condition(self, sources: Sources, targets: Tensor, draw: Tensor) -> TokenCondition:
+        """`condition` with what the original's training drops: below 10 % CLIP's embedding, before the projection,
+        which still sees T; from 5 to 15 % the latent."""
+        targets = targets[None] if targets.dim() == 2 else targets
+        draw = draw.to(targets.device)
+        without = self.condition(replace(sources, features=torch.zeros_like(sources.features)), targets)
+        condition = self.condition(sources, targets)
+        embedding = draw < 2 * DROPPED
+        latent = (draw >= DROPPED) & (draw < 3 * DROPPED)
+        return replace(
+            condition,
+            token=torch.where(embedding[:, None], without.token, condition.token),
+            latent=condition.latent * (~latent).to(condition.latent)[:, None, None, None],
+        )
+
     # Diffusion.
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
@@ -229,11 +262,23 @@ class PublishedDiffusion(DiffusionModel):
                 f"camerabooth/backbones/published/convert.py --checkpoint zero123-xl.ckpt --output {folder}"
             )
         settings = PublishedSettings().read(folder).changed(**changes)
+        device = torch.device(device)
+        if device.type == "cuda" and settings.dtype == "bfloat16" and not has_fast_bf16(device):
+            settings = replace(settings, dtype="float16")  # cards before Ampere
         try:
             networks = {name: read_network(folder / name, kind) for name, kind in COMPONENTS.items()}
         except Exception as error:
             raise UserError(f"{folder}: not a Zero-1-to-3 folder ({str(error).splitlines()[0]})") from error
         return cls(networks, settings).to(device).eval()
+
+
+def saliency(color: Tensor) -> Tensor:
+    """Alpha [B, 1, S, S] of colours on white [B, 3, S, S] in [0, 1]; see `PublishedDiffusion.decode`."""
+    distance = 1 - color.detach().amin(1)
+    filled = [binary_fill_holes(image) for image in (distance > BACKGROUND).cpu().numpy()]
+    inside = torch.from_numpy(np.stack(filled)).to(color)[:, None]
+    core = -F.max_pool2d(-F.pad(inside, (1, 1, 1, 1)), 3, 1)  # without the seam, which may be mixed with the white
+    return torch.maximum(core, (inside * distance[:, None]).clamp(0, 1))
 
 
 def _nearest(sources: Tensor, targets: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from omegaconf import OmegaConf
 from torch import nn
 
+from camerabooth import main
 from camerabooth.backbones.interface import load_model
 from camerabooth.backbones.published import convert
 from camerabooth.backbones.published.lora import LoRA, merged_state
-from camerabooth.backbones.published.model import PublishedDiffusion, PublishedSettings
+from camerabooth.backbones.published.model import PublishedDiffusion, PublishedSettings, saliency
 from camerabooth.backbones.published.networks import (
     COMPONENTS,
     Architecture,
@@ -25,7 +26,7 @@ from camerabooth.backbones.published.networks import (
 )
 from camerabooth.backbones.weights import model_folder
 from camerabooth.main import CONFIG
-from camerabooth.sampling import sample
+from camerabooth.sampling import sample, sample_in_turn
 from camerabooth.tuning import TestTimeTraining, leave_one_out
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
@@ -304,23 +305,22 @@ def test_an_original_checkpoint_is_converted_once_for_each_content(tmp_path, mon
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     path = tmp_path / "zero.ckpt"
     torch.save({"state_dict": checkpoint}, path)
-    config = OmegaConf.merge(OmegaConf.load(CONFIG), {"backbone": "published", "checkpoint": "zero.ckpt"})
-    folder = model_folder(config)
+    folder = model_folder("published", "zero.ckpt")
     model = load_model(folder, dtype="float32", trainable="full")
     assert isinstance(model, PublishedDiffusion) and model.settings.trainable == "full"
     made = (folder / "model_index.json").stat().st_mtime_ns
-    assert model_folder(config) == folder and (folder / "model_index.json").stat().st_mtime_ns == made
+    assert model_folder("published", "zero.ckpt") == folder and (folder / "model_index.json").stat().st_mtime_ns == made
 
     torch.save({"state_dict": {name: value + 1 for name, value in checkpoint.items()}}, path)
-    model_folder(config)
+    model_folder("published", "zero.ckpt")
     changed = load_model(folder, dtype="float32").cc_projection.projection.bias
     torch.testing.assert_close(changed, model.cc_projection.projection.bias + 1, atol=1e-3, rtol=1e-3)
     path.unlink()  # what it was converted to is enough
-    assert model_folder(config) == folder
-    with pytest.raises(UserError, match="camerabooth/weights/zero123-xl.ckpt: no such file"):
-        model_folder(OmegaConf.merge(config, {"checkpoint": None}))
+    assert model_folder("published", "zero.ckpt") == folder
+    with pytest.raises(UserError, match="none.ckpt: no such file; put zero123-xl.ckpt"):
+        model_folder("published", "none.ckpt")
     with pytest.raises(UserError, match="no backbone 'third' .there are embedded, published"):
-        model_folder(OmegaConf.merge(config, {"backbone": "third"}))
+        model_folder("third")
 
 
 def test_a_folder_that_was_not_made_of_the_checkpoint_is_left_alone(tmp_path, checkpoint):
@@ -379,7 +379,7 @@ def test_images_and_latents(model):
         torch.testing.assert_close(model.encode(images[0, 0]), latents[0, 0])
         decoded = model.decode(latents)
     assert decoded.shape == images.shape and decoded.min() >= 0 and decoded.max() <= 1
-    torch.testing.assert_close(decoded[:, :, 3], 1 - decoded[:, :, :3].amin(2))
+    assert torch.equal(decoded[0, :, 3:], saliency(decoded[0, :, :3]))
 
 
 def test_clip_sees_the_image_corner_to_corner_and_normalised(model, monkeypatch):
@@ -595,3 +595,117 @@ def test_of_two_runs_one_converts_the_checkpoint(tmp_path, monkeypatch):
     with ThreadPoolExecutor() as pool:
         folders = [pool.submit(convert.converted, tmp_path / "zero.ckpt") for _ in range(2)]
     assert [folder.result() for folder in folders] == [tmp_path / "zero"] * 2 and made == [tmp_path / "zero.ckpt"]
+
+
+# What it is tuned and sampled with.
+
+
+def test_training_drops_what_the_originals_does(model):
+    """Below 10 % the embedding, before the projection and with T left; from 5 to 15 % the latent."""
+    images, cameras = smooth_images(1), some_cameras(1)
+    targets = some_cameras(4)[None] + 0.3
+    sources = model.embed_sources(images, cameras)
+    with torch.no_grad():
+        whole = model.condition(sources, targets)
+        told = model.training_condition(sources, targets, torch.tensor([0.02, 0.07, 0.12, 0.5]))
+        pose = cam.relative_pose(cameras.expand(4, 3), targets[0])
+        null = model.cc_projection(torch.cat([torch.zeros(4, TINY.context), pose], -1))
+    torch.testing.assert_close(told.token, torch.cat([null[:2], whole.token[2:]]))
+    kept = torch.tensor([1.0, 0.0, 0.0, 1.0])[:, None, None, None]
+    torch.testing.assert_close(told.latent, whole.latent * kept)
+
+
+def test_tuning_draws_dropped_conditions(flat_model, monkeypatch):
+    images, cameras = smooth_images(3, 16), some_cameras(3)
+    flat_model.prepare_tuning()
+    config = filled(OmegaConf.load(CONFIG).tuning, flat_model.tuning)
+    draws = []
+    monkeypatch.setattr(
+        flat_model, "training_condition", lambda s, t, draw: draws.append(draw) or flat_model.condition(s, t)
+    )
+    none = images[:0], cameras[:0]
+    module = TestTimeTraining(flat_model, PoseTable(cameras), images, (images[None], cameras[None]), none, config, 0)
+    module._instance_loss()
+    assert draws[0].shape == (config.batch,) and 0 <= draws[0].min() and draws[0].max() < 1
+
+
+def test_energies_do_not_let_the_last_step_decide(model):
+    """Of a prediction that is wrong by the same everywhere, the energy of ε is the same at all time steps."""
+    model.denoise = lambda noisy, timesteps, condition: model.wanted + 0.1
+    latents, noise = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
+    model.wanted = noise
+    energies = [model.energy(latents, None, torch.tensor([step]), noise) for step in (50, 500, 999)]
+    torch.testing.assert_close(torch.cat(energies), torch.full((3,), 0.01), atol=1e-5, rtol=1e-3)
+
+
+def test_sampling_begins_where_the_original_does(flat_model, monkeypatch):
+    """Its loop leaves out the first of 50 time steps: 49 evaluations, from 961 on."""
+    seen = []
+
+    def predict(noisy, timesteps, condition, guidance_scale):
+        seen.append(timesteps[0].item())
+        return torch.zeros_like(noisy)
+
+    monkeypatch.setattr(flat_model, "predict", predict)
+    sources = flat_model.embed_sources(smooth_images(1, 16), some_cameras(1))
+    sample(flat_model, sources, some_cameras(1), torch.Generator().manual_seed(0), **flat_model.sampling)
+    assert len(seen) == 49 and seen[0] == 961 and seen[-1] == 1
+    sample(flat_model, sources, some_cameras(1), torch.Generator(), **flat_model.sampling | {"skipped": 0})
+    assert len(seen) == 99 and seen[49] == 981
+
+
+def test_views_made_in_turn_see_those_made_before(flat_model):
+    sources = flat_model.embed_sources(smooth_images(1, 16), some_cameras(1))
+    targets = some_cameras(4).flip(0)
+    options = {"steps": 2, "conditioning": "stochastic"}
+    known, embed = [], flat_model.embed_sources
+    flat_model.embed_sources = lambda images, cameras: known.append(cameras) or embed(images, cameras)
+    views = sample_in_turn(flat_model, sources, targets, torch.Generator().manual_seed(0), at_once=2, **options)
+    assert views.shape == (4, 4, 16, 16) and views.isfinite().all() and views.amax((1, 2, 3)).min() > 0
+    # Nearest to the source first, and each part becomes a source of the next.
+    torch.testing.assert_close(known[0], targets[[3, 2]])
+    torch.testing.assert_close(known[1], targets[[1, 0]])
+
+
+def test_a_white_mug_survives():
+    """Its rim and handle shade into grey, its middle is as white as the background; so does its handle's hole."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    body = (x.abs() < 0.4) & (y.abs() < 0.5)
+    color = torch.ones(1, 3, 64, 64)
+    rim = body & ((x.abs() > 0.3) | (y.abs() > 0.4))
+    color[:, :, rim] = 0.9
+    alpha = saliency(color)[0, 0]
+    assert alpha[body & ~rim].min() == 1, "its white middle is the object's"
+    assert alpha[~body].max() == 0
+    shrunk = (x.abs() < 0.35) & (y.abs() < 0.45)
+    assert alpha[shrunk].min() == 1
+    assert not saliency(torch.ones(1, 3, 8, 8)).any()
+
+
+def test_half_floats_are_tuned_with_scaled_gradients(flat_model, tmp_path, monkeypatch):
+    """A gradient of 1e-8 is zero in float16; scaled, it moves what is tuned."""
+    model = make_model(Architecture(**{**vars(TINY), "vae_channels": (32,)}), image_size=16, dtype="float16")
+    tuned, fitted = [], main.fit
+    monkeypatch.setattr(main, "fit", lambda *a, **options: (tuned.append(options), fitted(*a, **options)))
+    images, cameras = smooth_images(3, 16), some_cameras(3)
+    monkeypatch.setattr(main, "regularisation_views", lambda *_, **__: (images[None], cameras[None]))
+    config = filled(OmegaConf.load(CONFIG).tuning, model.tuning)
+    config = OmegaConf.merge(config, {"steps": 2, "batch": 2, "prior_batch": 1, "warmup_steps": 1})
+    main.tune(model, images, cameras, [0], None, config, 0, tmp_path)
+    assert tuned[0]["scaled"]
+    up = [module.lora_up.weight for module in model.modules() if isinstance(module, LoRA)]
+    assert all(weight.isfinite().all() for weight in up) and any(weight.any() for weight in up)
+
+
+def test_the_whole_unet_is_tuned_at_the_originals_rate():
+    assert make_model().tuning["learning_rate"] == 1e-4
+    assert make_model(trainable="full").tuning["learning_rate"] == 1e-5
+
+
+def test_cards_before_ampere_compute_in_float16(tmp_path, networks, monkeypatch):
+    write_folder(tmp_path / "model", networks, {name: module.state_dict() for name, module in networks.items()})
+    monkeypatch.setattr(PublishedDiffusion, "to", lambda self, *_: self)  # there is no card
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr("camerabooth.backbones.published.model.has_fast_bf16", lambda device, fast=fast: fast)
+        model = PublishedDiffusion.from_pretrained(tmp_path / "model", "cuda:0")
+        assert model.dtype == expected

@@ -11,6 +11,7 @@ import pytest
 from sap3d.errors import UserError
 from sap3d.photos import intake
 from sap3d.photos.intake import Limits, find_photos, natural
+from tests.intake.files import write_zip
 
 LIMITS = Limits(photos=8, megabytes=1)
 UTF8 = 0x800
@@ -20,27 +21,6 @@ UTF8 = 0x800
 def scratch(tmp_path):
     (tmp_path / "scratch").mkdir()
     return tmp_path / "scratch"
-
-
-def write_zip(path: Path, members: list[tuple[bytes, bytes]], flags: int = 0, mode: int = 0) -> Path:
-    """A zip whose members' names are these bytes, with these flags in the directory and before the members."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for index, (name, content) in enumerate(members):
-            member = zipfile.ZipInfo(f"{index:{'0'}{len(name)}d}"[-len(name) :])
-            member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, mode << 16
-            archive.writestr(member, content)
-    data = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        starts = [member.header_offset for member in archive.infolist()]
-        place = archive.start_dir
-    for start, (name, _) in zip(starts, members):
-        data[start + 30 : start + 30 + len(name)] = name
-        struct.pack_into("<H", data, start + 6, flags)
-        data[place + 46 : place + 46 + len(name)] = name
-        struct.pack_into("<H", data, place + 8, flags)
-        place += 46 + len(name)
-    path.write_bytes(data)
-    return path
 
 
 def names(tmp_path, scratch, *members: bytes, flags: int = 0) -> list[str]:

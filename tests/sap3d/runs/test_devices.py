@@ -107,3 +107,12 @@ def test_a_seed_decides_what_is_drawn_and_asks_for_deterministic_kernels(monkeyp
     assert draws[0] == draws[1] and all(a != b for a, b in zip(draws[0], draws[2]))
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # as torch documents it
+
+
+def test_emulated_bf16_is_not_fast(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation)
+    )
+    devices.has_fast_bf16(GPU)
+    assert asked == [False]

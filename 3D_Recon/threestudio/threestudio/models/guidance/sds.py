@@ -68,12 +68,13 @@ class MultiViewSDS(nn.Module):
     def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The model's views from all round, at the mean radius of the inputs [N, 3].
 
-        A mean is blurred where the inputs leave much open, but a field fitted to many of them has a whole shape.
+        A mean is blurred where the inputs leave much open, but a field fitted to many of them has a whole shape. Of a
+        model that is sampled they are made in turn, so that they agree.
 
         Returns:
             Colour on white and alpha in [0, 1], [M, 4, S, S], and cameras [M, 3]; M is 0 when inputs are everywhere.
         """
-        from camerabooth.sampling import sample
+        from camerabooth.sampling import sample, sample_in_turn
 
         count = self.config.expected_views
         order = torch.arange(count, device=inputs.device)
@@ -83,7 +84,9 @@ class MultiViewSDS(nn.Module):
         cameras = cameras[nearest < math.cos(math.radians(self.config.unseen_from))]
         if not len(cameras):
             return inputs.new_zeros(0, 4, self.image_size, self.image_size), cameras
-        views = sample(self.model, self.sources, cameras, generator, **self.model.sampling, batch=8)
+        known, options = (self.model, self.sources, cameras, generator), self.model.sampling
+        stochastic = options.get("conditioning") == "stochastic"
+        views = sample_in_turn(*known, **options) if stochastic else sample(*known, **options, batch=8)
         return sharpen(views, self._setting("contrast")), cameras
 
     def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:

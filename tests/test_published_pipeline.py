@@ -1,0 +1,101 @@
+"""All stages with a tiny checkpoint in the published layouts: by run_pipeline.sh, run_pipeline.py and the demo."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jobs as jb
+import pytest
+
+from sap3d.scene import Scene
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPOSITORY / "benchmarks"))
+import published_weights as weights  # noqa: E402
+
+SCENE = ("toy_demo", "toy_000", "3")
+PATIENCE = 900  # seconds; alone on two idle cores all of this takes less than three minutes
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A ROOT_DIR with the checkpoints where they are looked for."""
+    root = tmp_path_factory.mktemp("root")
+    weights.write_zero123(root / "camerabooth/weights/zero123-xl.ckpt")
+    weights.write_relposepp(root / "relposepp/weights/ckpt_000105000.pth")
+    return root
+
+
+def start(root: Path, *command: str) -> subprocess.Popen:
+    environment = os.environ | {"ROOT_DIR": str(root), "OMP_NUM_THREADS": "1"}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True, **streams)
+
+
+def run(root: Path, *command: str) -> str:
+    process = start(root, *command)
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def pipeline(*more: str) -> list[str]:
+    return ["sh", "run_pipeline.sh", *SCENE, "cpu", "--backbone", "published", *weights.OPTIONS, *more]
+
+
+def test_published_weights_go_through_all_stages(root, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    scene = Scene(SCENE[0], SCENE[1], 3)
+    first = start(root, *pipeline())
+    deadline = time.monotonic() + PATIENCE
+    while not (scene.diffusion / "checkpoint.ckpt").exists():  # in the middle of tuning
+        assert time.monotonic() < deadline and first.poll() is None, first.stdout.read()[-3000:]
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+
+    output = run(root, *pipeline())
+    assert "goes on from step 20" in output, "a killed tuning is resumed"
+    results = json.loads((scene.results / "results.json").read_text())
+    assert results["options"][:2] == ["--backbone", "published"] and results["3d_psnr_mean"] > 5
+    settings = json.loads((scene.diffusion / "model/settings.json").read_text())
+    assert settings["image_size"] == 32 and settings["dtype"] == "float32", "they travel with the tuned model"
+    assert (scene.diffusion / "model/model_index.json").exists() and (scene.reconstruction / "mesh.glb").exists()
+    said = run(root, *pipeline("--dry-run"))
+    assert said.count("up to date") == 4, said
+
+    # The launcher's job is the same run: all is up to date, so that it takes no time but for the evaluation.
+    options = ["--backbone", "published", *weights.OPTIONS]
+    command = ["--object_type", SCENE[0], "--objects", SCENE[1], "--views", SCENE[2], "--cpu", "--slots", "1", *options]
+    assert "1 done already" in run(root, sys.executable, "run_pipeline.py", *command)
+    (scene.results / "results.json").unlink()
+    run(root, sys.executable, "run_pipeline.py", *command)
+    log = (scene.results / "run.log").read_text()
+    assert log.count("up to date") == 4, log
+
+    # Another checkpoint is another model: what it says is converted anew.
+    weights.write_zero123(root / "camerabooth/weights/zero123-xl.ckpt", seed=1)
+    said = run(root, *pipeline("--dry-run"))
+    assert "would run: camerabooth/weights/zero123-xl.ckpt has changed" in said and said.count("up to date") == 1
+
+
+def test_the_demo_runs_published_weights(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    options = jb.published_options()
+    assert options[:2] == ["--backbone", "published"] and all(Path(path).exists() for path in options[3::2])
+    job = jb.Job(tmp_path / "jobs" / ("0" * 32))
+    (job.folder / "cut").mkdir(parents=True)
+    photos = sorted((Scene(*SCENE[:2], 3).train / "images").iterdir())[:3]
+    for index, photo in enumerate(photos):
+        shutil.copy(photo, job.cut(index))
+    known = {"state": "queued", "preset": jb.PUBLISHED, "queued": time.time(), "created": time.time()}
+    jb.write_json(job.folder / "job.json", known | {"photos": [{"name": str(index)} for index in range(3)]})
+    with (job.folder / ".lock").open("w") as lock:
+        jb.Worker(tmp_path / "jobs", "cpu", options, weights.OPTIONS).process(job, lock.fileno())
+    assert job.known["state"] == "done", job.log.read_text()[-3000:]
+    assert (job.results / "mesh.glb").exists()
