@@ -1,12 +1,14 @@
 """How well masks are found: objects on twelve backgrounds, four photos each, by the network and by GrabCut.
 
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py
+OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --sets cut_off same_colour     # of capture.py
 
-Prints docs/CAPTURE.md's table of intersections over unions with the truth, and what import says of each of capture.py's
-sets; draws capture_backgrounds.png: the first photo on each background, the network's outline above, GrabCut's below,
-in two rows of six.
+Prints docs/CAPTURE.md's table of intersections over unions with the truth, and draws capture_backgrounds.png: the first
+photo on each background, the network's outline above, GrabCut's below, in two rows of six. With --sets it prints what
+import says of their photos.
 """
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +27,6 @@ from sap3d.photos import masks
 from sap3d.photos.grabcut import grabcut
 from sap3d.photos.import_photos import outlined
 from sap3d.photos.network import segment
-from sap3d.photos.quality import problem
 from sap3d.photos.reading import read_photo
 
 # One an entry of BACKGROUNDS: (type, name) as dataset/prepare.py has them. The fifth becomes white.
@@ -109,23 +110,26 @@ def backgrounds() -> None:
     capture.write_small("backgrounds", capture.im.sheet(np.stack(rows), half))
 
 
-def verdicts() -> None:
-    """What import says of the photos of capture.py's sets, one a line."""
-    for name in capture.SETS:
+def verdicts(names: list[str]) -> None:
+    """Print what import says of the photos of capture.py's sets."""
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             for index, picture in enumerate(capture.photos(name)):
                 path = Path(folder) / f"{index}.jpg"
                 imageio.imwrite(path, picture, quality=92)
                 photo = read_photo(path, path.name)
-                marked = photo.rgba
-                marked[..., 3] = masks.one_object(grabcut(marked[..., :3].copy()))[0]
-                said = photo.problem or "; ".join(photo.notices) or "good"
-                print(f"{name} {photo.name}: {said} ({photo.method}); GrabCut: {problem(marked, 'grabcut') or 'good'}")
+                said = photo.problem or "; ".join(photo.notices) or "nothing"
+                print(f"{name} {photo.name}, by {photo.method}: {said}", flush=True)
 
 
 def main() -> None:
-    backgrounds()
-    verdicts()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", choices=capture.SETS, metavar="SET", help="what import says of these")
+    arguments = parser.parse_args()
+    if arguments.sets:
+        verdicts(arguments.sets)
+    else:
+        backgrounds()
 
 
 if __name__ == "__main__":
