@@ -130,8 +130,8 @@ def test_flags_override_the_config():
     parser = argparse.ArgumentParser()
     add_flags(parser)
     config = OmegaConf.load(CONFIG)
-    apply_own_flags(config, parser.parse_args(["--no-verify", "--hypotheses", "3", "--backbone", "published"]))
-    assert (config.verify, config.hypotheses, config.backbone) == (False, 3, "published")
+    apply_own_flags(config, parser.parse_args(["--no-verify", "--hypotheses", "3"]))
+    assert (config.verify, config.hypotheses) == (False, 3)
     apply_own_flags(config, parser.parse_args([]))
     assert (config.verify, config.hypotheses) == (False, 3)
     with pytest.raises(UserError, match="at least 1"):
