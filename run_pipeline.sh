@@ -72,8 +72,8 @@ esac
 poses_effort= tuning_effort= field_config=
 case $preset in
     fast)
-        poses_effort="candidates=120 effort.rounds=0"
-        tuning_effort="descent=false tuning.steps=16 tuning.warmup_steps=4"
+        poses_effort="candidates=120 effort.rounds=0 descent=false"
+        tuning_effort="tuning.steps=16 tuning.warmup_steps=4"
         field_config="--config 3D_Recon/threestudio/configs/fast.yaml"
         ;;
     standard) ;;

@@ -45,7 +45,7 @@ def evaluate(
 ) -> dict[str, float | None]:
     """One variant on one scene: picture metrics of the 84 novel views, rotation errors up to symmetry, seconds."""
     runs = root_dir() / "runs/ablations" / scene.type / scene.name
-    tuning = OmegaConf.to_yaml(config.tuning), config.descent, config.backbone, config.checkpoint
+    tuning = OmegaConf.to_yaml(config.tuning), config.backbone, config.checkpoint
     tuned = runs / fingerprint(*tuning, seed)[:12]
     if not (tuned / "poses.json").exists():
         start = time.monotonic()

@@ -2,32 +2,27 @@
 
     python camerabooth/evaluate.py                                   # scans8, 1, 2, 3 and 5 sources
     python camerabooth/evaluate.py --type toy_demo --object toy_001 toy_002 --model FOLDER
-    python camerabooth/evaluate.py --noise 10 20                     # stage 2's descent, from cameras so far off
 
 Prints PSNRs over 24 test views an object of the conditional mean (one step from pure noise), of DDIM samples, and of
 two baselines; and on how many pairs of neighbouring views the denoising loss is lowest near the true azimuth. Writes
-results/camerabooth/{model.json,samples.png,sensitivity.png}. With --noise, nothing but how near five true cameras come
-back to the truth after each has been moved by so many degrees: results/camerabooth/noise.json.
+results/camerabooth/{model.json,samples.png,sensitivity.png}.
 """
 
 import argparse
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
 from camerabooth.backbones.interface import load_model
 from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion
-from camerabooth.main import SYNTHESIS, descend_repeatedly, judge
 from camerabooth.sampling import conditional_mean, sample
 from sap3d import images as im
 from sap3d.cameras import maths as cam
@@ -36,8 +31,6 @@ from sap3d.files import atomic_file, root_dir, write_json
 from sap3d.names import read_object_list
 from sap3d.runs.devices import choose_device, seed_everything
 from sap3d.scene import Scene, image_paths
-from sap3d.scores.evaluate import read_symmetry
-from sap3d.scores.metrics import rotation_error
 from sap3d.views import read_images, read_poses
 
 SCANS8 = Path(__file__).parents[1] / "dataset/benchmarks/scans8.txt"
@@ -146,46 +139,6 @@ def share_near_zero(profiles: Tensor) -> float:
     return (OFFSETS[profiles.argmin(-1)].abs() <= 5).float().mean().item()
 
 
-def moved(cameras: Tensor, angle: float, generator: torch.Generator) -> Tensor:
-    """Cameras [N, 3] moved by an angle (radians) on their spheres, each in a random direction."""
-    position = F.normalize(cam.camera_positions(cameras), dim=-1)
-    random = torch.randn(len(cameras), 3, generator=generator)
-    tangent = F.normalize(random - (random * position).sum(-1, keepdim=True) * position, dim=-1)
-    x, y, z = (position * math.cos(angle) + tangent * math.sin(angle)).unbind(-1)
-    return torch.stack([z.asin(), torch.atan2(y, x), cameras[:, 2]], -1)
-
-
-def recover(model: ViewConditionedDiffusion, scene: Scene, degrees: float, seed: int) -> dict[str, float | bool]:
-    """Rotation errors in degrees, up to symmetry, before and after stage 2's descents from displaced true cameras."""
-    pictures, truth = read_images(scene), read_poses(scene.train, scene.views)
-    start = moved(truth, math.radians(degrees), torch.Generator().manual_seed(seed))
-    start[:, 1] = cam.wrap_angle(start[:, 1] - start[0, 1])  # the gauge
-    photos = im.to_tensor(pictures, SYNTHESIS.size)
-    examine = partial(judge, model, images=im.to_tensor(pictures, model.image_size), photos=photos)
-    before = examine(start)
-    after = descend_repeatedly(photos, before, examine)
-    accepted, symmetry = after.better_than(before), read_symmetry(scene)
-    kept = after if accepted else before
-    errors = {name: rotation_error(c, truth, symmetry) for name, c in (("before", start), ("after", kept.cameras))}
-    return errors | {"accepted": accepted}
-
-
-def report_noise(model: ViewConditionedDiffusion, scenes: list[Scene], levels: list[float]) -> None:
-    """Print and write the mean errors of `recover`."""
-    path, results = root_dir() / "results/camerabooth/noise.json", {}
-    for degrees in levels:
-        rows = {}
-        for scene in tqdm(scenes, desc=f"cameras {degrees:g}° off"):
-            rows[f"{scene.type}/{scene.object}"] = recover(model, scene, degrees, seed=0)
-        results[degrees] = rows
-        before, after = ([row[name] for row in rows.values()] for name in ("before", "after"))
-        print(f"{degrees:g}° of noise: mean rotation error {np.mean(before):.1f}° → {np.mean(after):.1f}°, "
-              f"median {np.median(after):.1f}°, accepted {sum(row['accepted'] for row in rows.values())} "
-              f"of {len(rows)}")  # fmt: skip
-    write_json(path, results)
-    print(f"→ {path}")
-
-
 def plot_sensitivity(path: Path, profiles: Tensor) -> None:
     """Every pair's profile, both directions together, over its minimum, and where the minima lie."""
     profiles = profiles.mean(1)
@@ -212,7 +165,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="of a DDIM sample")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, nargs="+", default=TEMPERATURES, help="of the initial noise")
-    parser.add_argument("--noise", type=float, nargs="+", metavar="DEGREES", help="only the recovery of poses")
     parser.add_argument("--device", default="cpu", help="a CUDA index, or cpu")
     arguments = parser.parse_args()
     if bool(arguments.type) != bool(arguments.object):
@@ -221,9 +173,6 @@ def main() -> None:
     model = load_model(arguments.model, choose_device(arguments.device))
     names = [(arguments.type, name) for name in arguments.object] if arguments.object else read_object_list(SCANS8)
     scenes = [Scene(type_name, name, SOURCES[-1]) for type_name, name in names]
-    if arguments.noise:
-        report_noise(model, scenes, arguments.noise)
-        return
     sampling = {name: getattr(arguments, name) for name in ("steps", "guidance_scale")}
     results, pictures, profiles = {}, [], []
     for scene in tqdm(scenes, desc="objects"):

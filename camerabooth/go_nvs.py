@@ -26,8 +26,8 @@ from camerabooth.sampling import sample
 from sap3d import images as im
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import FIELD_OF_VIEW, camera_axes, camera_positions, evaluation_grid, w2c_to_spherical
-from sap3d.cameras.poses import read_best_poses, read_half_turn, read_middles
-from sap3d.cameras.symmetry import with_far_sides
+from sap3d.cameras.poses import read_best_poses, read_middles, read_symmetry_order
+from sap3d.cameras.symmetry import repeated
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.runs.devices import choose_device, halving, seed_everything
@@ -78,7 +78,7 @@ def novel_views(
     images = im.to_tensor(photos, model.image_size).to(device)
     targets = evaluation_grid(cameras[0]) if targets is None else targets
     with torch.no_grad():
-        sources = model.embed_sources(*with_far_sides(images, cameras, read_half_turn(folder / "poses.json")))
+        sources = model.embed_sources(*repeated(images, cameras, read_symmetry_order(folder / "poses.json")))
     chosen = {name: value for name, value in config.sampling.items() if value is not None}
 
     def sampled(batch: int) -> Tensor:

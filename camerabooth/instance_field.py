@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d.cameras.symmetry import with_far_sides
-from sap3d.field.synthesis import Level, coarse_to_fine, joint_fit, render_views
+from sap3d.cameras.symmetry import repeated
+from sap3d.field.rendering import render_views
+from sap3d.field.synthesis import Level, coarse_to_fine, joint_fit
 
 # At held cameras: the fit to all inputs, and those that leave one out.
 WHOLE = (
@@ -48,40 +49,36 @@ class InstanceField(nn.Module):
         return self.whole.shape[-1], len(self.partial), self.partial.shape[-1]
 
     @classmethod
-    def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int, symmetric: bool = False) -> "InstanceField":
+    def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int, order: int = 1) -> "InstanceField":
         """Fit voxels to two or more views [N, 4, S, S] at cameras [N, 3].
 
         Args:
             error: `error_on_object` of the network's view of one input, given the others.
-            symmetric: the views show the far side, too; what leaves one out leaves it out from both sides.
+            order: of the object's symmetry; what leaves a view out leaves it out from all sides that look alike.
         """
-        views, weights = len(images), 1 - torch.eye(len(images)).repeat(1, 1 + symmetric)
-        images, cameras = with_far_sides(images, cameras, symmetric)
+        views, weights = len(images), 1 - torch.eye(len(images), device=images.device).repeat(1, order)
+        images, cameras = repeated(images, cameras, order)
         field = cls(WHOLE[-1].resolution, views, PARTIAL[-1].resolution)
         field.whole = coarse_to_fine(images, cameras, WHOLE, seed).grid[0]
         field.partial = None
         for level in PARTIAL:
-            hypotheses = cameras.cpu().expand(views, -1, -1).contiguous()
-            field.partial = joint_fit(
-                images.cpu(), hypotheses, level, seed, start=field.partial, view_weights=weights
-            ).grid
-        field.error = error.detach().cpu().clamp(min=1e-6)  # variances may be zero
+            hypotheses = cameras.expand(views, -1, -1).contiguous()
+            field.partial = joint_fit(images, hypotheses, level, seed, start=field.partial, view_weights=weights).grid
+        field.error = error.detach().clamp(min=1e-6)  # variances may be zero
         return field.to(images.device)
 
     def render(self, cameras: Tensor, size: int) -> Tensor:
         """Colour on white and alpha in [0, 1] at cameras [M, 3], [M, 4, size, size]."""
-        return render_views(self.whole.cpu(), cameras.cpu(), size, WHOLE[-1].samples).to(cameras.device)
+        return render_views(self.whole, cameras, size, WHOLE[-1].samples)
 
     def trust(self, cameras: Tensor, size: int) -> Tensor:
         """How far to trust the field rather than the network at cameras [M, 3], in [0, 1], [M, 1, size, size]."""
-        parts = [
-            render_views(grid, cameras.cpu(), size // 2, PARTIAL[-1].samples) for grid in self.partial.cpu().unbind()
-        ]
+        parts = [render_views(grid, cameras, size // 2, PARTIAL[-1].samples) for grid in self.partial.unbind()]
         # (n − 1)/n times the sum of squared deviations: fits that share all inputs but one differ less than fits to
         # other inputs would.
         variance = (len(parts) - 1) * torch.stack(parts).var(0, correction=0).mean(1, keepdim=True)
         variance = F.avg_pool2d(variance, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)
-        variance = F.interpolate(variance, size=size, mode="bilinear").to(cameras.device)
+        variance = F.interpolate(variance, size=size, mode="bilinear")
         return self.error / (self.error + variance)
 
     def combine(self, views: Tensor, cameras: Tensor) -> Tensor:

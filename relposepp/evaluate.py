@@ -4,10 +4,13 @@
     python relposepp/evaluate.py --type HOPE_demo GSO_demo --views 3 --workers 2  # faster; seconds are of one core each
     python relposepp/evaluate.py --type HOPE_demo --views 5 --label heads joint_elevations=false    # an ablation
     python relposepp/evaluate.py --type HOPE_demo --views 5 --label framed free_middles=true    # framed as at import
+    python relposepp/evaluate.py --type toy_demo --views 5 --noise 10 20        # the descents from cameras so far off
 
 Random view sets of every object; the error of a set is the mean over its pairs, plain and up to the object's symmetry
-(docs/CONVENTIONS.md). Results go to results/relposepp/<LABEL>_<N>.json as they come, and an interrupted run goes on
-from there; what is off by more than 15° is drawn into results/relposepp/<LABEL>_<N>/.
+(docs/CONVENTIONS.md): of the network alone, of the answer, and of the best of all hypotheses. Results go to
+results/relposepp/<LABEL>_<N>.json as they come, and an interrupted run goes on from there; what is off by more than 15°
+is drawn into results/relposepp/<LABEL>_<N>/. With --noise, nothing but how near true cameras come back to the truth
+after each has been moved by so many degrees: <LABEL>_<N>_noise.json.
 """
 
 import argparse
@@ -18,20 +21,28 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from relposepp.infer import CONFIG, add_flags, apply_own_flags, estimate_poses, weigh
-from relposepp.model import IMAGE_SIZE, load_model
+from camerabooth.backbones.interface import DiffusionModel
+from camerabooth.judge import judge
+from relposepp.decide import decide, weigh
+from relposepp.descent import descend_repeatedly
+from relposepp.infer import CONFIG, add_flags, apply_own_flags, load_models
+from relposepp.model import IMAGE_SIZE
 from relposepp.plot import write_plot
 from relposepp.search import agreement
 from sap3d import images as image_io
+from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import reframe
 from sap3d.errors import UserError, one_line_errors
+from sap3d.field.synthesis import HELD
 from sap3d.files import root_dir, write_json
 from sap3d.runs import devices
 from sap3d.runs.options import merge_overrides
@@ -49,17 +60,18 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     every = Scene(scene.type, scene.object, len(image_paths(scene.train)))
     if every.views < scene.views:
         raise UserError(f"{scene.train / 'images'}: {every.views} images, but VIEWS is {scene.views}")
-    images, truth = image_io.to_tensor(read_images(every), IMAGE_SIZE), read_poses(scene.train, every.views)
     order = np.random.default_rng([seed, index]).permutation(every.views)[: scene.views]
-    chosen = torch.from_numpy(order)
-    views = reframe(images[chosen])[0] if config.free_middles else images[chosen]
+    chosen, truth, pictures_of = torch.from_numpy(order), read_poses(scene.train, every.views), read_images(every)
+    photos = [pictures_of[view] for view in order]
+    if config.free_middles:
+        photos = framed(photos)
     devices.seed_everything(seed)
     chosen_device = devices.choose_device(device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = load_model(Path(__file__).parents[1] / config.weights, chosen_device)
+    models = load_models(config, chosen_device)
     start = time.monotonic()
-    poses = estimate_poses(model, views, config, seed + index, free_middles=bool(config.free_middles))
+    poses = decide(*models, photos, config, seed + index, free_middles=bool(config.free_middles))
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
     row |= {"azimuths": poses.cameras[..., 1].tolist(), "true_azimuths": truth[chosen, 1].tolist()}
     row |= {name: values.tolist() for name, values in poses.evidence.items()}
@@ -68,10 +80,17 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
         network = rotation_error(poses.network, truth[chosen], symmetry)
         row |= {name + suffix: error for name, error in zip(METHODS, (network, ranked[0], min(ranked)))}
         row["hypotheses" + suffix] = ranked
+    row |= {"considered": poses.considered, "symmetry": poses.symmetry}
     if row["answer symmetric"] > FAILURE:
-        path = pictures / f"{scene.object}_{index}.png"
+        path, views = pictures / f"{scene.object}_{index}.png", image_io.to_tensor(photos, IMAGE_SIZE)
         write_plot(path, views, poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     return row
+
+
+def framed(photos: list[np.ndarray]) -> list[np.ndarray]:
+    """Photos, uint8 RGBA [S, S, 4], as import would frame them."""
+    images, _ = reframe(image_io.to_tensor(photos, photos[0].shape[0]))
+    return list(image_io.straight_alpha(images.permute(0, 2, 3, 1).numpy()))
 
 
 def placed(azimuths: Tensor, truth: Tensor) -> Tensor:
@@ -80,7 +99,7 @@ def placed(azimuths: Tensor, truth: Tensor) -> Tensor:
 
 
 def calibrate(rows: list[dict]) -> tuple[float, float, float]:
-    """The sharpnesses of `infer.weigh` under which the confidences of these view sets are likeliest.
+    """The sharpnesses of `decide.weigh` under which the confidences of these view sets are likeliest.
 
     Returns:
         Network's and synthesis' sharpness, and the mean negative log-likelihood of a view.
@@ -169,6 +188,43 @@ def evaluate(scenes: list[Scene], sets: int, config: DictConfig, device: str, se
     return {name: objects[name][:sets] for name in wanted}
 
 
+def moved(cameras: Tensor, angle: float, generator: torch.Generator) -> Tensor:
+    """Cameras [N, 3] moved by an angle (radians) on their spheres, each in a random direction."""
+    position = F.normalize(cam.camera_positions(cameras), dim=-1)
+    random = torch.randn(len(cameras), 3, generator=generator)
+    tangent = F.normalize(random - (random * position).sum(-1, keepdim=True) * position, dim=-1)
+    x, y, z = (position * math.cos(angle) + tangent * math.sin(angle)).unbind(-1)
+    return torch.stack([z.asin(), torch.atan2(y, x), cameras[:, 2]], -1)
+
+
+def recover(diffusion: DiffusionModel, scene: Scene, degrees: float, seed: int) -> dict[str, float | bool]:
+    """Rotation errors in degrees, up to symmetry, before and after the descents from displaced true cameras."""
+    photos, truth = read_images(scene), read_poses(scene.train, scene.views)
+    start = moved(truth, math.radians(degrees), torch.Generator().manual_seed(seed))
+    images, sharp = (
+        image_io.to_tensor(photos, size).to(diffusion.device) for size in (diffusion.image_size, HELD.size)
+    )
+    examine = partial(judge, diffusion, images=images, photos=sharp)
+    before = examine(cam.anchored(start).to(diffusion.device))
+    after = descend_repeatedly(sharp, before, examine)
+    accepted, symmetry = after.better_than(before), read_symmetry(scene)
+    ends = {"before": start, "after": after.cameras.cpu() if accepted else start}
+    return {name: rotation_error(cameras, truth, symmetry) for name, cameras in ends.items()} | {"accepted": accepted}
+
+
+def report_noise(diffusion: DiffusionModel, scenes: list[Scene], levels: list[float], path: Path) -> None:
+    """Print and write the mean errors of `recover`."""
+    results = {}
+    for degrees in levels:
+        rows = {f"{scene.type}/{scene.object}": recover(diffusion, scene, degrees, seed=0) for scene in scenes}
+        results[degrees] = rows
+        before, after = ([row[name] for row in rows.values()] for name in ("before", "after"))
+        print(f"{degrees:g}° of noise: mean rotation error {np.mean(before):.1f}° → {np.mean(after):.1f}°, "
+              f"median {np.median(after):.1f}°, accepted {sum(row['accepted'] for row in rows.values())} "
+              f"of {len(rows)}", flush=True)  # fmt: skip
+        write_json(path, results)
+
+
 def find_scenes(types: list[str], names: list[str] | None, views: int) -> list[Scene]:
     """Prepared objects of the types, or those of the given names.
 
@@ -193,7 +249,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes; more than one take one thread each")
     parser.add_argument("--label", help="name of the results; by default the types")
-    parser.add_argument("--calibrate", action="store_true", help="fit infer.py's sharpnesses; for toy_demo objects")
+    parser.add_argument("--calibrate", action="store_true", help="fit decide.py's sharpnesses; for toy_demo objects")
+    parser.add_argument("--noise", type=float, nargs="+", metavar="DEGREES", help="only the recovery of poses")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"overrides {CONFIG.name}")
     add_flags(parser)
     arguments = parser.parse_intermixed_args()
@@ -210,6 +267,10 @@ def main() -> None:
         config.verify = True  # the sharpnesses weigh the network against synthesis
     scenes = find_scenes(arguments.type, arguments.object, views)
     path = root_dir() / "results/relposepp" / f"{arguments.label or '+'.join(arguments.type)}_{views}.json"
+    if arguments.noise:
+        _, diffusion = load_models(config, devices.choose_device(arguments.device))
+        report_noise(diffusion, scenes, arguments.noise, path.with_name(f"{path.stem}_noise.json"))
+        return
     objects = evaluate(
         scenes, arguments.sets, config, arguments.device, arguments.seed, max(arguments.workers, 1), path
     )

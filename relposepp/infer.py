@@ -4,156 +4,37 @@
     python relposepp/infer.py … --no-verify --hypotheses 4                # the network alone
     python relposepp/infer.py … --backbone published --checkpoint PATH
 
-Writes poses.json, ranked configurations with their evidence, and poses.png into Scene.initial_poses' folder. The
-network's pairwise azimuth distributions propose (search.py), a joint fit of voxels and cameras decides (verify.py).
+Writes poses.json, ranked configurations with their evidence, and poses.png into Scene.initial_poses' folder. How it is
+decided which poses these are is in decide.py.
 """
 
 import argparse
 import math
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
 
+from camerabooth.backbones.interface import DiffusionModel
+from camerabooth.backbones.interface import load_model as load_diffusion
+from camerabooth.backbones.weights import model_folder
 from relposepp import published
-from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
+from relposepp.decide import decide
+from relposepp.model import IMAGE_SIZE, RelativePose, load_model
 from relposepp.plot import write_plot
-from relposepp.search import (
-    agreement,
-    azimuth_deviations,
-    configuration_scores,
-    distinct,
-    quarter_turns,
-    search,
-    to_bins,
-)
-from relposepp.verify import Effort, verify
+from relposepp.proposals import Poses
+from relposepp.search import azimuth_deviations
 from sap3d import images as image_io
-from sap3d.cameras.maths import anchored
-from sap3d.cameras.poses import write_poses
+from sap3d.cameras.poses import SYMMETRY, write_poses
 from sap3d.errors import UserError, one_line_errors
-from sap3d.field.synthesis import Fit
 from sap3d.files import root_dir
 from sap3d.runs import devices
 from sap3d.runs.options import apply_flags, stage_options
 from sap3d.views import read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
-# A configuration's log-weight: per unit of the network's log-probability (see `weigh`), and per share by which its
-# synthesis loss is above the lowest; fitted to held-out toys, so that `Poses.confidence` is calibrated.
-NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.3, 2.0
-
-
-@dataclass
-class Poses:
-    """Ranked configurations of N views and the evidence for them."""
-
-    cameras: Tensor  # [K, N, 3], view 0's azimuth 0, best first; [K, N, 5] if principal points were free
-    scores: list[float]  # negative log-weights, lower is better
-    confidence: Tensor  # probability that a view is placed within 15° relative to the others, [N]
-    network: Tensor  # the network's own best configuration, [N, 3]
-    prediction: Prediction
-    evidence: dict[str, Tensor] = field(default_factory=dict)  # what the scores are made of, each [K]
-    fit: Fit | None = None  # the best configuration's, K = 1, with cameras of its own world, if voxels were kept
-
-
-def uninformed(views: int, bins: int = 72) -> Prediction:
-    """What one knows of photos without a network: they are taken from somewhat above, from any side."""
-    azimuths = torch.full((views, views, bins), -math.log(bins)) * (1 - torch.eye(views))[..., None]
-    elevation, radius = torch.full((views,), math.radians(20)), torch.full((views,), 1.8)
-    return Prediction(elevation, torch.full((views,), math.radians(15)), radius, azimuths, azimuths)
-
-
-def propose(prediction: Prediction, count: int, generator: torch.Generator) -> Tensor:
-    """Configurations for verification, [K, N, 3], K ≤ count.
-
-    First the network's best distinct ones; then those of the colours alone, which know cans and bottles better; then
-    quarter turns of views of the network's very best: what people photograph often has sides that look alike, where
-    the network sees which way a side faces, not which side.
-    Two and three views are few enough to try azimuths all around besides.
-    """
-    views = len(prediction.elevation)
-    azimuths, _ = search(prediction.azimuths, 2 * count // 5, generator=generator)
-    colors, _ = search(prediction.photometric, count // 5, generator=generator)
-    azimuths = torch.cat([azimuths, colors, quarter_turns(prediction.azimuths, azimuths[:8], 8 * count)])
-    if views <= 3:
-        grid = torch.cartesian_prod(*[torch.arange(0, 360, 15 * (views - 1)).deg2rad()] * (views - 1))
-        azimuths = torch.cat([azimuths, F.pad(grid.view(-1, views - 1), (1, 0))])
-    azimuths = azimuths[distinct(azimuths, count, math.radians(12))]
-    shape = (len(azimuths), views)
-    return torch.stack([prediction.elevation.expand(shape), azimuths, prediction.radius.expand(shape)], -1)
-
-
-def estimate_poses(
-    model: RelativePose,
-    images: Tensor,
-    config: DictConfig,
-    seed: int,
-    hypotheses: Tensor | None = None,
-    free_middles: bool = False,
-) -> Poses:
-    """Poses of N ≥ 1 views of one object.
-
-    Args:
-        images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64].
-        config: configs/infer.yaml.
-        hypotheses: configurations [K, N, 3] in the place of the network's, best first.
-        free_middles: the object's middle may be beside the images' (`sap3d.cameras.framing`), as far as
-            verification sees.
-    """
-    views = len(images)
-    prediction = (
-        model.predict(images.to(next(model.parameters()).device), config.joint_elevations)
-        if config.network
-        else uninformed(views)
-    )
-    estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
-    if views == 1:
-        return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
-    if hypotheses is None:
-        hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
-    network = hypotheses[0]
-    if free_middles:
-        hypotheses, estimates = F.pad(hypotheses, (0, 2)), F.pad(estimates, (0, 2))
-    kept = hypotheses[: config.hypotheses]
-    fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
-    # Two photos have little that must agree: the network by itself is more exact (docs/RESULTS.md).
-    verified = config.verify if config.verify is not None else views > 2 or free_middles
-    if verified:
-        fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)
-    cameras = anchored(fit.cameras)
-    log_probabilities = configuration_scores(prediction.azimuths, to_bins(cameras[..., 1], prediction.azimuths))
-    log_weights = weigh(log_probabilities, fit.losses, views)
-    order = log_weights.argsort(descending=True, stable=True)
-    ranked, first = cameras[order], int(order[0])
-    return Poses(
-        ranked,
-        (-log_weights[order]).tolist(),
-        agreement(ranked[..., 1], log_weights[order]),
-        network,
-        prediction,
-        {"network_log_probability": log_probabilities[order]}
-        | ({"synthesis_loss": fit.losses[order]} if verified else {}),
-        fit=fit[[first]] if first < len(fit.grid) else None,
-    )
-
-
-def weigh(
-    log_probabilities: Tensor,
-    losses: Tensor,
-    views: int,
-    network: float = NETWORK_SHARPNESS,
-    synthesis: float = SYNTHESIS_SHARPNESS,
-) -> Tensor:
-    """Log-weights of configurations from the network's summed log-probabilities and the synthesis losses, all [K].
-
-    The pairs are not independent: those of N views count as N − 1, the number of their relative azimuths.
-    """
-    return network * 2 / views * log_probabilities - synthesis * (losses / losses.min() - 1)
 
 
 def published_hypotheses(
@@ -174,13 +55,19 @@ def published_hypotheses(
 
 
 def table(poses: Poses) -> str:
-    """The best configuration in degrees."""
+    """The best configuration in degrees, and what was said for it and others."""
     lines = ["view  elevation  azimuth  radius  confidence"]
     for view, (elevation, azimuth, radius) in enumerate(poses.cameras[0, :, :3].tolist()):
         turn = (math.degrees(azimuth) + 180) % 360 - 180
         lines.append(
             f"{view:4d}  {math.degrees(elevation):8.1f}°  {turn:6.1f}°  {radius:6.2f}  {poses.confidence[view]:10.0%}"
         )
+    if "excess" in poses.symmetry:
+        same = "yes" if poses.symmetry["order"] > 1 else "no"
+        lines.append(f"the same from behind: {same} (excess {poses.symmetry['excess']:.2e})")
+    for name, judged in poses.considered.get("judged", {}).items():
+        kept = ", kept" * (name == poses.considered["kept"])
+        lines.append(f"{name} poses: energy {judged['energy']:.4f}, synthesis loss {judged['synthesis']:.2e}{kept}")
     return "\n".join(lines)
 
 
@@ -193,6 +80,8 @@ def evidence_of(poses: Poses) -> dict[str, object]:
     return {
         "confidence": rounded(poses.confidence),
         **{name: values.tolist() for name, values in poses.evidence.items()},
+        "considered": poses.considered,
+        SYMMETRY: poses.symmetry,
         "deviations_deg": dict(zip(("elevation", "azimuth"), (rounded(d.rad2deg()) for d in deviations))),
         "network": {
             "cameras": (poses.network * unit).tolist(),
@@ -204,6 +93,16 @@ def evidence_of(poses: Poses) -> dict[str, object]:
 def rounded(tensor: Tensor) -> list:
     """Nested lists of numbers of three decimals."""
     return (tensor.double() * 1000).round().div(1000).tolist()
+
+
+def load_models(config: DictConfig, device: torch.device) -> tuple[RelativePose, DiffusionModel]:
+    """The network of pairs, and the diffusion model that judges.
+
+    Raises:
+        UserError: no such weights.
+    """
+    model = load_model(Path(__file__).parents[1] / config.weights, device)
+    return model, load_diffusion(model_folder(config.diffusion.backbone, config.diffusion.checkpoint), device)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -231,22 +130,22 @@ def main() -> None:
     start = time.monotonic()
     scene = arguments.scene
     photos = read_images(scene)
-    images = image_io.to_tensor(photos, IMAGE_SIZE)
     device = devices.choose_device(arguments.device)
+    images = image_io.to_tensor(photos, IMAGE_SIZE).to(device)
     devices.seed_everything(arguments.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = load_model(Path(__file__).parents[1] / config.weights, device)
+    model, diffusion = load_models(config, device)
     hypotheses = None
     if config.backbone == "published" and scene.views > 1:
-        elevation = model.predict(images.to(device)).elevation[0].item()
+        elevation = model.predict(images).elevation[0].item()
         sharp = image_io.to_tensor(photos, photos[0].shape[0])
         hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
     free_middles = scene.photo_record.exists() if config.free_middles is None else config.free_middles
-    poses = estimate_poses(model, images, config, arguments.seed, hypotheses, free_middles)
+    poses = decide(model, diffusion, photos, config, arguments.seed, hypotheses, free_middles)
     write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
     path = scene.initial_poses.with_suffix(".png")
-    write_plot(path, images, poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
+    write_plot(path, images.cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     print(table(poses))
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")
 

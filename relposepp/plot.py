@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sap3d.cameras import maths as cam
-from sap3d.field.synthesis import Fit, render_views
+from sap3d.field.rendering import render_views
+from sap3d.field.synthesis import Fit
 from sap3d.files import atomic_file
 
 FRUSTUM = 0.35  # length of a drawn camera

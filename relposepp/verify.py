@@ -6,8 +6,6 @@ ID-Pose (2306.17140), iFusion (2312.17250) and SparseAGS (arXiv 2412.03570), whi
 """
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,9 +15,8 @@ from tqdm import tqdm
 
 from relposepp.search import distinct
 from sap3d.cameras.maths import anchored
-from sap3d.field.synthesis import DESCENT, Fit, Level, joint_fit, view_losses
+from sap3d.field.synthesis import DESCENT, Fit, Level, fit_all, in_threads, join, view_losses
 
-BATCH = 16  # hypotheses fitted at a time
 RECONSIDERED_AZIMUTHS = 24
 WORTHWHILE = 0.97  # a round that leaves more than this share of the lowest loss is the last
 
@@ -40,45 +37,10 @@ class Effort:
     finalists: int = 6  # fits that enter the fine level; half of them enter the last one
 
 
-def fit_all(
-    images: Tensor,
-    hypotheses: Tensor,
-    level: Level,
-    progress: tqdm,
-    estimates: Tensor | None = None,
-    start: Tensor | None = None,
-    view_weights: Tensor | None = None,
-) -> Fit:
-    """`joint_fit` of many hypotheses in batches, one thread a batch.
-
-    Small tensors keep torch's own threads idle most of the time. The batches do not depend on the number of threads.
-    """
-
-    def one_batch(first: int) -> Fit:
-        rows = slice(first, first + BATCH)
-        grids, weights = (None if each is None else each[rows] for each in (start, view_weights))
-        fit = joint_fit(images, hypotheses[rows], level, start=grids, estimates=estimates, view_weights=weights)
-        progress.update(len(fit.losses) * level.steps)
-        return fit
-
-    return join(in_threads(one_batch, range(0, len(hypotheses), BATCH)))
-
-
-def in_threads(function: Callable, items: Iterable) -> list:
-    """Map over items with as many threads as torch would use, each of which computes on its own."""
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(function, items))
-
-
-def join(fits: list[Fit]) -> Fit:
-    """One Fit of all."""
-    return Fit(*(torch.cat([getattr(fit, name) for fit in fits]) for name in ("grid", "cameras", "losses")))
-
-
 def best(fit: Fit, keep: int, separation: float = math.radians(12)) -> Fit:
     """The `keep` distinct fits of lowest loss, best first (see `search.distinct`)."""
     fit = fit[fit.losses.argsort(stable=True)]
-    return fit[distinct(fit.cameras[..., 1], keep, separation)]
+    return fit[distinct(fit.cameras[..., 1].cpu(), keep, separation)]
 
 
 def mutate(parents: Tensor, children: int, generator: torch.Generator) -> Tensor:
@@ -122,10 +84,10 @@ def reconsider(images: Tensor, fit: Fit, level: Level, progress: tqdm, alternati
     count, views = fit.cameras.shape[:2]
     left_out = torch.arange(1, views).repeat(count)
     base = fit.cameras.repeat_interleave(views - 1, 0)
-    weights = torch.ones(len(base), views)
+    weights = images.new_ones(len(base), views)
     weights[torch.arange(len(base)), left_out] = 0
     rest = fit_all(images, base, replace(level, pose_rate=0.0), progress, view_weights=weights)
-    turns = torch.arange(RECONSIDERED_AZIMUTHS) * (2 * math.pi / RECONSIDERED_AZIMUTHS)
+    turns = torch.arange(RECONSIDERED_AZIMUTHS, device=images.device) * (2 * math.pi / RECONSIDERED_AZIMUTHS)
     target = F.interpolate(images, size=(level.size,) * 2, mode="area").flatten(2).transpose(1, 2)
 
     def place(index: int) -> list[Tensor]:
@@ -152,15 +114,16 @@ def verify(
     """Rank and refine camera configurations by synthesis.
 
     Args:
-        images: white-composited RGB + mask, [N, 4, S, S], N ≥ 2.
+        images: white-composited RGB + mask, [N, 4, S, S], N ≥ 2; fits are computed where they are.
         hypotheses: [K, N, 3], view 0 at azimuth 0; or [K, N, 5] with free principal points.
         estimates: per-view elevations and radii (and principal points) to stay near, [N, 3] (or [N, 5]).
         seed: of the turns of `mutate`.
 
     Returns:
-        At most `keep` distinct fits, best first: the finalists, then the best of the others. Azimuths of different fits
-        do not compare; `sap3d.cameras.maths.anchored` makes them.
+        At most `keep` distinct fits, on the CPU, best first: the finalists, then the best of the others. Azimuths of
+        different fits do not compare; `sap3d.cameras.maths.anchored` makes them.
     """
+    hypotheses, estimates = hypotheses.to(images.device), estimates.to(images.device)
 
     def climb(scouted: Fit) -> Fit:
         fit = refit(best(scouted, 4 * effort.beam), effort.coarse)
@@ -178,7 +141,7 @@ def verify(
         for _ in range(effort.rounds if len(images) > 2 else 0):
             lowest = fit.losses[0]
             proposals = [reconsider(images, fit[: max(1, effort.beam // 2)], effort.coarse, progress)]
-            proposals.append(mutate(fit.cameras, effort.children, generator))
+            proposals.append(mutate(fit.cameras.cpu(), effort.children, generator).to(images.device))
             fit = best(join([fit, climb(scout(torch.cat(proposals)))]), effort.beam)
             if fit.losses[0] > WORTHWHILE * lowest:
                 break
@@ -191,4 +154,4 @@ def verify(
     for others in (finalists[halved:], fit[effort.finalists :]):
         cameras = torch.cat([cameras, others.cameras])[:keep]
         losses = torch.cat([losses, others.losses.clamp(min=losses.max().item())])[:keep]
-    return Fit(last.grid, cameras, losses)
+    return Fit(last.grid, cameras, losses).cpu()

@@ -20,11 +20,12 @@ from camerabooth import ablate, go_nvs, main
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
-from relposepp import infer
+from relposepp import descent, infer
 from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import read_middles, read_pose_hypotheses
 from sap3d.errors import UserError
+from sap3d.field import synthesis
 from sap3d.images import read_on_white, to_uint8
 from sap3d.scene import Scene, image_paths
 from sap3d.scores import evaluate
@@ -69,14 +70,19 @@ def root(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch):
-    """Stage 2's fits of voxels, in a tenth of their steps."""
-    monkeypatch.setattr(main, "SYNTHESIS", replace(main.SYNTHESIS, steps=main.SYNTHESIS.steps // 10))
-    monkeypatch.setattr(main, "DESCENT", tuple(replace(level, steps=level.steps // 10) for level in main.DESCENT))
+    """Stage 1's fits of voxels after its search, and stage 2's, in a tenth of their steps."""
+    monkeypatch.setattr(synthesis, "HELD", replace(synthesis.HELD, steps=synthesis.HELD.steps // 10))
+    monkeypatch.setattr(descent, "DESCENT", tuple(replace(lvl, steps=lvl.steps // 10) for lvl in descent.DESCENT))
 
 
 def run(monkeypatch, program, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [program.__name__, *arguments])
     program.main()
+
+
+def untrained(root: Path) -> list[str]:
+    """Stage 1's options for untrained models."""
+    return [f"weights={root / 'relposepp'}", f"diffusion.checkpoint={root / 'diffusion'}"]
 
 
 def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
@@ -87,7 +93,7 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
         shutil.rmtree(folder, ignore_errors=True)
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
     search = ["candidates=4", "hypotheses=2", "effort.rounds=1", "effort.children=2", "effort.beam=2"]
-    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", *search)
+    run(monkeypatch, infer, *common, *untrained(root), *search)
     tuning = [
         "tuning.steps=2",
         "tuning.batch=2",
@@ -119,7 +125,12 @@ def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypa
     with_truth = run_stages(monkeypatch, root)
     scene = Scene("toy_demo", TOY, 3)
     poses = json.loads((scene.diffusion / "poses.json").read_text())
-    assert set(poses["half_turn"]) == {"taken", "excess"}
+    assert poses["symmetry"]["order"] in (1, 2) and poses["kept"] in ("initial", "refined")
+    decided = json.loads(scene.initial_poses.read_text())
+    assert decided["symmetry"]["order"] == poses["symmetry"]["order"] and "excess" in decided["symmetry"]
+    considered = decided["considered"]
+    assert considered["kept"] in considered["judged"] and {"chosen", "descended"} <= set(considered["judged"])
+    assert len(decided["hypotheses"]) == 2 and considered["compared"]["score"]
     hidden = root / "hidden"
     hidden.mkdir()
     for index, folder in enumerate((scene.train / "poses", scene.test, scene.mesh_folder)):
@@ -155,7 +166,7 @@ def test_where_own_photos_show_the_middle_is_handed_on(root, monkeypatch):
 def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path):
     monkeypatch.setenv("ROOT_DIR", str(root))
     common = ["--type", "toy_demo", "--object", TOY, "--views", "3", "--device", "cpu"]
-    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
+    run(monkeypatch, infer, *common, *untrained(root), "verify=false")
     (tmp_path / "list.txt").write_text(f"toy_demo {TOY}\n")
     tiny = [f"checkpoint={root / 'diffusion'}", "tuning.steps=2", "tuning.batch=2", "tuning.prior_objects=1"]
     tiny.append("tuning.prior_nearest=false")
@@ -182,9 +193,11 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}
     (tmp_path / "list.txt").write_text(f"{scene.type} {scene.object}\n")
     tuning = {"steps": 1, "batch": 2, "prior_objects": 1, "prior_nearest": False}
-    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning, "half_turn_excess": [1.0]}
-    OmegaConf.save(OmegaConf.merge(OmegaConf.load(main.CONFIG), changes), tmp_path / "camerabooth.yaml")
-    monkeypatch.setattr(main, "CONFIG", tmp_path / "camerabooth.yaml")
+    changes = {"checkpoint": str(root / "diffusion"), "tuning": tuning}
+    for stage, differing in ((main, changes), (infer, {"symmetry": {"excess": [1.0]}})):
+        path = tmp_path / f"{stage.__name__}.yaml"
+        OmegaConf.save(OmegaConf.merge(OmegaConf.load(stage.CONFIG), differing), path)
+        monkeypatch.setattr(stage, "CONFIG", path)
     monkeypatch.setitem(ablate_field.VARIANTS, "untuned model", [f"system.guidance.model={root / 'diffusion'}"])
     argv = ["ablate", "--list", str(tmp_path / "list.txt"), "--views", "3", "--device", "cpu", "--true_poses"]
     monkeypatch.setattr(sys, "argv", [*argv, *TINY_FIELD])
@@ -212,7 +225,7 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
 def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypatch, capsys):
     monkeypatch.setenv("ROOT_DIR", str(root))
     common = ["--type", "toy_demo", "--object", TOY, "--views", "1", "--device", "cpu"]
-    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
+    run(monkeypatch, infer, *common, *untrained(root), "verify=false")
 
     def tune(model, images, cameras, prior, field, config, *_):
         if (config.batch, config.prior_batch) != (4, 2):
@@ -234,28 +247,27 @@ def test_one_view_is_enough(root, monkeypatch):
 @pytest.mark.parametrize(
     ("views", "option", "taken"),
     [
-        (1, "half_turn_excess=[1.0]", True),
-        (2, "half_turn_excess=[1.0]", True),
-        (2, "half_turn_excess=[-1.0]", False),
-        (3, "half_turn_excess=[0,0,1.0]", True),
-        (3, "half_turn_views=2", False),
+        (1, "symmetry.excess=[1.0]", True),
+        (2, "symmetry.excess=[1.0]", True),
+        (2, "symmetry.excess=[-1.0]", False),
+        (3, "symmetry.excess=[0,0,1.0]", True),
+        (3, "symmetry.views=2", False),
     ],
 )
 def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatch, views, option, taken):
-    """Stage 2 tunes to one or two from both sides, shows any so to the model, and hands on that it does."""
+    """Stage 1 finds it, stage 2 tunes to one or two from both sides, shows any so to the model, and hands it on."""
     monkeypatch.setenv("ROOT_DIR", str(root))
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
-    run(monkeypatch, infer, *common, f"weights={root / 'relposepp'}", "verify=false")
+    run(monkeypatch, infer, *common, *untrained(root), "verify=false", option)
     tuned, shown, tune, embed = [], [], main.tune, ViewConditionedDiffusion.embed_sources
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
     tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=1"]
-    tuning += ["tuning.prior_nearest=false", option]
+    tuning += ["tuning.prior_nearest=false"]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
-    poses = json.loads((Scene("toy_demo", TOY, views).diffusion / "poses.json").read_text())
-    if option == "half_turn_views=2":
-        assert poses["half_turn"] == {"taken": False}
-    else:
-        assert poses["half_turn"]["taken"] is taken and abs(poses["half_turn"]["excess"]) < 1
+    scene = Scene("toy_demo", TOY, views)
+    decided, poses = (json.loads(path.read_text()) for path in (scene.initial_poses, scene.diffusion / "poses.json"))
+    assert decided["symmetry"]["order"] == poses["symmetry"]["order"] == 1 + taken
+    assert abs(decided["symmetry"].get("excess", 0)) < 1
     assert len(poses["hypotheses"][0]["cameras"]) == views
     model, images, cameras, _, field, *_ = tuned[0]
     # Three are tuned to as they are, and their field is fitted to both sides.
@@ -275,7 +287,7 @@ def test_stages_refuse_a_bad_number_of_views(root, monkeypatch, views, message):
     for stage in (infer, main, go_nvs):
         options = ["--type", "toy_demo", "--object", TOY, "--views", views, "--device", "cpu"]
         if stage is infer:
-            options.append(f"weights={root / 'relposepp'}")
+            options += untrained(root)
         with pytest.raises(UserError, match=message if stage is infer or views != "4" else "no poses"):
             run(monkeypatch, stage, *options)
 

@@ -17,15 +17,17 @@ from pathlib import Path
 import imageio.v3 as imageio
 import launch
 import numpy as np
-import torch
 from omegaconf import OmegaConf
 
 from camerabooth import main as camerabooth
 from camerabooth.diffusion import EMBEDDED_WEIGHTS
+from relposepp import infer
+from relposepp.decide import symmetry_at, symmetry_bound
 from sap3d import images as im
-from sap3d.cameras.maths import sight_cosines
-from sap3d.cameras.poses import read_best_poses, write_poses
+from sap3d.cameras.maths import anchored, sight_cosines
+from sap3d.cameras.poses import SYMMETRY, read_best_poses, write_poses
 from sap3d.errors import one_line_errors
+from sap3d.field import synthesis
 from sap3d.files import atomic_file, root_dir
 from sap3d.names import read_object_list
 from sap3d.runs.devices import choose_device
@@ -33,7 +35,7 @@ from sap3d.scene import Scene, check_views, image_paths
 from sap3d.scores import metrics
 from sap3d.scores.ablations import AblationTable, argument_parser
 from sap3d.scores.evaluate import compare_folder, evaluate_mesh, read_symmetry
-from sap3d.views import read_poses
+from sap3d.views import read_images, read_poses
 
 VARIANTS = {
     "no prior": ["system.expected_weight=0", "system.guidance_weight=0", "data.symmetric=false"],
@@ -64,11 +66,14 @@ def tune_at_truth(scene: Scene, root: Path, device: str, seed: int) -> Scene:
     """The scene under another root, where stage 2 has tuned the model at the true cameras."""
     other = below(scene, root)
     if not (other.diffusion / "poses.json").exists():
-        cameras = read_poses(scene.train, scene.views)
-        write_poses(other.initial_poses, (cameras - cameras[0] * torch.tensor([0, 1, 0]))[None], [0.0])
+        cameras, chosen = anchored(read_poses(scene.train, scene.views)), choose_device(device)
+        photos = im.to_tensor(read_images(scene), synthesis.HELD.size).to(chosen)
+        cameras, bound = cameras.to(chosen), symmetry_bound(OmegaConf.load(infer.CONFIG).symmetry, scene.views)
+        symmetry = symmetry_at(photos, cameras, synthesis.held_loss(photos, cameras), bound)
+        write_poses(other.initial_poses, cameras[None], [0.0], **{SYMMETRY: symmetry})
         config = OmegaConf.load(camerabooth.CONFIG)
-        config.descent, config.tuning.pose_learning_rate = False, 0.0
-        camerabooth.run(other, config, choose_device(device), seed, other.diffusion)
+        config.tuning.pose_learning_rate = 0.0
+        camerabooth.run(other, config, chosen, seed, other.diffusion)
     return other
 
 

@@ -16,7 +16,7 @@ from sap3d.errors import UserError
 from sap3d.files import write_json
 
 COLUMNS = ["elevation_deg", "azimuth_deg", "radius", "x", "y"]
-HALF_TURN = "half_turn"  # what stage 2 says of the object's far side: {"taken": bool, "excess": loss}
+SYMMETRY = "symmetry"  # of the object, as stage 1 takes it: {"order": n, …}
 UNITS = torch.tensor([180 / math.pi, 180 / math.pi, 1.0, 1.0, 1.0])  # of the columns, in those of the code
 # Lower and upper bounds of (elevation, azimuth, radius) while cameras are refined.
 BOUNDS = ((math.radians(-30), -math.inf, 1.2), (math.radians(80), math.inf, 2.6))
@@ -88,16 +88,17 @@ def read_middles(path: Path, views: int) -> Tensor:
     return principal_points(read_pose_hypotheses(path, views)[0][0])
 
 
-def read_half_turn(path: Path) -> bool:
-    """Whether stage 2 has taken photos to show the far side, too (`sap3d.cameras.symmetry`); if it says nothing, no.
+def read_symmetry_order(path: Path) -> int:
+    """Order of the rotational symmetry that the object is taken to have (`sap3d.cameras.symmetry`); 1 if none is named.
 
     Raises:
         UserError: no such file, or malformed.
     """
-    found = _read_content(path).get(HALF_TURN, {})
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a pose file ({HALF_TURN} is {found})")
-    return found.get("taken", False) is True
+    found = _read_content(path).get(SYMMETRY, {})
+    order = found.get("order", 1) if isinstance(found, dict) else None
+    if not isinstance(order, int) or order < 1:
+        raise UserError(f"{path}: not a pose file ({SYMMETRY} is {found})")
+    return order
 
 
 class PoseTable(torch.nn.Module):

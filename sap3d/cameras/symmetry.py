@@ -1,6 +1,7 @@
-"""Half-turn symmetry: an object that looks the same when it is turned by 180° about the vertical.
+"""Rotational symmetry: an object that looks the same when it is turned about the vertical by a part of a full turn.
 
-Packages, cans, bottles and bowls do, or nearly; then a photo also shows the far side, seen from the other direction.
+Packages, cans, bottles and bowls do at half a turn (order 2), or nearly; then a photo also shows the far side, seen
+from the other direction. Order 1 is no symmetry.
 """
 
 import math
@@ -8,38 +9,22 @@ import math
 import torch
 from torch import Tensor
 
-from sap3d.field.synthesis import Level, joint_fit
+
+def turned(cameras: Tensor, order: int) -> Tensor:
+    """Cameras (elevation, azimuth, …) [N, C] of all sides that look alike, the given ones first, [order · N, C]."""
+    sides = cameras.repeat(order, 1, 1)
+    sides[..., 1] += torch.arange(order, device=cameras.device)[:, None] * (2 * math.pi / order)
+    return sides.flatten(0, 1)
 
 
-def half_turned(cameras: Tensor) -> Tensor:
-    """Cameras (elevation, azimuth, …) [..., C] on the other side of the object."""
-    turned = cameras.clone()
-    turned[..., 1] += math.pi
-    return turned
+def repeated(images: Tensor, cameras: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """Views [N, 4, S, S] at cameras [N, C] as seen from all sides that look alike, the given ones first."""
+    return images.repeat(order, 1, 1, 1), turned(cameras, order)
 
 
-def with_far_sides(images: Tensor, cameras: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Views [N, 4, S, S] at cameras [N, C], followed, if the object is symmetric, by the same views half a turn on."""
-    if not symmetric:
-        return images, cameras
-    return torch.cat([images, images]), torch.cat([cameras, half_turned(cameras)])
-
-
-def mean_of_sides(cameras: Tensor) -> Tensor:
-    """One camera of each photo, [N, 3], from those that `with_far_sides` gave it, after they have moved, [2 N, 3]."""
-    here, there = cameras.chunk(2)
-    return (here + there - here.new_tensor([0.0, math.pi, 0.0])) / 2
-
-
-def loss_from_both_sides(photos: Tensor, cameras: Tensor, level: Level) -> float:
-    """What remains of their loss when voxels are to look like the photos from the other side, too.
-
-    Silhouettes that are not their own mirror images, a handle on one side, and faces of different colours that photos
-    show from both directions raise it above that of the photos alone; print that no two photos contradict does not.
-
-    Args:
-        photos: colour on white and alpha in [0, 1], [N, 4, S, S].
-        cameras: held, [N, 3] or [N, 5].
-    """
-    images, cameras = with_far_sides(photos, cameras, symmetric=True)
-    return joint_fit(images, cameras[None].cpu(), level).losses.item()
+def mean_of_turns(cameras: Tensor, order: int) -> Tensor:
+    """One camera of each view, [N, C], from those that `turned` gave it, after they have moved, [order · N, C]."""
+    sides = cameras.view(order, -1, cameras.shape[-1])
+    mean = sides.sum(0)
+    mean[:, 1] -= (order - 1) * math.pi
+    return mean / order

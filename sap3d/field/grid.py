@@ -1,12 +1,10 @@
-"""Batched dense-grid volume renderer: many small radiance fields, or one large, in plain torch.
+"""Dense grids of raw values: many small radiance fields, or one large, in plain torch, on any device.
 
 A field is a grid [4, R, R, R] of raw values over the cube |x|, |y|, |z| ≤ SCENE_BOUND, indexed [channel, z, y, x] with
 corner-aligned nodes: channel 0 is density before activation, 1–3 colour before the sigmoid. Values are interpolated
 first and activated after (DVGO, arXiv 2111.11215, §4.1), which lets a coarse grid hold a sharp surface. Only the part
-of a ray inside the sphere of radius SCENE_BOUND is sampled. Everything is differentiable in the grid and the cameras.
+of a ray inside the sphere of radius SCENE_BOUND is sampled. Everything is differentiable in the grid and the points.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,20 +12,10 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 
 DENSITY_SCALE = 30.0  # density per unit of length at softplus = 1: a surface a few hundredths thick can be opaque
 DENSITY_SHIFT = -5.0  # a grid of zeros is then nearly transparent (opacity below 0.25 along a diameter)
-
-
-@dataclass
-class Rendering:
-    """What `render` returns; leading dimensions are those of the pixels."""
-
-    color: Tensor  # composited on white, [..., 3]
-    opacity: Tensor  # [...]
-    depth: Tensor  # expected depth of what was hit, premultiplied by opacity, [...]
 
 
 def activate_density(raw: Tensor) -> Tensor:
@@ -50,8 +38,10 @@ def sample(grid: Tensor, points: Tensor) -> Tensor:
     """
     batch, channels, resolution = grid.shape[:3]
     if grid.device.type != "cpu":
-        where = (points / SCENE_BOUND)[:, :, None, None]
-        return F.grid_sample(grid, where, mode="bilinear", align_corners=True)[..., 0, 0].transpose(1, 2)
+        unit = points / SCENE_BOUND
+        values = F.grid_sample(grid, unit[:, :, None, None], mode="bilinear", align_corners=True)[..., 0, 0]
+        # The kernel fades out over one node's spacing.
+        return values.transpose(1, 2).masked_fill((unit.abs() > 1).any(-1, keepdim=True), 0)
     table = grid.permute(0, 2, 3, 4, 1).reshape(-1, channels)
     nodes = (points + SCENE_BOUND) * ((resolution - 1) / (2 * SCENE_BOUND))
     return _Interpolation.apply(table, nodes, resolution).reshape(batch, -1, channels)
@@ -120,43 +110,6 @@ def ray_interval(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     closest2 = (origins + middle[..., None] * directions).square().sum(-1)
     half = ((SCENE_BOUND**2 - closest2).clamp(min=1e-8) / length2).sqrt()
     return middle - half, middle + half
-
-
-def render(
-    grid: Tensor,
-    cameras: Tensor,
-    pixels: Tensor,
-    samples: int,
-    generator: torch.Generator | None = None,
-) -> Rendering:
-    """Render pixels of B fields on white, each seen by V cameras.
-
-    Args:
-        grid: [B, 4, R, R, R].
-        cameras: [B, V, 3].
-        pixels: normalised image coordinates, [P, 2], [V, P, 2] or [B, V, P, 2].
-        samples: samples a ray.
-        generator: jitters the samples within their bins (training); None takes the bins' centres.
-
-    Returns:
-        Rendering with leading dimensions [B, V, P].
-    """
-    batch, views = cameras.shape[:2]
-    origins, directions = cam.rays(cameras, pixels.expand(batch, views, *pixels.shape[-2:]))
-    near, far = ray_interval(origins, directions)
-    if generator is None:
-        offsets = torch.full((samples,), 0.5, device=grid.device)
-    else:
-        # The same for all fields of a batch, so that a field's fit does not depend on its company.
-        offsets = torch.rand(*near.shape[1:], samples, generator=generator).to(grid.device)
-    fractions = (torch.arange(samples, device=grid.device) + offsets) / samples
-    depths = near[..., None] + (far - near)[..., None] * fractions
-    points = origins[..., None, :] + depths[..., None] * directions[..., None, :]
-    raw = sample(grid, points.reshape(batch, -1, 3)).reshape(*depths.shape, 4)
-    spacing = ((far - near) * directions.norm(dim=-1) / samples)[..., None]
-    weights, opacity = composite(activate_density(raw[..., 0]) * spacing)
-    color = (weights[..., None] * raw[..., 1:].sigmoid()).sum(-2) + (1 - opacity)[..., None]
-    return Rendering(color, opacity, (weights * depths).sum(-1))
 
 
 def composite(optical_depth: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,12 @@
 
 Many hypotheses are fitted in one batch, each to its own dense grid; cameras may move with the fit. The loss that is
 left is stage 1's and stage 2's synthesis score. Compare iFusion (arXiv 2312.17250) and SparseAGS (arXiv 2412.03570).
+Fits are computed where the images are; hypotheses and what else a fit starts from must be there, too.
 """
 
 import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +18,7 @@ from tqdm import tqdm
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field import grid as voxels
+from sap3d.field.rendering import Rendering, render
 
 ELEVATION_RANGE = (math.radians(-25), math.radians(75))
 RADIUS_RANGE = (1.2, 2.6)
@@ -27,6 +31,7 @@ PRIOR_SIGMA = (math.radians(10), 0.15)
 MIDDLE_SIGMA = 0.06
 # Object size and distance are nearly the same thing in an image: without an anchor, fits drift away by 0.1 and more.
 MEAN_RADIUS_SIGMA = 0.022
+BATCH = 16  # hypotheses fitted at a time on the CPU
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Level:
     pose_rate: float = 0.02  # peak learning rate of angles (radians) and radii; 0 holds the cameras
 
 
+# Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
+HELD = Level(resolution=32, size=64, steps=120, pixels=320, samples=32, pose_rate=0.0)
 # A descent of cameras that start 10° or 20° off.
 DESCENT = (
     # From new voxels, that have not learned the images in the wrong places yet.
@@ -55,11 +62,14 @@ class Fit:
     """State of K joint fits."""
 
     grid: Tensor  # raw values, [K, 4, R, R, R]
-    cameras: Tensor  # in the grids' worlds, [K, N, 3], or [K, N, 5] with free principal points
+    cameras: Tensor  # in the grids' worlds, [K, N, C]; see `joint_fit`
     losses: Tensor  # [K]
 
     def __getitem__(self, index: Tensor | list[int]) -> "Fit":
         return Fit(self.grid[index], self.cameras[index], self.losses[index])
+
+    def cpu(self) -> "Fit":
+        return Fit(self.grid.cpu(), self.cameras.cpu(), self.losses.cpu())
 
 
 def carve(images: Tensor, cameras: Tensor, resolution: int, view_weights: Tensor) -> Tensor:
@@ -67,40 +77,41 @@ def carve(images: Tensor, cameras: Tensor, resolution: int, view_weights: Tensor
 
     Args:
         images: white-composited RGB + mask, [N, 4, S, S].
-        cameras: [K, N, 3].
+        cameras: [K, N, ≥ 3].
         view_weights: [K, N]; views of weight 0 do not carve.
     """
-    axis = torch.linspace(-SCENE_BOUND, SCENE_BOUND, resolution)
+    axis = torch.linspace(-SCENE_BOUND, SCENE_BOUND, resolution, device=images.device)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     points = torch.stack([x, y, z], -1).view(1, -1, 3)
     soft = F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
-    mask, color = 1.0, 0.0
+    mask, color = images.new_ones(()), images.new_zeros(())
     for view, image in enumerate(soft):
         seen = cam.sample_images(image.expand(len(cameras), -1, -1, -1), cameras[:, view], points)
         weight = view_weights[:, view, None, None]
-        mask = (seen[:, 3:] * weight + 1 - weight).minimum(torch.as_tensor(mask))
+        mask = (seen[:, 3:] * weight + 1 - weight).minimum(mask)
         color = color + seen[:, :3] * weight / view_weights.sum(1)[:, None, None]
     density = -voxels.DENSITY_SHIFT + 6 * (mask - 0.6)
     raw = torch.cat([density, color.clamp(0.05, 0.95).logit()], 1)
     return raw.view(len(cameras), 4, resolution, resolution, resolution)
 
 
-def pixel_loss(rendering: voxels.Rendering, target: Tensor) -> Tensor:
+def pixel_loss(rendering: Rendering, target: Tensor) -> Tensor:
     """Squared colour and mask errors, [..., P], against targets [..., P, 4]."""
     color = (rendering.color - target[..., :3]).square().mean(-1)
     return color + (rendering.opacity - target[..., 3]).square()
 
 
 def constrain(cameras: Tensor, start: Tensor) -> Tensor:
-    """Bounded elevations and radii; the mean azimuth stays (the gauge).
+    """Bounded elevations, radii and principal points; the mean azimuth stays (the gauge), and rolls and fields of view.
 
     Voxels hold all views where they are. Were view 0's azimuth the gauge, it would stay wrong where it is: all others
     would have to turn with the voxels.
     """
     elevation = cameras[..., 0].clamp(*ELEVATION_RANGE)
     azimuth = cameras[..., 1] - (cameras[..., 1] - start[..., 1]).mean(1, keepdim=True)
-    middles = cameras[..., 3:].clamp(-3 * MIDDLE_SIGMA, 3 * MIDDLE_SIGMA)
-    return torch.cat([torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1), middles], -1)
+    middles = cameras[..., 3:5].clamp(-3 * MIDDLE_SIGMA, 3 * MIDDLE_SIGMA)
+    pose = torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1)
+    return torch.cat([pose, middles, start[..., 5:]], -1)
 
 
 @torch.enable_grad()
@@ -119,24 +130,25 @@ def joint_fit(
 
     Args:
         images: white-composited RGB + mask in [0, 1], [N, 4, S, S].
-        hypotheses: (elevation, azimuth, radius) in radians, [K, N, 3]; or [K, N, 5], principal points move, too.
+        hypotheses: (elevation, azimuth, radius) in radians, [K, N, 3]; or [K, N, 5] or [K, N, 7], whose principal
+            points move, too; rolls and fields of view are held.
         seed: of the random pixels.
         start: grids to go on from, [K, 4, R, R, R]; by default the carved hull.
-        estimates: [N, 3] or [N, 5], whose elevations, radii and principal points are a weak prior; by default the
-            hypotheses' own.
+        estimates: [N, C] as the hypotheses, whose elevations, radii and principal points are a weak prior; by default
+            the hypotheses' own.
         view_weights: [K, N]; 0 leaves a view out of the fit.
 
     Returns:
         Fit of the K hypotheses in their order; the losses are over all pixels of all views.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(images.device).manual_seed(seed)
     target = F.interpolate(images, size=(level.size,) * 2, mode="area")
     # Pixels on and around the object are drawn more often.
     density = 0.15 + 0.85 * F.max_pool2d(target[:, 3], 5, 1, 2).flatten(1)
     target = target.flatten(2).transpose(1, 2)
-    pixels = cam.pixel_grid(level.size)
+    pixels = cam.pixel_grid(level.size, images.device)
     if view_weights is None:
-        view_weights = torch.ones(hypotheses.shape[:2])
+        view_weights = images.new_ones(hypotheses.shape[:2])
     raw = carve(images, hypotheses, level.resolution, view_weights) if start is None else start
     raw = voxels.resize(raw, level.resolution).requires_grad_()
     moving = hypotheses.clone().requires_grad_(level.pose_rate > 0)  # their gradients take as long as the voxels' own
@@ -149,7 +161,7 @@ def joint_fit(
         optimizer.param_groups[1]["lr"] = level.pose_rate * min(1.0, 5 * progress) * (1 - 0.9 * progress)
         chosen = torch.multinomial(density, level.pixels, replacement=True, generator=generator)
         cameras = constrain(moving, hypotheses)
-        rendering = voxels.render(raw, cameras, pixels[chosen], level.samples, generator)
+        rendering = render(raw, cameras, pixels[chosen], level.samples, generator)
         error = pixel_loss(rendering, target.gather(1, chosen[..., None].expand(-1, -1, 4))).mean(-1)
         loss = (error * view_weights).sum(1) / view_weights.sum(1)
         loss = loss + PRIOR * prior_cost(cameras, estimates) + TOTAL_VARIATION * voxels.total_variation(raw)
@@ -162,23 +174,54 @@ def joint_fit(
     return Fit(raw, cameras, losses)
 
 
+def fit_all(
+    images: Tensor,
+    hypotheses: Tensor,
+    level: Level,
+    progress: tqdm,
+    estimates: Tensor | None = None,
+    start: Tensor | None = None,
+    view_weights: Tensor | None = None,
+) -> Fit:
+    """`joint_fit` of many hypotheses: on the CPU in batches, one thread a batch, elsewhere all at once.
+
+    Small tensors keep torch's own threads idle most of the time. The batches do not depend on the number of threads.
+    """
+
+    def one_batch(rows: slice) -> Fit:
+        grids, weights = (None if each is None else each[rows] for each in (start, view_weights))
+        fit = joint_fit(images, hypotheses[rows], level, start=grids, estimates=estimates, view_weights=weights)
+        progress.update(len(fit.losses) * level.steps)
+        return fit
+
+    if images.device.type != "cpu":
+        return one_batch(slice(None))
+    return join(in_threads(one_batch, [slice(first, first + BATCH) for first in range(0, len(hypotheses), BATCH)]))
+
+
+def in_threads(function: Callable, items: Iterable) -> list:
+    """Map over items with as many threads as torch would use, each of which computes on its own."""
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(function, items))
+
+
+def join(fits: list[Fit]) -> Fit:
+    """One Fit of all."""
+    return Fit(*(torch.cat([getattr(fit, name) for fit in fits]) for name in ("grid", "cameras", "losses")))
+
+
+def held_loss(images: Tensor, cameras: Tensor) -> float:
+    """What new voxels at held cameras [N, C] leave of the loss of views [N, 4, S, S]."""
+    return joint_fit(images, cameras[None], HELD).losses.item()
+
+
 def coarse_to_fine(images: Tensor, cameras: Tensor, levels: tuple[Level, ...], seed: int = 0) -> Fit:
-    """One joint fit to views [N, 4, S, S], from cameras [N, 3], through levels that go on from each other's voxels."""
-    grid, moved, start = None, cameras[None].cpu(), cameras[None].cpu()
+    """One joint fit to views [N, 4, S, S], from cameras [N, C], through levels that go on from each other's voxels."""
+    grid, moved, start = None, cameras[None], cameras[None]
     for level in tqdm(levels, desc="fitting voxels", leave=False):
-        fit = joint_fit(images.cpu(), moved, level, seed, start=grid, estimates=start)
+        fit = joint_fit(images, moved, level, seed, start=grid, estimates=start)
         grid, moved = fit.grid, fit.cameras
     return fit
-
-
-@torch.no_grad()
-def render_views(raw: Tensor, cameras: Tensor, size: int, samples: int) -> Tensor:
-    """Views of one grid [4, R, R, R] at cameras [M, 3]: colour on white and opacity, [M, 4, size, size]."""
-    pixels, views = cam.pixel_grid(size), []
-    for camera in cameras:
-        view = voxels.render(raw[None], camera[None, None], pixels, samples)
-        views.append(torch.cat([view.color, view.opacity[..., None]], -1).reshape(size, size, 4).permute(2, 0, 1))
-    return torch.stack(views)
 
 
 def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
@@ -187,9 +230,9 @@ def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
     In standard deviations.
     """
     difference = cameras - estimates
-    single = (difference[..., [0, 2]] / torch.tensor(PRIOR_SIGMA)).square().mean((1, 2))
-    if cameras.shape[-1] == 5:
-        single = single + (difference[..., 3:] / MIDDLE_SIGMA).square().mean((1, 2))
+    single = (difference[..., [0, 2]] / difference.new_tensor(PRIOR_SIGMA)).square().mean((1, 2))
+    if cameras.shape[-1] > 3:
+        single = single + (difference[..., 3:5] / MIDDLE_SIGMA).square().mean((1, 2))
     return single + (difference[..., 2].mean(1) / MEAN_RADIUS_SIGMA).square()
 
 
@@ -199,12 +242,12 @@ def view_losses(raw: Tensor, cameras: Tensor, target: Tensor, level: Level) -> T
 
     Args:
         raw: [K, 4, R, R, R].
-        cameras: [K, N, 3].
+        cameras: [K, N, C].
         target: [N, S², 4], or [1, S², 4] for one image seen by all cameras.
     """
-    pixels = cam.pixel_grid(level.size)
+    pixels = cam.pixel_grid(level.size, raw.device)
     losses = [
-        pixel_loss(voxels.render(grid[None], camera[None], pixels, level.samples), target).mean(-1)
+        pixel_loss(render(grid[None], camera[None], pixels, level.samples), target).mean(-1)
         for grid, camera in zip(raw, cameras)
     ]
     return torch.cat(losses)

@@ -50,7 +50,7 @@ def declare(scene: Scene) -> dict[str, Stage]:
         "poses": Stage(
             # Whether import has framed the photos decides where the object's middle may be.
             [*photos, scene.photo_record, poses / "configs/infer.yaml", poses / "weights/config.json",
-             poses / "weights/model.safetensors"],
+             poses / "weights/model.safetensors", weights / "config.json", weights / "model.safetensors"],
             [scene.initial_poses],
         ),
         "tuning": Stage(

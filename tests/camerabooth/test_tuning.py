@@ -1,7 +1,6 @@
 """Test-time training and pretraining on a tiny model."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -16,15 +15,13 @@ from camerabooth.sampling import sample
 from dataset.render import Renderer
 from dataset.toy_views import ToyViews, white_composite
 from dataset.toys import make_toy
-from sap3d import images as im
 from sap3d.cameras.maths import wrap_angle
 from sap3d.cameras.poses import PoseTable
 from sap3d.errors import UserError
-from sap3d.field.synthesis import Fit, Level
+from sap3d.field.synthesis import Level
 from sap3d.runs import training
 from sap3d.runs.devices import seed_everything
 from sap3d.runs.options import filled
-from sap3d.scores.metrics import rotation_error
 
 TINY = {
     "image_size": 64,
@@ -143,84 +140,12 @@ def test_tuning_stops_when_held_out_noise_levels_gain_nothing(scene, tmp_path):
     assert torch.equal(trajectory[30], trajectory[-1])
 
 
-def test_poses_descend_towards_the_truth(monkeypatch):
-    monkeypatch.setattr(main, "DESCENT", main.DESCENT[:1])
-    images, truth = (part[0, :5] for part in regularisation.regularisation_views([0], 128))
-    truth = truth - truth[0] * torch.tensor([0.0, 1.0, 0.0])
-    start = truth.clone()
-    start[1:, :2] += math.radians(10) * torch.tensor([[1, -1], [-1, 0.5], [0.5, 1], [-1, 1]])
-    ends = main.descend(images, start)
-    assert rotation_error(ends, truth) < 0.6 * rotation_error(start, truth)
-    assert ends[0, 1] == 0
-
-
-def test_better_poses_clearly_convince_both_judges():
-    noise = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
-    start = main.Judged(torch.zeros(5, 3), 1 + noise, synthesis=0.5)
-    for drop, loss, better in ((0.5, 0.3, True), (0.5, 0.4, False), (0.0, 0.3, False), (-0.5, 0.3, False)):
-        assert main.Judged(torch.zeros(5, 3), 1 + noise - drop, loss).better_than(start) == better
-
-
-@pytest.mark.parametrize(
-    ("losses", "views", "kept"),
-    [
-        ([0.9, 0.1, 0.1], 5, 0.9),  # the first does not convince: it is the last
-        ([0.5, 0.4, 0.3, 0.2], 5, 0.3),  # three at most
-        ([0.5, 0.4, 0.3, 0.2], 2, 0.5),
-        ([0.5, 0.6, 0.3], 5, 0.5),  # the second is worse: it is the last, and left
-    ],
-)
-def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, monkeypatch):
-    monkeypatch.setattr(main, "descend", lambda _, cameras: cameras + 1)
-    errors, photos = torch.ones(16, views), torch.ones(views, 4, 8, 8)
-    initial = main.Judged(torch.zeros(views, 3), errors, synthesis=1.0)
-
-    def examine(cameras):
-        return main.Judged(cameras, errors - 0.5, losses[int(cameras[0, 0]) - 1])
-
-    found = main.descend_repeatedly(photos, initial, examine)
-    assert (found.synthesis, found.cameras[0, 0].item()) == (kept, losses.index(kept) + 1)
-
-
-@pytest.mark.parametrize(
-    ("losses", "taken", "moves"),
-    [  # from both sides and of the photos alone: where the cameras are, and where a descent takes them
-        ([(0.18, 0.1), (0.17, 0.1)], True, False),  # met, and the descent gains little
-        ([(0.18, 0.1), (0.12, 0.1)], True, True),
-        ([(0.18, 0.1), (0.12, 0.01)], True, False),  # where it would not be met
-        ([(0.28, 0.1), (0.2, 0.14)], True, True),  # met there alone
-        ([(0.28, 0.1), (0.2, 0.16)], False, False),  # where the photos agree less with each other
-        ([(0.28, 0.1), (0.22, 0.1)], False, False),
-        ([(0.6, 0.1), (0.12, 0.1)], False, False),  # so far from it no descent is asked
-    ],
-)
-def test_a_half_turn_is_asked_where_photos_agree_best_with_it(losses, taken, moves, monkeypatch):
-    photos = torch.ones(3, 4, 8, 8)
-    monkeypatch.setattr(main, "descend", lambda _, cameras, symmetric: cameras + symmetric)
-    monkeypatch.setattr(main, "loss_from_both_sides", lambda _, cameras, level: losses[int(cameras[0, 0])][0])
-
-    def examine(cameras):
-        return main.Judged(cameras, photos, losses[int(cameras[0, 0])][1])
-
-    found, judged = main.find_half_turn(photos, examine(torch.zeros(3, 3)), examine, 0.1, descent=True)
-    both, alone = losses[moves]
-    assert found == {"taken": taken, "excess": pytest.approx(both - alone)} and judged.cameras[0, 0] == moves
-    held = main.find_half_turn(photos, examine(torch.zeros(3, 3)), examine, 0.1, descent=False)
-    assert held[0]["taken"] == (losses[0][0] < 0.2) and held[1].cameras[0, 0] == 0
-    assert main.find_half_turn(photos, judged, examine, None, descent=True) == ({"taken": False}, judged)
-
-
-def test_a_half_turn_is_asked_of_so_many_photos():
-    options = OmegaConf.create({"half_turn_views": 4, "half_turn_excess": [0.1, 0.2]})
-    assert [main.half_turn_bound(options, views) for views in (1, 2, 3, 4, 5)] == [0.1, 0.2, 0.2, 0.2, None]
-
-
-def test_what_a_field_leaves_out_it_leaves_out_from_both_sides(scene, monkeypatch):
+def test_what_a_field_leaves_out_it_leaves_out_from_all_sides(scene, monkeypatch):
     fits, joint_fit = [], instance_field.joint_fit
     monkeypatch.setattr(instance_field, "joint_fit", lambda *a, **k: (fits.append((a, k)), joint_fit(*a, **k))[1])
     monkeypatch.setattr(instance_field, "PARTIAL", (Level(8, 16, steps=1, pixels=8, samples=8, pose_rate=0.0),))
     images, cameras, _ = scene
-    found = InstanceField.fit(images[:2], cameras[:2], torch.tensor(0.02), seed=0, symmetric=True)
+    found = InstanceField.fit(images[:2], cameras[:2], torch.tensor(0.02), seed=0, order=2)
     (views, hypotheses, _, _), options = fits[-1]
     assert len(views) == 4 and hypotheses.shape == (2, 4, 3) and len(found.partial) == 2
     assert options["view_weights"].tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]
@@ -339,53 +264,6 @@ def test_one_view_is_its_own_source(scene):
     assert module.poses.offsets.grad[0, 1] == 0
     energy = tuning.leave_one_out(model, images[:1], cameras[:1], [999])
     assert energy.shape == (1, 1) and torch.isfinite(energy).all()
-
-
-def test_scores_energies_and_synthesis_choose_together(scene, monkeypatch):
-    images, cameras, model = scene
-    energies = {0.0: 1.0, 1.0: 0.8, 2.0: 0.9}  # by the first view's radius
-    asked = []  # noise levels
-
-    def errors(model, images, cameras, timesteps, draws):
-        asked.append(timesteps)
-        return torch.full((6, len(cameras)), energies[cameras[0, 2].item()])
-
-    monkeypatch.setattr(main, "leave_one_out", errors)
-    photos = list(im.to_uint8(images.permute(0, 2, 3, 1)))
-    hypotheses = cameras.expand(3, -1, -1).clone()
-    hypotheses[:, 0, 2] = torch.arange(3.0)
-    rise = main.ENERGY_SHARPNESS * 0.25  # of the first's energy over the lowest
-    pair = [photos[:2], hypotheses[:, :2]]
-    for score, first in ((rise - 0.01, 1), (rise + 0.01, 0)):
-        chosen, evidence = main.choose(model, *pair, [0.0, score, rise], half_turn_excess=0.0)
-        assert chosen == first and evidence["stage1"] == [0.0, score, rise]
-        assert evidence["energy"] == pytest.approx([1.0, 0.8, 0.9]) and "synthesis" not in evidence
-    chosen, evidence = main.choose(model, *pair, [0.0, 1.1 * main.MOST_LIKELY, 1.2 * main.MOST_LIKELY], 0.0)
-    assert chosen == 0 and evidence["energy"] == [1.0], "what is unlikely is not looked at"
-    assert min(map(min, asked)) >= 700
-
-    asked.clear()
-    losses = {0.0: 0.0015, 1.0: 0.001, 2.0: 0.003}
-    both = {0.0: 0.002, 1.0: 0.0025, 2.0: 0.004}  # from both sides
-
-    def fitted(photos, cameras, level):
-        assert photos.shape == (len(images), 4, main.CARVED_SIZE, main.CARVED_SIZE)
-        return Fit(None, cameras, torch.tensor([losses[cameras[0, 0, 2].item()]]))
-
-    monkeypatch.setattr(main, "joint_fit", fitted)
-    monkeypatch.setattr(main, "loss_from_both_sides", lambda _, cameras, level: both[cameras[0, 2].item()])
-    rise += main.SYNTHESIS_SHARPNESS * 0.5
-    bounds = ((0.0003, 0), (0.0004, 0), (0.0006, -0.25 * main.SYNTHESIS_SHARPNESS))  # of the second's from both sides
-    for bound, more in bounds:
-        for score, first in ((rise + more - 0.01, 1), (rise + more + 0.01, 0)):
-            chosen, evidence = main.choose(model, photos, hypotheses, [0.0, score, main.MOST_LIKELY], bound)
-            assert chosen == first, (bound, score)
-            assert evidence["synthesis"] == pytest.approx(list(losses.values()))
-            hopeless = bound == 0.0003 and chosen == 1
-            assert evidence.get("both sides") == (None if hopeless else list(both.values()))
-    chosen, evidence = main.choose(model, photos, hypotheses, [0.0, rise - 0.01, main.MOST_LIKELY], None)
-    assert chosen == 1 and "both sides" not in evidence
-    assert max(map(max, asked)) <= 600
 
 
 def test_only_a_clear_drop_counts():

@@ -81,7 +81,9 @@ def options(*more: str, views: object = VIEWS, kind: str = "T", name: str = "o")
 
 
 def poses(*more: str, **scene) -> tuple:
-    return infer, [*options("--device", "cpu", **scene), "weights=../relposepp", "verify=false", *more]
+    network = ["weights=../relposepp", "verify=false"]
+    judges = ["diffusion.checkpoint=diffusion", "descent=false", "symmetry.views=0"]
+    return infer, [*options("--device", "cpu", **scene), *network, *judges, *more]
 
 
 def tuning(*more: str, **scene) -> tuple:

@@ -2,16 +2,20 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from relposepp import evaluate
 from relposepp.infer import CONFIG
 from relposepp.model import ModelConfig, RelativePose, save_model
+from sap3d.cameras.maths import camera_positions
 from sap3d.errors import UserError
+from sap3d.field import synthesis
 from sap3d.scene import Scene
 from sap3d.views import write_view
 
@@ -60,11 +64,15 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     torch.manual_seed(0)
     save_model(RelativePose(ModelConfig()), tmp_path / "weights")
+    ViewConditionedDiffusion(DiffusionConfig(64, 16, 8, 4, 8, (8, 16, 16))).save_pretrained(tmp_path / "diffusion")
+    monkeypatch.setattr(synthesis, "HELD", replace(synthesis.HELD, steps=2))
     scene, rng = Scene("toy_demo", "noise", 2), np.random.default_rng(0)
     for index in range(4):
         rgba = rng.integers(0, 256, (16, 16, 4), np.uint8)
         write_view(scene.train, index, rgba, torch.tensor([0.3, index * 1.2, 1.8]))
-    config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "weights": str(tmp_path / "weights")})
+    changes = {"verify": False, "descent": False, "symmetry": {"views": 0}}
+    changes |= {"weights": str(tmp_path / "weights"), "diffusion": {"checkpoint": "diffusion"}}
+    config = OmegaConf.merge(OmegaConf.load(CONFIG), changes)
     path = tmp_path / "results.json"
     first = evaluate.evaluate([scene], 1, config, "cpu", 0, 1, path)
     again = evaluate.evaluate([scene], 2, config, "cpu", 0, 1, path)
@@ -74,3 +82,11 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
     assert evaluate.evaluate([scene], 1, config, "cpu", 1, 1, path)["toy_demo/noise"][0] != first["toy_demo/noise"][0]
     with pytest.raises(UserError, match="none of these objects"):
         evaluate.find_scenes(["toy_demo"], ["nothing"], 2)
+
+
+def test_cameras_move_by_the_angle():
+    cameras = torch.tensor([[0.3, 1.0, 1.8], [1.2, -2.0, 1.7], [-0.2, 3.0, 2.0]])
+    off = evaluate.moved(cameras, math.radians(20), torch.Generator().manual_seed(0))
+    cosines = torch.cosine_similarity(camera_positions(off), camera_positions(cameras), dim=-1)
+    torch.testing.assert_close(cosines, torch.full((3,), math.cos(math.radians(20))))
+    assert torch.equal(off[:, 2], cameras[:, 2])

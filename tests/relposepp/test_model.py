@@ -8,19 +8,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from relposepp import infer, train
+from relposepp import decide, train
+from relposepp.decide import estimate
 from relposepp.infer import (
     CONFIG,
     add_flags,
     apply_own_flags,
-    estimate_poses,
     evidence_of,
-    propose,
     published_hypotheses,
-    uninformed,
 )
 from relposepp.model import OUTLIERS, ModelConfig, RelativePose, load_model, save_model
 from relposepp.plot import write_plot
+from relposepp.proposals import propose, uninformed
 from sap3d.errors import UserError
 
 TINY = {"features": 4, "depth_bins": 4, "rings": 2, "levels": 4, "sectors": 12, "width": 8, "blocks": 1, "groups": 2,
@@ -85,7 +84,7 @@ def test_missing_and_broken_weights_are_one_line(tmp_path):
 
 def test_one_view_takes_the_heads_word(model):
     images = torch.rand(1, 4, 64, 64)
-    poses = estimate_poses(model, images, OmegaConf.load(CONFIG), seed=0)
+    poses = estimate(model, images, OmegaConf.load(CONFIG), seed=0)
     prediction = model.predict(images)
     assert poses.cameras.tolist() == [[[prediction.elevation.item(), 0.0, prediction.radius.item()]]]
     assert "azimuth" not in evidence_of(poses)["deviations_deg"]
@@ -94,7 +93,7 @@ def test_one_view_takes_the_heads_word(model):
 def test_the_network_alone_ranks_by_probability(model, tmp_path):
     images = torch.rand(3, 4, 64, 64, generator=torch.Generator().manual_seed(2))
     config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "hypotheses": 3})
-    poses = estimate_poses(model, images, config, seed=0)
+    poses = estimate(model, images, config, seed=0)
     assert poses.cameras.shape == (3, 3, 3) and poses.scores == sorted(poses.scores)
     assert torch.equal(poses.cameras[0], poses.network) and poses.fit is None
     assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
@@ -104,11 +103,11 @@ def test_the_network_alone_ranks_by_probability(model, tmp_path):
 
 def test_two_renders_are_the_networks_alone_but_not_two_own_photos(model, monkeypatch):
     images = torch.rand(2, 4, 64, 64, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr(infer, "verify", lambda *_: pytest.fail("verified"))
-    poses = estimate_poses(model, images, OmegaConf.load(CONFIG), seed=0)
+    monkeypatch.setattr(decide, "verify", lambda *_: pytest.fail("verified"))
+    poses = estimate(model, images, OmegaConf.load(CONFIG), seed=0)
     assert torch.equal(poses.cameras[0], poses.network) and "synthesis_loss" not in poses.evidence
     with pytest.raises(pytest.fail.Exception, match="verified"):
-        estimate_poses(model, images, OmegaConf.load(CONFIG), seed=0, free_middles=True)
+        estimate(model, images, OmegaConf.load(CONFIG), seed=0, free_middles=True)
 
 
 def test_without_a_network_nothing_is_preferred():

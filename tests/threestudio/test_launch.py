@@ -311,17 +311,17 @@ class DoubledGuidance(TrueGuidance):
         return torch.zeros(0, 4, 32, 32), inputs[:0]
 
 
-def test_where_stage_2_has_found_a_half_turn_a_photo_shows_the_far_side(tmp_path, monkeypatch):
+def test_of_an_object_with_a_symmetry_a_photo_shows_the_far_side(tmp_path, monkeypatch):
     """The same photo is what the far side looks like, too, unless it is told not to be."""
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     truth = torch.maximum(true_field(), true_field().flip(-1, -2))  # six balls, some of mixed colours
     scene = make_scene(tmp_path, CAMERAS, views=1, field=truth)
-    write_poses(scene.diffusion / "poses.json", CAMERAS[None, :1], [0.0], half_turn={"taken": True})
+    write_poses(scene.diffusion / "poses.json", CAMERAS[None, :1], [0.0], symmetry={"order": 2})
     photo = render_images(truth, CAMERAS[:1], 32, 64).color
     errors = []
     for symmetric in (True, False):
         overrides = [f"data.symmetric={symmetric}", f"system.expected_weight={int(symmetric)}"]
-        options = config(1, *overrides, "system.far_side_weight=1")
+        options = config(1, *overrides, "system.symmetry_weight=1")
         options["system"]["guidance"] = {"target": f"{__name__}.DoubledGuidance"}
         launch.train(options)
         grid = load_file(scene.reconstruction / "field.safetensors")["grid"]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sap3d.cameras.poses import (
-    HALF_TURN,
+    SYMMETRY,
     PoseTable,
     read_best_poses,
-    read_half_turn,
     read_middles,
     read_pose_hypotheses,
+    read_symmetry_order,
     write_poses,
 )
 from sap3d.errors import UserError
@@ -45,20 +45,22 @@ def test_principal_points_are_handed_on_beside_the_cameras(tmp_path):
     assert torch.equal(read_middles(tmp_path / "poses.json", 4), torch.zeros(4, 2))
 
 
-def test_the_half_turn_is_handed_on_where_it_is_taken(tmp_path):
+def test_the_symmetry_is_handed_on(tmp_path):
     path = tmp_path / "poses.json"
-    for found, expected in (({}, False), ({HALF_TURN: {"taken": True}}, True), ({HALF_TURN: {"taken": False}}, False)):
+    for found, expected in (({}, 1), ({SYMMETRY: {"order": 2, "excess": 0.1}}, 2), ({SYMMETRY: {"order": 1}}, 1)):
         write_poses(path, torch.ones(1, 2, 3), [0.0], **found)
-        assert read_half_turn(path) is expected
+        assert read_symmetry_order(path) == expected
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"half_turn": true}'])
-def test_a_malformed_half_turn_is_a_user_error(tmp_path, text):
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"symmetry": 2}', '{"symmetry": {"order": 0}}', '{"symmetry": {"order": "2"}}']
+)
+def test_a_malformed_symmetry_is_a_user_error(tmp_path, text):
     (tmp_path / "poses.json").write_text(text)
     with pytest.raises(UserError, match="not a pose file"):
-        read_half_turn(tmp_path / "poses.json")
+        read_symmetry_order(tmp_path / "poses.json")
     with pytest.raises(UserError, match="no poses"):
-        read_half_turn(tmp_path / "nowhere.json")
+        read_symmetry_order(tmp_path / "nowhere.json")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"hypotheses": [{"cameras": [[0, 0]]}]}', '{"hypotheses": []}', "[1]"])

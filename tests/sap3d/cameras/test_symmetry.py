@@ -6,22 +6,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from camerabooth import main
-from sap3d.cameras.symmetry import half_turned, loss_from_both_sides, mean_of_sides, with_far_sides
-from sap3d.field.synthesis import Level, joint_fit, render_views
+from relposepp import decide, descent
+from sap3d.cameras.symmetry import mean_of_turns, repeated, turned
+from sap3d.field import synthesis
+from sap3d.field.rendering import render_views
+from sap3d.field.synthesis import Level, held_loss
 from tests.threestudio.fields import nodes
 
 CAMERAS = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.2, 1.8]])
 LEVEL = Level(resolution=16, size=32, steps=60, pixels=128, samples=24, pose_rate=0.0)
 
 
-def box(*, handle: bool = False, far_side: str = "red") -> torch.Tensor:
+def box(*, handle: bool = False, back: str = "red") -> torch.Tensor:
     """A red box with green ends, [4, 24, 24, 24]; perhaps with an arm to +x, or with a blue side at -y."""
     x, y, z = nodes(24)
     inside = (x.abs() < 0.2) & (y.abs() < 0.15) & (z.abs() < 0.4)
     if handle:
         inside |= (x > 0) & (y.abs() < 0.1) & (z.abs() < 0.1)
-    ends, blue = x.abs() > 0.12, (y < 0) & (far_side == "blue")
+    ends, blue = x.abs() > 0.12, (y < 0) & (back == "blue")
     density = torch.where(inside, 20.0, -10.0)
     colors = [torch.where(where, 6.0, -6.0) for where in (~ends & ~blue, ends, ~ends & blue)]
     return torch.stack([density, *colors])
@@ -33,45 +35,47 @@ def photos(grid: torch.Tensor, cameras: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_symmetric_object_looks_the_same_half_a_turn_on():
-    here, there = photos(box(), CAMERAS), photos(box(), half_turned(CAMERAS))
+    here, there = photos(box(), CAMERAS), photos(box(), turned(CAMERAS, 2)[2:])
     torch.testing.assert_close(here, there, atol=2e-3, rtol=0)
-    with_handle = photos(box(handle=True), CAMERAS) - photos(box(handle=True), half_turned(CAMERAS))
+    with_handle = photos(box(handle=True), CAMERAS) - photos(box(handle=True), turned(CAMERAS, 2)[2:])
     assert with_handle.square().mean() > 0.01
 
 
-def test_far_sides_follow_the_views():
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_other_sides_follow_the_views(order):
     images = photos(box(handle=True), CAMERAS)
-    doubled, cameras = with_far_sides(images, CAMERAS, symmetric=True)
-    assert torch.equal(doubled[:2], images) and torch.equal(doubled[2:], images)
-    assert torch.equal(cameras[:2], CAMERAS) and torch.equal(cameras[2:, ::2], CAMERAS[:, ::2])
-    torch.testing.assert_close(cameras[2:, 1], CAMERAS[:, 1] + math.pi)
-    cameras[:2] += 0.1
-    cameras[2:] -= torch.tensor([0.3, 0.1, 0.1])
-    torch.testing.assert_close(mean_of_sides(cameras), CAMERAS - torch.tensor([0.1, 0.0, 0.0]))
-    alone, cameras = with_far_sides(images, CAMERAS, symmetric=False)
-    assert torch.equal(alone, images) and torch.equal(cameras, CAMERAS)
+    shown, cameras = repeated(images, CAMERAS, order)
+    for side in range(order):
+        rows = slice(2 * side, 2 * side + 2)
+        assert torch.equal(shown[rows], images) and torch.equal(cameras[rows, ::2], CAMERAS[:, ::2])
+        torch.testing.assert_close(cameras[rows, 1], CAMERAS[:, 1] + side * 2 * math.pi / order)
+    move = torch.tensor([-0.1, 0.2, 0.05])
+    torch.testing.assert_close(mean_of_turns(cameras + move, order), CAMERAS + move)
+    cameras[:2] += order * move
+    torch.testing.assert_close(mean_of_turns(cameras, order), CAMERAS + move)
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_what_photos_contradict_remains_as_a_loss(views):
+def test_what_photos_contradict_remains_as_a_loss(views, monkeypatch):
     """A handle shows from wherever it is seen in outline; the other side's colour, where one of the photos shows it."""
+    monkeypatch.setattr(synthesis, "HELD", LEVEL)
     cameras = torch.tensor([[0.3, 1.3, 1.7], [0.3, 1.3 + math.pi - 0.6, 1.7]])[:views]
 
     def excess(**options) -> float:
         views = photos(box(**options), cameras)
-        loss = joint_fit(views, cameras[None], LEVEL).losses.item()
-        return loss_from_both_sides(views, cameras, LEVEL) - loss
+        loss = held_loss(views, cameras)
+        return decide.symmetric_loss(views, cameras) - loss
 
     symmetric = excess()
     assert symmetric < 2e-3
     assert excess(handle=True) > 5e-3
-    contradicted = excess(far_side="blue")
+    contradicted = excess(back="blue")
     assert contradicted > 3e-3 if views == 2 else contradicted < 2e-3
 
 
 def test_photos_from_both_sides_hold_each_other(monkeypatch):
     """Three that hardly overlap say little about their cameras, unless they stand for the far side, too."""
-    monkeypatch.setattr(main, "DESCENT", [replace(LEVEL, resolution=16, steps=150, samples=16, pose_rate=0.04)])
+    monkeypatch.setattr(descent, "DESCENT", [replace(LEVEL, resolution=16, steps=150, samples=16, pose_rate=0.04)])
     cameras = torch.tensor([[0.3, 0.0, 1.7], [0.5, 1.1, 1.8], [0.2, 4.0, 1.7]])
     moved = cameras + torch.tensor([[0.06, 0.0, 0.0], [-0.08, 0.16, 0.0], [0.05, -0.14, 0.0]])
     views = photos(box(), cameras)
@@ -80,5 +84,5 @@ def test_photos_from_both_sides_hold_each_other(monkeypatch):
         elevation, azimuth = (found - cameras)[:, :2].T
         return torch.stack([elevation, azimuth - azimuth.mean()]).abs().mean().item()
 
-    assert error(main.descend(views, moved)) > 0.9 * error(moved)
-    assert error(main.descend(views, moved, symmetric=True)) < 0.6 * error(moved)
+    assert error(descent.descend(views, moved)) > 0.9 * error(moved)
+    assert error(descent.descend(views, moved, order=2)) < 0.6 * error(moved)

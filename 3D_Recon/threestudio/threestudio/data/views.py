@@ -9,7 +9,7 @@ from torch import Tensor
 from sap3d import images
 from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import centre
-from sap3d.cameras.poses import read_half_turn, read_middles
+from sap3d.cameras.poses import read_middles, read_symmetry_order
 from sap3d.runs.devices import step_generator
 from sap3d.scene import Scene, check_views
 from sap3d.views import read_images
@@ -25,12 +25,9 @@ class RayBatch:
     color: Tensor  # on white, [P, 3]
     alpha: Tensor  # [P]
 
-    def to(self, device: torch.device) -> "RayBatch":
-        return RayBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
-
     def some(self, count: int, generator: torch.Generator) -> "RayBatch":
         """At most `count` of them, at random."""
-        chosen = torch.randperm(len(self.view), generator=generator)[:count].to(self.view.device)
+        chosen = torch.randperm(len(self.view), generator=generator, device=generator.device)[:count]
         return RayBatch(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
@@ -47,17 +44,22 @@ class RayBatches:
             for size, views in pyramid.items()
         }
 
+    def to(self, device: torch.device) -> None:
+        """Draw from now on where `device` is, so that no batch has to be copied there."""
+        self.pyramid, self.near = ({k: v.to(device) for k, v in each.items()} for each in (self.pyramid, self.near))
+
     def draw(self, step: int) -> RayBatch:
         """The batch of a step."""
-        generator = step_generator(self.seed, step)
         size = milestone(self.sizes, step)
         views, near = self.pyramid[size], self.near[size]
-        anywhere = torch.randint(len(views) * size * size, (self.rays // 2,), generator=generator)
-        drawn = torch.rand(self.rays - self.rays // 2, dtype=torch.float64, generator=generator)
+        generator = step_generator(self.seed, step, views.device)
+        options = {"generator": generator, "device": views.device}
+        anywhere = torch.randint(len(views) * size * size, (self.rays // 2,), **options)
+        drawn = torch.rand(self.rays - self.rays // 2, dtype=torch.float64, **options)
         flat = torch.cat([anywhere, torch.searchsorted(near, drawn * near[-1], right=True)])
         view, position = flat // (size * size), flat % (size * size)
         values = views.flatten(2)[view, :, position]
-        return RayBatch(view, cam.pixel_grid(size)[position], values[:, :3], values[:, 3])
+        return RayBatch(view, cam.pixel_grid(size, views.device)[position], values[:, :3], values[:, 3])
 
 
 class Views:
@@ -70,7 +72,7 @@ class Views:
         views: int = 5
         rays: int = 4096  # a step
         image_size: Milestones = field(default_factory=lambda: [[0, 64]])
-        symmetric: bool = True  # the photos stand for the far side, too, where stage 2 has found them to
+        symmetric: bool = True  # the photos stand for all sides that look alike to stage 1
 
     def __init__(self, config: Config, seed: int):
         """
@@ -81,7 +83,7 @@ class Views:
         self.scene = Scene(config.type, config.object, check_views(config.views))
         photos, poses = read_images(self.scene), self.scene.diffusion / "poses.json"
         self.photos = centre(photos, read_middles(poses, self.scene.views))
-        self.symmetric = config.symmetric and read_half_turn(poses)
+        self.order = read_symmetry_order(poses) if config.symmetric else 1
 
     def images(self, size: int) -> Tensor:
         """Colour on white and alpha, [N, 4, size, size]."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threestudio.models.renderers.culled import Rendering
+from sap3d.field.rendering import Rendering
 
 
 @dataclass
@@ -45,5 +45,6 @@ def orientation(normal: Tensor, hits: Hits) -> Tensor:
 
 def smoothness(geometry: nn.Module, normal: Tensor, hits: Hits, generator: torch.Generator) -> Tensor:
     """Squared differences of the normals and those about a node away, in a random direction."""
-    shift = torch.randn(hits.points.shape, generator=generator).to(hits.points) * geometry.spacing
+    shift = torch.randn(hits.points.shape, generator=generator, device=generator.device).to(hits.points)
+    shift = shift * geometry.spacing
     return hits.mean((normal - normals(geometry, hits.points + shift)).square().sum(-1))

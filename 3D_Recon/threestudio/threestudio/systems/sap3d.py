@@ -9,13 +9,14 @@ from torch import Tensor
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
-from sap3d.cameras.symmetry import half_turned, with_far_sides
+from sap3d.cameras.symmetry import repeated, turned
+from sap3d.field.occupancy import Occupancy
+from sap3d.field.rendering import Rendering
 from sap3d.runs.devices import step_generator
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor
 from threestudio.models.normals import Hits, normals, orientation, smoothness
-from threestudio.models.renderers.culled import Rendering
 
 
 class SAP3D(pl.LightningModule):
@@ -34,8 +35,8 @@ class SAP3D(pl.LightningModule):
         expected_weight: Schedule = 0.0  # of views that the model expects
         expected_until: int = 150  # step; with two photos or more they start the shape, with one they stay
         expected_rays: int = 1024  # of them, a step
-        far_side_weight: Schedule = 0.0  # of the photos half a turn on, where that is what the object looks like
-        far_side_rays: int = 1024  # of them, a step
+        symmetry_weight: Schedule = 0.0  # of the photos turned by the object's symmetry, where it has one
+        symmetry_rays: int = 1024  # of them, a step
         guidance_weight: Schedule = 0.0  # of score distillation
         guidance_every: int = 4  # steps
         opacity_weight: Schedule = 0.0  # rays should be either opaque or transparent
@@ -62,7 +63,7 @@ class SAP3D(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.config, self.photos, self.scene, self.seed = config, data.images(256), data.scene, data.seed
-        self.symmetric = data.symmetric
+        self.order = data.order
         self.batches = data.batches()
         self.geometry = build(config.geometry)
         self.material, self.background = build(config.material), build(config.background)
@@ -77,6 +78,7 @@ class SAP3D(pl.LightningModule):
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, fused=True)
 
     def on_train_start(self) -> None:
+        self.batches.to(self.device)
         expects = ever(self.config.expected_weight)
         if expects or ever(self.config.guidance_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
@@ -86,17 +88,17 @@ class SAP3D(pl.LightningModule):
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
                 size = self.guidance.image_size
-                self.expected = RayBatches({size: images.cpu()}, [[0, size]], self.config.expected_rays, self.seed + 1)
+                self.expected = RayBatches({size: images}, [[0, size]], self.config.expected_rays, self.seed + 1)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("guidance.")}
-        checkpoint["geometry"], checkpoint["occupancy"] = self.geometry.state(), self.renderer.occupancy
+        checkpoint["geometry"], checkpoint["occupancy"] = self.geometry.state(), self.renderer.occupancy.nodes
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         # The grid has grown since the start; the parameter must have its size before the optimizer is made.
         self.geometry.load(checkpoint["geometry"])
-        self.renderer.occupancy = checkpoint["occupancy"]
+        self.renderer.occupancy = Occupancy(checkpoint["occupancy"])
 
     def training_step(self, _, step: int) -> None:
         optimizer = self.optimizers()
@@ -104,8 +106,8 @@ class SAP3D(pl.LightningModule):
         rates = self.config.field_rate, self.config.pose_rate, self.config.correction_rate
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = scheduled(rate, step)
-        generator = step_generator(self.seed, step)
-        batch = self.batches.draw(step).to(self.device)
+        generator = step_generator(self.seed, step, self.device)
+        batch = self.batches.draw(step)
         losses, hits = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
         if step % self.config.variation_every == 0:
             losses |= self.variation(generator)
@@ -113,10 +115,10 @@ class SAP3D(pl.LightningModule):
                 losses |= self.surface_losses(hits, generator)
         if self.expected is not None and self.expected_share(step) * scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
-        if self.symmetric and scheduled(self.config.far_side_weight, step):
-            losses["far_side"] = self.far_side_loss(batch, step, generator)
+        if self.order > 1 and scheduled(self.config.symmetry_weight, step):
+            losses["symmetry"] = self.symmetry_loss(batch, step, generator)
         if scheduled(self.config.guidance_weight, step) and step % self.config.guidance_every == 0:
-            losses["guidance"] = self.distill(step, generator)
+            losses["guidance"] = self.distill(step, step_generator(self.seed, step))
         weights = {name: scheduled(getattr(self.config, f"{name}_weight"), step) for name in losses}
         optimizer.zero_grad()
         self.manual_backward(sum(weights[name] * loss for name, loss in losses.items()))
@@ -183,18 +185,19 @@ class SAP3D(pl.LightningModule):
         }
         return losses, Hits.of(rendering, origins, directions)
 
-    def far_side_loss(self, batch: RayBatch, step: int, generator: torch.Generator) -> Tensor:
-        """What `photo_losses` are of colour and mask, for some of the batch's rays and half a turn on."""
-        batch = batch.some(self.config.far_side_rays, generator)
-        rays = self._rays(batch, half_turned(self.poses().detach()))
+    def symmetry_loss(self, batch: RayBatch, step: int, generator: torch.Generator) -> Tensor:
+        """What `photo_losses` are of colour and mask, for some of the batch's rays from the other sides in turn."""
+        batch = batch.some(self.config.symmetry_rays, generator)
+        side = 1 + torch.arange(len(batch.view), device=self.device) % (self.order - 1)
+        rays = self._rays(batch, turned(self.poses().detach(), self.order), side)
         color, rendering = self._shown(batch, *rays, generator)
         color_weight, mask_weight = scheduled(self.config.color_weight, step), scheduled(self.config.mask_weight, step)
         return color_weight * F.mse_loss(color, batch.color) + mask_weight * F.mse_loss(rendering.opacity, batch.alpha)
 
-    def _rays(self, batch: RayBatch, cameras: Tensor) -> tuple[Tensor, Tensor]:
-        """Origins and directions [R, 3] of a batch's rays from cameras [N, 3]."""
+    def _rays(self, batch: RayBatch, cameras: Tensor, side: Tensor | int = 0) -> tuple[Tensor, Tensor]:
+        """Origins and directions [R, 3] of a batch's rays from cameras [N, 3], or [order · N, 3] of which `side`."""
         pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
-        origins, directions = cam.rays(cameras[batch.view], pixel[:, None])
+        origins, directions = cam.rays(cameras[batch.view + len(self.photos) * side], pixel[:, None])
         return origins[:, 0], directions[:, 0]
 
     def _shown(
@@ -227,7 +230,7 @@ class SAP3D(pl.LightningModule):
 
     def expected_loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Squared errors of colour and opacity on rays of expected views."""
-        batch = self.expected.draw(step).to(self.device)
+        batch = self.expected.draw(step)
         origins, directions = cam.rays(self.expected_cameras[batch.view], batch.pixel[:, None])
         rendering = self.renderer(origins[:, 0], directions[:, 0], generator)
         errors = (rendering.color - batch.color).square().mean(1) + (rendering.opacity - batch.alpha).square()
@@ -235,7 +238,7 @@ class SAP3D(pl.LightningModule):
 
     def _condition(self, photos: Tensor, cameras: Tensor) -> None:
         """Show the guidance photos [N, 4, S, S] at cameras [N, 3]."""
-        self.guidance.condition(*with_far_sides(photos, cameras, self.symmetric))
+        self.guidance.condition(*repeated(photos, cameras, self.order))
 
     def _guidance_photos(self) -> Tensor:
         """The photos at the guidance's size, [N, 4, S, S]."""

@@ -15,10 +15,11 @@ from trimesh.exchange.obj import export_obj
 from sap3d.cameras.maths import SCENE_BOUND, Y_UP
 from sap3d.cameras.placement import Placement
 from sap3d.field import grid as dense
+from sap3d.field.occupancy import floaters
 from sap3d.files import atomic_file
 from sap3d.meshes import normal_scale
 from threestudio.models.exporters.texture import bake
-from threestudio.models.renderers.culled import CulledRenderer, floaters
+from threestudio.models.renderers.culled import CulledRenderer
 
 
 class MeshExporter:
@@ -112,7 +113,7 @@ class MeshExporter:
         reach = torch.linspace(2, -3, samples, dtype=vertices.dtype)[:, None] * geometry.spacing
         points = (vertices[:, None] + reach * normals[:, None]).float().to(geometry.device)
         density, features = geometry(points.view(-1, 3))
-        density = density.view(-1, samples) * self.renderer.above_floor(points)
+        density = density.view(-1, samples) * self.renderer.occupancy.above_floor(points)
         weights, opacity = dense.composite(density * (5 * geometry.spacing / samples))
         color = self.renderer.material(features).view(-1, samples, 3)
         mean = (weights[..., None] * color).sum(1) / opacity[:, None].clamp(min=1e-6)

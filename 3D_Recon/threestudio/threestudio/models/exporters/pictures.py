@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from sap3d.cameras import maths as cam
 from sap3d.field import grid as dense
+from sap3d.field.rendering import Rendering
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.images import sheet, to_uint8
-from threestudio.models.renderers.culled import CulledRenderer, Rendering
+from threestudio.models.renderers.culled import CulledRenderer
 
 PREVIEW = "preview.png"  # in the folder of a training run
 PREVIEW_SIZE, PREVIEW_EVERY = 128, 40  # pixels, steps

@@ -105,7 +105,9 @@ class HashGrid(nn.Module):
 
     def variation(self, generator: torch.Generator) -> Tensor:
         """Mean squared differences of raw values between random neighbours a node apart, summed over axes, [4]."""
-        points = SCENE_BOUND * (2 * torch.rand(4096, 1, 3, generator=generator).to(self.device) - 1)
+        points = SCENE_BOUND * (
+            2 * torch.rand(4096, 1, 3, generator=generator, device=generator.device).to(self.device) - 1
+        )
         steps = torch.cat([torch.zeros(1, 3), self.spacing * torch.eye(3)]).to(self.device)
         raw = self.raw((points + steps).view(-1, 3)).view(-1, 4, 4)
         return (raw[:, 1:] - raw[:, :1]).square().mean(0).sum(0)
