@@ -24,9 +24,7 @@ from sap3d.field.rendering import render_views
 from sap3d.field.synthesis import Level, joint_fit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "3D_Recon/threestudio"))
-from threestudio.models.backgrounds.solid import Solid  # noqa: E402
 from threestudio.models.geometry.dense_grid import DenseGrid  # noqa: E402
-from threestudio.models.materials.diffuse import Diffuse  # noqa: E402
 from threestudio.models.renderers.culled import CulledRenderer  # noqa: E402
 
 RAYS, RESOLUTION, IMAGE = 4096, 64, 256
@@ -64,8 +62,7 @@ def stage3(device: torch.device) -> CulledRenderer:
     """Stage 3's renderer of the ball."""
     geometry = DenseGrid(DenseGrid.Config())
     geometry.load({"grid": ball(RESOLUTION, device)})
-    parts = geometry, Diffuse(Diffuse.Config()), Solid(Solid.Config()).to(device)
-    renderer = CulledRenderer(CulledRenderer.Config(), *parts)
+    renderer = CulledRenderer(CulledRenderer.Config(), geometry)
     renderer.update_occupancy()
     return renderer
 

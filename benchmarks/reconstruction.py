@@ -60,7 +60,7 @@ def fitted() -> tuple[SAP3D, float]:
 
 def photo_step(system: SAP3D, step: int) -> None:
     """Losses on the photos' rays at a step, and their gradients."""
-    losses, _ = system.photo_losses(system.batches.draw(step), step_generator(0, step), refine=True)
+    losses = system.photo_losses(system.batches.draw(step), step_generator(0, step), refine=True)
     descend(system, losses, step)
 
 
@@ -78,7 +78,7 @@ def plain(system: SAP3D, renderer: CulledRenderer) -> CulledRenderer:
     """A renderer without occupancy, whose samples along the whole ray are as close as the other's."""
     everywhere = round(renderer.config.samples_per_node * system.geometry.resolution)
     options = CulledRenderer.Config(samples=everywhere, image_samples=4 * renderer.config.image_samples)
-    return CulledRenderer(options, renderer.geometry, renderer.material, renderer.background)
+    return CulledRenderer(options, renderer.geometry)
 
 
 def compare(system: SAP3D, step: int, seconds: float) -> None:

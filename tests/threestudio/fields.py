@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 from sap3d.field.grid import SCENE_BOUND
-from threestudio.models.backgrounds.solid import Solid
 from threestudio.models.geometry.dense_grid import DenseGrid
-from threestudio.models.materials.diffuse import Diffuse
 from threestudio.models.renderers.culled import CulledRenderer
 
 
@@ -30,4 +28,4 @@ def renderer(grid: Tensor, **options) -> CulledRenderer:
     """The components around a grid [4, R, R, R]."""
     geometry = DenseGrid(DenseGrid.Config())
     geometry.load({"grid": grid})
-    return CulledRenderer(CulledRenderer.Config(**options), geometry, Diffuse(Diffuse.Config()), Solid(Solid.Config()))
+    return CulledRenderer(CulledRenderer.Config(**options), geometry)

@@ -2,7 +2,9 @@ import pytest
 
 from sap3d.errors import UserError
 from threestudio.config import build, ever, milestone, scheduled
-from threestudio.models.backgrounds.solid import Solid
+from threestudio.models.geometry.dense_grid import DenseGrid
+
+GRID = "threestudio.models.geometry.dense_grid.DenseGrid"
 
 
 def test_schedule_is_constant_linear_constant():
@@ -26,18 +28,16 @@ def test_milestones_hold_from_their_step_on():
 
 
 def test_component_is_built_by_its_dotted_path():
-    solid = build({"target": "threestudio.models.backgrounds.solid.Solid", "color": [0.0, 0.5, 1.0]})
-    assert isinstance(solid, Solid) and solid.color.tolist() == [0.0, 0.5, 1.0]
+    grid = build({"target": GRID, "resolution": [[0, 5]]})
+    assert isinstance(grid, DenseGrid) and grid.resolution == 5
 
 
-@pytest.mark.parametrize(
-    "target", ["", "Solid", "threestudio.nothing.Solid", "threestudio.models.backgrounds.solid.No"]
-)
+@pytest.mark.parametrize("target", ["", "DenseGrid", "threestudio.nothing.DenseGrid", GRID.replace("DenseGrid", "No")])
 def test_unknown_component_is_named(target):
     with pytest.raises(UserError, match=f"no component '{target}'"):
         build({"target": target})
 
 
 def test_unknown_key_is_named():
-    with pytest.raises(UserError, match="Solid has no 'colour'"):
-        build({"target": "threestudio.models.backgrounds.solid.Solid", "colour": 1})
+    with pytest.raises(UserError, match="DenseGrid has no 'resolutions'"):
+        build({"target": GRID, "resolutions": 1})

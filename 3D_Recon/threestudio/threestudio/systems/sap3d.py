@@ -16,7 +16,6 @@ from sap3d.runs.devices import step_generator
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor
-from threestudio.models.normals import Hits, normals, orientation, smoothness
 
 
 class SAP3D(pl.LightningModule):
@@ -25,8 +24,6 @@ class SAP3D(pl.LightningModule):
     @dataclass
     class Config:
         geometry: dict
-        material: dict
-        background: dict
         renderer: dict
         guidance: dict
         corrections: dict
@@ -43,9 +40,7 @@ class SAP3D(pl.LightningModule):
         distortion_weight: Schedule = 0.0  # and dense in one place
         density_variation_weight: Schedule = 0.0  # total variation of the raw density
         color_variation_weight: Schedule = 0.0
-        orientation_weight: Schedule = 0.0  # visible surfaces face the camera
-        smoothness_weight: Schedule = 0.0  # and their normals change slowly
-        variation_every: int = 4  # steps, of these four
+        variation_every: int = 4  # steps, of these two
         correction_prior_weight: Schedule = 0.0
         field_rate: Schedule = 0.1  # learning rates
         pose_rate: Schedule = 0.0
@@ -66,8 +61,7 @@ class SAP3D(pl.LightningModule):
         self.order = data.order
         self.batches = data.batches()
         self.geometry = build(config.geometry)
-        self.material, self.background = build(config.material), build(config.background)
-        self.renderer = build(config.renderer, self.geometry, self.material, self.background)
+        self.renderer = build(config.renderer, self.geometry)
         self.poses = PoseTable(cameras, anchored=False)
         self.corrections = build(config.corrections, len(cameras))
         self.guidance = self.expected = None
@@ -108,11 +102,9 @@ class SAP3D(pl.LightningModule):
             group["lr"] = scheduled(rate, step)
         generator = step_generator(self.seed, step, self.device)
         batch = self.batches.draw(step)
-        losses, hits = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
+        losses = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
         if step % self.config.variation_every == 0:
             losses |= self.variation(generator)
-            if scheduled(self.config.orientation_weight, step) or scheduled(self.config.smoothness_weight, step):
-                losses |= self.surface_losses(hits, generator)
         if self.expected is not None and self.expected_share(step) * scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
         if self.order > 1 and scheduled(self.config.symmetry_weight, step):
@@ -170,20 +162,19 @@ class SAP3D(pl.LightningModule):
         if step >= self.config.occupancy_from and (resized or step % self.config.occupancy_every == 0):
             self.renderer.update_occupancy()
 
-    def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> tuple[dict[str, Tensor], Hits]:
-        """Losses on rays of the inputs, and where they end; `refine` lets gradients reach the cameras."""
+    def photo_losses(self, batch: RayBatch, generator: torch.Generator, refine: bool) -> dict[str, Tensor]:
+        """Losses on rays of the inputs; `refine` lets gradients reach the cameras."""
         cameras = self.poses() if refine else self.poses().detach()
         origins, directions = self._rays(batch, cameras)
         color, rendering = self._shown(batch, origins, directions, generator)
         opacity = rendering.opacity.clamp(1e-4, 1 - 1e-4)
-        losses = {
+        return {
             "color": F.mse_loss(color, batch.color),
             "mask": F.mse_loss(rendering.opacity, batch.alpha),
             "opacity": F.binary_cross_entropy(opacity, opacity),  # entropy: least at 0 and at 1
             "distortion": rendering.distortion.mean(),
             "correction_prior": self.corrections.prior(),
         }
-        return losses, Hits.of(rendering, origins, directions)
 
     def symmetry_loss(self, batch: RayBatch, step: int, generator: torch.Generator) -> Tensor:
         """What `photo_losses` are of colour and mask, for some of the batch's rays from the other sides in turn."""
@@ -212,13 +203,6 @@ class SAP3D(pl.LightningModule):
         scale = self.config.variation_every * self.geometry.resolution
         density, *color = (self.geometry.variation(generator) * scale).unbind()
         return {"density_variation": density, "color_variation": sum(color)}
-
-    def surface_losses(self, hits: Hits, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of the normals, weighted up like the variation."""
-        normal = normals(self.geometry, hits.points)
-        rough = smoothness(self.geometry, normal, hits, generator)
-        every = self.config.variation_every
-        return {"orientation": every * orientation(normal, hits), "smoothness": every * rough}
 
     def expected_share(self, step: int) -> float:
         """What is left of the expected views' weight at a step.

@@ -112,11 +112,10 @@ class MeshExporter:
         samples, geometry = 12, self.renderer.geometry
         reach = torch.linspace(2, -3, samples, dtype=vertices.dtype)[:, None] * geometry.spacing
         points = (vertices[:, None] + reach * normals[:, None]).float().to(geometry.device)
-        density, features = geometry(points.view(-1, 3))
+        density, color = geometry(points.view(-1, 3))
         density = density.view(-1, samples) * self.renderer.occupancy.above_floor(points)
         weights, opacity = dense.composite(density * (5 * geometry.spacing / samples))
-        color = self.renderer.material(features).view(-1, samples, 3)
-        mean = (weights[..., None] * color).sum(1) / opacity[:, None].clamp(min=1e-6)
+        mean = (weights[..., None] * color.view(-1, samples, 3)).sum(1) / opacity[:, None].clamp(min=1e-6)
         return (mean.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 

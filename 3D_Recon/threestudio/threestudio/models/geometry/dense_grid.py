@@ -54,9 +54,9 @@ class DenseGrid(nn.Module):
         self.values = nn.Parameter(state["grid"].detach().permute(1, 2, 3, 0).contiguous())
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density per unit of length, [P], and raw colour, [P, 3], at world points [P, 3]."""
+        """Density per unit of length, [P], and colour in [0, 1], [P, 3], at world points [P, 3]."""
         raw = self.raw(points)
-        return dense.activate_density(raw[:, 0]), raw[:, 1:]
+        return dense.activate_density(raw[:, 0]), raw[:, 1:].sigmoid()
 
     def raw(self, points: Tensor) -> Tensor:
         """Raw density and colour at world points [P, 3], [P, 4]."""

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sap3d.cameras import maths as cam
 from sap3d.field.occupancy import Occupancy
 from sap3d.field.rendering import Rendering, render_image, render_rays
 
 
 class CulledRenderer(nn.Module):
-    """Renders a geometry with a material before a background."""
+    """Renders a geometry on white, on which the photos are composited, too."""
 
     @dataclass
     class Config:
@@ -22,9 +21,9 @@ class CulledRenderer(nn.Module):
         margin: int = 2  # nodes by which occupied space is widened in training, so that surfaces may move
         smallest: float = 0.02  # pieces below this share of the largest one's volume are floaters
 
-    def __init__(self, config: Config, geometry: nn.Module, material: nn.Module, background: nn.Module):
+    def __init__(self, config: Config, geometry: nn.Module):
         super().__init__()
-        self.config, self.geometry, self.material, self.background = config, geometry, material, background
+        self.config, self.geometry = config, geometry
         self.occupancy = Occupancy()
 
     @property
@@ -45,11 +44,6 @@ class CulledRenderer(nn.Module):
         """Leave small pieces of matter that touch nothing else out of the occupancy, so that no image shows them."""
         self.occupancy = self.occupancy.without_floaters(self.config.smallest)
 
-    def field(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density per unit of length, [P], and colour, [P, 3], at world points [P, 3]."""
-        density, features = self.geometry(points)
-        return density, self.material(features)
-
     def forward(
         self, origins: Tensor, directions: Tensor, generator: torch.Generator | None = None, samples: int | None = None
     ) -> Rendering:
@@ -63,13 +57,12 @@ class CulledRenderer(nn.Module):
         resolution = self.geometry.resolution
         samples = samples or min(round(self.config.samples_per_node * resolution), self.config.samples)
         space = self.occupancy, samples, resolution // 2
-        return render_rays(self.field, origins, directions, *space, generator).on(self.background(directions))
+        return render_rays(self.geometry, origins, directions, *space, generator).on(1.0)
 
     def image(self, camera: Tensor, size: int) -> Rendering:
         """A whole image of a camera [3], without gradients: a Rendering of [size, size, …]."""
         space = self.occupancy, self.config.image_samples, self.geometry.resolution
-        _, directions = cam.rays(camera, cam.pixel_grid(size, camera.device))
-        shown = render_image(self.field, camera, size, *space).on(self.background(directions))
+        shown = render_image(self.geometry, camera, size, *space).on(1.0)
         return Rendering(
             *(part.view(size, size, *part.shape[1:]) for part in (shown.color, shown.opacity, shown.depth))
         )
