@@ -37,8 +37,8 @@ OPTIONS = """--preset fast
     poses.published.runs=2 poses.published.tree_samples=200 poses.published.ascent_samples=100
     poses.published.ascent_steps=3
     model.image_size=32 model.dtype=float32 model.gradient_checkpointing=false
-    tuning.steps=24 tuning.batch=2 tuning.prior_batch=1 tuning.prior_objects=2 tuning.prior_nearest=false
-    tuning.warmup_steps=2
+    tuning.steps=60 tuning.batch=2 tuning.prior_batch=1 tuning.prior_objects=2 tuning.prior_nearest=false
+    tuning.warmup_steps=2 tuning.validate_every=100
     novel_views.steps=2
     reconstruction.data.image_size=[[0,32]] reconstruction.data.rays=256
     reconstruction.system.geometry.resolution=[[0,16]] reconstruction.system.guidance.expected_views=4
