@@ -130,11 +130,13 @@ def shadow(mesh: trimesh.Trimesh, floor: float, points: np.ndarray) -> np.ndarra
     return ndimage.map_coordinates(dark / len(heights), np.moveaxis(cell, -1, 0), order=1) * 0.6
 
 
-def photo(shot: Shot, scenery: PhotoSet, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [HEIGHT, WIDTH, 3]."""
-    mesh = toy(toys.gable_carton, 2_000_000)
+def photo(
+    mesh: trimesh.Trimesh, shot: Shot, scenery: PhotoSet, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A photo of an object, uint8 [HEIGHT, WIDTH, 3], and which pixels show it, before it is blurred, bool."""
+    mesh = mesh.copy()
     mesh.vertices = mesh.vertices @ shot.pose.T
-    floor = mesh.vertices[:, 2].min()
+    floor, alone = mesh.vertices[:, 2].min(), Renderer(mesh)
     if scenery.cluttered:
         others = clutter()
         for other in others:
@@ -145,15 +147,19 @@ def photo(shot: Shot, scenery: PhotoSet, rng: np.random.Generator) -> np.ndarray
     steps = (floor - origin[..., 2:]) / directions[..., 2:].clip(max=-1e-2)
     points = (origin + directions * steps)[..., :2].reshape(SIDE, SIDE, 2)
     picture = scenery.table(points) * (1 - shadow(mesh, floor, points))[..., None]
-    rgba = Renderer(mesh).render(camera[None], SIDE)[0].astype(float)
+    renderer = Renderer(mesh) if scenery.cluttered else alone
+    rgba = renderer.render(camera[None], SIDE)[0].astype(float)
     alpha = rgba[..., 3:] / 255
     picture = (picture * (1 - alpha) + rgba[..., :3] * alpha).clip(0, 255)
-    picture = ndimage.rotate(picture, shot.roll, reshape=False, order=1) if shot.roll else picture
+    depths = (of.depth(camera[None], SIDE)[0] for of in (alone, renderer))
+    seen = np.isclose(*depths, rtol=0, atol=1e-4).astype(float) * (alpha[..., 0] > 0)
+    picture = ndimage.rotate(np.dstack([picture, seen]), shot.roll, reshape=False, order=1)
     left, top = (SIDE - WIDTH) // 2 - shot.shift[0], (SIDE - HEIGHT) // 2 - shot.shift[1]
     picture = picture[top : top + HEIGHT, left : left + WIDTH]
+    picture, seen = picture[..., :3], picture[..., 3] > 0.5
     if shot.blur:
         picture = cv2.filter2D(picture, -1, line(shot.blur, rng.uniform(0, np.pi)))
-    return (picture + rng.normal(0, NOISE, picture.shape)).clip(0, 255).astype(np.uint8)
+    return (picture + rng.normal(0, NOISE, picture.shape)).clip(0, 255).astype(np.uint8), seen
 
 
 def line(length: float, angle: float) -> np.ndarray:
@@ -166,8 +172,8 @@ def line(length: float, angle: float) -> np.ndarray:
 
 
 def photos(name: str) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [photo(shot, SETS[name], rng) for shot in SETS[name].shots]
+    rng, carton = np.random.default_rng(0), toy(toys.gable_carton, 2_000_000)
+    return [photo(carton, shot, SETS[name], rng)[0] for shot in SETS[name].shots]
 
 
 def write_strip(name: str, pictures: list[np.ndarray]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jobs as jb
 import pytest
 import trimesh
+from PIL import Image
 
 from tests.demo.photos import write_photos
 
@@ -185,6 +186,23 @@ def test_bad_files_are_named_and_the_others_stay(visitor, tmp_path):
     assert page.title() == "SAP3D"
 
 
+def test_the_page_says_before_a_run_which_photos_will_not_do_and_takes_others(visitor, tmp_path):
+    page = visitor()
+    first, second, third = write_photos(tmp_path / "sent", 3)
+    Image.new("RGB", (200, 200), (70, 90, 160)).save(third)
+    send(page, [first, third])
+    page.wait_for_selector("#status >> text=2.jpg will not do and is left out: no clear object in it")
+    assert page.locator("#previews .caption-label").all_inner_texts() == ["no clear object in it"]
+    page.set_input_files("#photos input[type=file]", [second])  # added to the draft
+    page.wait_for_selector("#previews img >> nth=2")
+    run(page)
+    mesh_shown(page)
+    assert job_of(page, tmp_path).chosen == [0, 1]
+    page.click("#anew")
+    page.locator("#previews img").first.wait_for(state="detached")
+    assert page.locator("#run").is_disabled() and "job=" not in page.url
+
+
 def test_a_click_on_a_photo_mends_its_outline(visitor, tmp_path):
     page = visitor()
     send(page, write_photos(tmp_path / "sent", 2))
@@ -245,7 +263,8 @@ def test_an_address_of_no_job_says_so(visitor, address):
 
 def test_a_server_that_is_told_to_end_ends_cleanly(tmp_path):
     program = Path(jb.__file__).with_name("app.py")
-    environment = os.environ | {"ROOT_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    # A proxy that nobody serves: the page must not ask it for itself.
+    environment = os.environ | {"ROOT_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1", "http_proxy": "http://127.0.0.1:9"}
     with subprocess.Popen(
         [sys.executable, program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:

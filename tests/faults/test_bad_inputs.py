@@ -20,7 +20,8 @@ import trimesh
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from camerabooth import convert, go_nvs, main
+from camerabooth import go_nvs, main
+from camerabooth.backbones.published import convert
 from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from dataset import prepare
 from relposepp import infer
