@@ -102,7 +102,9 @@ def load_models(config: DictConfig, device: torch.device) -> tuple[RelativePose,
         UserError: no such weights.
     """
     model = load_model(Path(__file__).parents[1] / config.weights, device)
-    return model, load_diffusion(model_folder(config.diffusion), device, **config.diffusion.model)
+    return model, load_diffusion(
+        model_folder(config.diffusion.backbone, config.diffusion.checkpoint), device, **config.diffusion.model
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,10 +2,11 @@
 # Takes run_pipeline.sh's place in the tests of the demo: its headers, a moment of work, and the files that are shown.
 # What the first photo's bytes say goes into the results, so that mixed jobs are noticed.
 set -eu
-type=$1 object=$2 views=$3 options="$*"
+type=$1 object=$2 views=$3
 shift 4
 while [ $# -gt 0 ]; do
     case $1 in
+        *=*) shift && continue ;;
         --input) input=$2 ;;
         --preset | --backbone) preset=$2 ;;
     esac

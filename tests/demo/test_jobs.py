@@ -102,7 +102,7 @@ def test_marked_points_are_kept_and_removed_and_forgotten(folder, tmp_path):
 
 def test_a_job_is_queued_with_the_point_that_was_being_marked(folder, tmp_path, monkeypatch):
     job, marking, submitted = draft(folder, tmp_path, 1), threading.Event(), threading.Event()
-    correct = jb.correct_mask
+    correct = drafts.correct_mask
 
     def slow(*arguments):
         marking.set()
@@ -113,8 +113,8 @@ def test_a_job_is_queued_with_the_point_that_was_being_marked(folder, tmp_path, 
         jb.submit(job, "fast")
         submitted.set()
 
-    monkeypatch.setattr(jb, "correct_mask", slow)
-    threads = [threading.Thread(target=jb.mark, args=(job, 0, "keep", (0.5, 0.5))), threading.Thread(target=submit)]
+    monkeypatch.setattr(drafts, "correct_mask", slow)
+    threads = [threading.Thread(target=drafts.mark, args=(job, 0, "keep", (0.5, 0.5))), threading.Thread(target=submit)]
     threads[0].start()
     assert marking.wait(PATIENCE)
     threads[1].start()
