@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dataset.render import Renderer
-from dataset.toy_views import white_composite
 from dataset.toys import make_toy, toy_seed
+from dataset.training_views import white_composite
 from relposepp.decide import SYMMETRY, symmetric_loss
 from sap3d.cameras.maths import anchored
 from sap3d.cameras.symmetry import turned
