@@ -6,7 +6,7 @@ from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.tuning import clearly_lower, leave_one_out
-from sap3d.field.synthesis import held_loss
+from sap3d.field.synthesis import unexplained
 
 ENERGY_DRAWS = 4  # of noise, at each of the model's time steps
 # Middle noise levels tell right configurations from wrong more often than those near pure noise, but two views lack the
@@ -23,7 +23,7 @@ class Judged:
 
     cameras: Tensor  # [N, 3]
     errors: Tensor  # the pretrained model's when each view is denoised given the others, [T · draws, N]
-    synthesis: float  # loss of voxels fitted at these cameras
+    synthesis: float  # `sap3d.field.synthesis.unexplained` at these cameras
 
     def better_than(self, other: "Judged") -> bool:
         """Both must say so, and clearly: near the optimum the energy is flat within a degree or two, where the images'
@@ -38,7 +38,7 @@ class Judged:
 
 def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor) -> Judged:
     """Examine cameras [N, 3]; the views are `images` at the model's size and `photos` at that of the synthesis."""
-    return Judged(cameras, leave_one_out(model, images, cameras, draws=ENERGY_DRAWS), held_loss(photos, cameras))
+    return Judged(cameras, leave_one_out(model, images, cameras, draws=ENERGY_DRAWS), unexplained(photos, cameras))
 
 
 def energy(model: DiffusionModel, images: Tensor, cameras: Tensor) -> float:

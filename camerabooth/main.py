@@ -158,7 +158,7 @@ def write_judged(path: Path, cameras: Tensor, judged: dict[str, Judged], kept: s
     evidence = {"energy": energies, "synthesis": synthesis, "kept": kept, SYMMETRY: {"order": order}}
     write_poses(path, cameras[None], [energies[kept]], **evidence)
     for name, energy in energies.items():
-        print(f"{name} poses: energy {energy:.4f}, synthesis loss {synthesis[name]:.2e}{', kept' * (name == kept)}")
+        print(f"{name} poses: energy {energy:.4f}, unexplained {synthesis[name]:.2%}{', kept' * (name == kept)}")
 
 
 def main() -> None:

@@ -28,15 +28,15 @@ from relposepp.verify import Effort, verify
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import anchored, principal_points
 from sap3d.cameras.symmetry import repeated
-from sap3d.field.synthesis import HELD, Fit, held_loss
+from sap3d.field.synthesis import HELD, Fit, unexplained
 from sap3d.images import to_tensor
 
 # A configuration's log-weight: per unit of the network's log-probability (see `weigh`), and per share by which its
 # synthesis loss is above the lowest; fitted to held-out toys, so that `Poses.confidence` is calibrated.
 NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS = 0.3, 2.0
 # Of the configurations whose negative log-weights are within MOST_LIKELY of the best, the one is taken for which these
-# plus the shares by which energy and held loss are above the lowest, times their sharpness, are least; two views agree
-# in synthesis wherever they are (docs/CHOICES.md).
+# plus the shares by which energy and what is unexplained are above the lowest, times their sharpness, are least; two
+# views agree in synthesis wherever they are (docs/CHOICES.md).
 MOST_LIKELY = 3.0
 ENERGY_SHARPNESS, HELD_SHARPNESS = 4.0, 2.0
 CARVED_SIZE = 128  # of the photos that their voxels start from: at 64 a basket's handle is carved away
@@ -158,8 +158,8 @@ def choose(
 
     Returns:
         Scores with what was found, [K]; those of unlikely ones are above all others. And what was found of the likely
-        ones: their scores, energies and (from three views on) held losses, of the photos alone and, where they were
-        compared so, from both sides.
+        ones: their scores, energies and (from three views on) what is unexplained, of the photos alone and, where they
+        were compared so, from both sides.
     """
     likely = [score for score in scores if score <= scores[0] + MOST_LIKELY]
     total, evidence, several = torch.tensor(likely), {"score": likely}, len(photos) > 2
@@ -169,7 +169,7 @@ def choose(
         total = total + ENERGY_SHARPNESS * excess(evidence["energy"])
     if len(likely) > 1 and several:
         sharp = to_tensor(photos, CARVED_SIZE).to(hypotheses.device)
-        alone = evidence["held"] = [held_loss(sharp, cameras) for cameras in hypotheses[: len(likely)]]
+        alone = evidence["unexplained"] = [unexplained(sharp, cameras) for cameras in hypotheses[: len(likely)]]
         total = total + HELD_SHARPNESS * excess(alone)
         best = int(total.argmin())
         at_best = symmetric_loss(sharp, hypotheses[best]) if bound is not None else math.inf
@@ -195,12 +195,12 @@ def excess(values: list[float]) -> Tensor:
 
 
 def symmetric_loss(photos: Tensor, cameras: Tensor) -> float:
-    """What remains of their loss when voxels are to look like the photos [N, 4, S, S] from the other side, too.
+    """What remains `unexplained` when voxels are to look like the photos [N, 4, S, S] from the other side, too.
 
     Silhouettes that are not their own mirror images, a handle on one side, and faces of different colours that photos
     show from both directions raise it above that of the photos alone; print that no two photos contradict does not.
     """
-    return held_loss(*repeated(photos, cameras, SYMMETRY))
+    return unexplained(*repeated(photos, cameras, SYMMETRY))
 
 
 def symmetry_bound(config: DictConfig, views: int) -> float | None:
@@ -230,7 +230,7 @@ def find_symmetry(
 
 
 def symmetry_at(photos: Tensor, cameras: Tensor, alone: float, bound: float | None) -> dict:
-    """What poses.json says of the symmetry at cameras [N, 3] whose held loss is `alone`."""
+    """What poses.json says of the symmetry at cameras [N, 3] at which `alone` is unexplained of the photos alone."""
     if bound is None:
         return {"order": 1}
     above = symmetric_loss(photos, cameras) - alone

@@ -64,10 +64,10 @@ def table(poses: Poses) -> str:
         )
     if "excess" in poses.symmetry:
         same = "yes" if poses.symmetry["order"] > 1 else "no"
-        lines.append(f"the same from behind: {same} (excess {poses.symmetry['excess']:.2e})")
+        lines.append(f"the same from behind: {same} (excess {poses.symmetry['excess']:.2%})")
     for name, judged in poses.considered.get("judged", {}).items():
         kept = ", kept" * (name == poses.considered["kept"])
-        lines.append(f"{name} poses: energy {judged['energy']:.4f}, synthesis loss {judged['synthesis']:.2e}{kept}")
+        lines.append(f"{name} poses: energy {judged['energy']:.4f}, unexplained {judged['synthesis']:.2%}{kept}")
     return "\n".join(lines)
 
 

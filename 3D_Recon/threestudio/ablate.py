@@ -69,7 +69,7 @@ def tune_at_truth(scene: Scene, root: Path, device: str, seed: int) -> Scene:
         cameras, chosen = anchored(read_poses(scene.train, scene.views)), choose_device(device)
         photos = im.to_tensor(read_images(scene), synthesis.HELD.size).to(chosen)
         cameras, bound = cameras.to(chosen), symmetry_bound(OmegaConf.load(infer.CONFIG).symmetry, scene.views)
-        symmetry = symmetry_at(photos, cameras, synthesis.held_loss(photos, cameras), bound)
+        symmetry = symmetry_at(photos, cameras, synthesis.unexplained(photos, cameras), bound)
         write_poses(other.initial_poses, cameras[None], [0.0], **{SYMMETRY: symmetry})
         config = OmegaConf.load(camerabooth.CONFIG)
         config.tuning.pose_learning_rate = 0.0

@@ -210,9 +210,19 @@ def join(fits: list[Fit]) -> Fit:
     return Fit(*(torch.cat([getattr(fit, name) for fit in fits]) for name in ("grid", "cameras", "losses")))
 
 
-def held_loss(images: Tensor, cameras: Tensor) -> float:
-    """What new voxels at held cameras [N, C] leave of the loss of views [N, 4, S, S]."""
-    return joint_fit(images, cameras[None], HELD).losses.item()
+def unexplained(images: Tensor, cameras: Tensor) -> float:
+    """What new voxels at held cameras [N, C] leave of views [N, 4, S, S], as a share of what an empty field leaves.
+
+    So it does not depend on how large the object is in its images.
+    """
+    return (joint_fit(images, cameras[None], HELD).losses / empty_loss(images)).item()
+
+
+def empty_loss(images: Tensor) -> Tensor:
+    """Loss of views [N, 4, S, S] when nothing is there."""
+    target = F.interpolate(images, size=(HELD.size,) * 2, mode="area").movedim(1, -1)
+    white, clear = torch.ones_like(target[..., :3]), torch.zeros_like(target[..., 3])
+    return pixel_loss(Rendering(white, clear, clear), target).mean()
 
 
 def coarse_to_fine(images: Tensor, cameras: Tensor, levels: tuple[Level, ...], seed: int = 0) -> Fit:

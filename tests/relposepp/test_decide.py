@@ -111,7 +111,7 @@ def test_two_photos_are_compared_by_scores_and_energies(compared, score, first):
     photos, hypotheses, asked = compared
     total, evidence = decide.choose(Model(), photos[:2], hypotheses[:, :2], [0.0, score, RISE], bound=0.0)
     assert total.argmin() == first and evidence["score"] == [0.0, score, RISE]
-    assert evidence["energy"] == pytest.approx([1.0, 0.8, 0.9]) and "held" not in evidence
+    assert evidence["energy"] == pytest.approx([1.0, 0.8, 0.9]) and "unexplained" not in evidence
     assert min(map(min, asked)) >= 700
 
 
@@ -128,7 +128,7 @@ def test_what_is_unlikely_is_not_looked_at(compared):
     ("bound", "more"),  # of the second's loss from both sides
     [(0.0003, 0), (0.0004, 0), (0.0006, -0.25 * HELD_SHARPNESS), (None, 0)],
 )
-def test_more_photos_are_compared_by_held_losses_and_from_both_sides(compared, bound, more, monkeypatch):
+def test_more_photos_are_compared_by_unexplainedes_and_from_both_sides(compared, bound, more, monkeypatch):
     photos, hypotheses, asked = compared
     losses, both = {0.0: 0.0015, 1.0: 0.001, 2.0: 0.003}, {0.0: 0.002, 1.0: 0.0025, 2.0: 0.004}
 
@@ -136,12 +136,12 @@ def test_more_photos_are_compared_by_held_losses_and_from_both_sides(compared, b
         assert photos.shape == (5, 4, decide.CARVED_SIZE, decide.CARVED_SIZE)
         return losses[cameras[0, 2].item()]
 
-    monkeypatch.setattr(decide, "held_loss", held)
+    monkeypatch.setattr(decide, "unexplained", held)
     monkeypatch.setattr(decide, "symmetric_loss", lambda _, cameras: both[cameras[0, 2].item()])
     rise = RISE + HELD_SHARPNESS * 0.5 + more
     for score, first in ((rise - 0.01, 1), (rise + 0.01, 0)):
         total, evidence = decide.choose(Model(), photos, hypotheses, [0.0, score, MOST_LIKELY], bound)
-        assert total.argmin() == first and evidence["held"] == pytest.approx(list(losses.values()))
+        assert total.argmin() == first and evidence["unexplained"] == pytest.approx(list(losses.values()))
         hopeless = bound is None or (bound == 0.0003 and first == 1)
         assert evidence.get("both sides") == (None if hopeless else list(both.values()))
     assert max(map(max, asked)) <= 600

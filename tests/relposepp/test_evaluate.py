@@ -19,7 +19,7 @@ from sap3d.field import synthesis
 from sap3d.scene import Scene
 from sap3d.views import write_view
 
-DIFFUSION = {"backbone": "embedded", "checkpoint": "diffusion", "pretrained": {"embedded": ""}, "model": {}}
+DIFFUSION = {"backbone": "embedded", "checkpoint": "diffusion", "model": {}}
 
 
 def row(confident: bool, right: bool, generator: np.random.Generator) -> dict:

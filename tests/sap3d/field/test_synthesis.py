@@ -130,6 +130,15 @@ def test_rolls_and_fields_of_view_are_held_and_count(scene):
     assert fit.losses[0] < 0.5 * fit.losses[1]
 
 
+def test_what_is_unexplained_is_a_share_of_what_an_empty_field_leaves(device, monkeypatch):
+    views = torch.ones(2, 4, 64, 64, device=device)
+    views[:, 3] = 0
+    views[:, :, :32, :32] = torch.tensor([0.0, 0.0, 0.0, 1.0], device=device)[:, None, None]  # black, on a quarter
+    fit = synthesis.Fit(None, None, torch.tensor([0.05], device=device))
+    monkeypatch.setattr(synthesis, "joint_fit", lambda *_: fit)
+    assert synthesis.unexplained(views, torch.zeros(2, 3, device=device)) == pytest.approx(0.05 / (0.25 + 0.25))
+
+
 def test_levels_go_on_from_each_others_voxels(scene):
     images, truth = scene
     short = replace(LEVEL, steps=20, pose_rate=0.0)
