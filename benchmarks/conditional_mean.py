@@ -19,7 +19,8 @@ from torch import Tensor
 
 from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
 from camerabooth.backbones.embedded.rendering import render
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, load_model
+from camerabooth.backbones.interface import load_model
+from camerabooth.diffusion import EMBEDDED_WEIGHTS
 from camerabooth.evaluate import SCANS8, SOURCES, load_views, psnr
 from camerabooth.sampling import conditional_mean
 from dataset.modelled import benchmark_models
