@@ -275,10 +275,10 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
     "stage 2's weights another's": (other_weights("diffusion/model.safetensors"), tuning(), "diffusion"),
     "stage 2's config broken": (put("diffusion/config.json", "{"), tuning(), "diffusion"),
     "a pickle with a command": (
-        put("evil.ckpt", pickle.dumps(Evil())), tuning("--checkpoint", "evil.ckpt"), "evil.ckpt"),
+        put("evil.ckpt", pickle.dumps(Evil())), tuning("checkpoint=evil.ckpt"), "evil.ckpt"),
     "a checkpoint with a command": (
         lambda root: torch.save({"state_dict": Evil()}, root / "evil.ckpt"),
-        tuning("--checkpoint", "evil.ckpt"), "evil.ckpt"),
+        tuning("checkpoint=evil.ckpt"), "evil.ckpt"),
     "a pickle for RelPose++": (
         put("evil.pth", pickle.dumps(Evil())),
         poses("--backbone", "published", "--pose-checkpoint", "evil.pth"), "evil.pth"),
@@ -340,11 +340,11 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Every file's hash, and where links lead."""
+    """Every file's hash, and where links lead, but for locks (`sap3d.files.exclusive`), which stay."""
     return {
         str(path.relative_to(root)): "link" if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_symlink() or path.is_file()
+        if (path.is_symlink() or path.is_file()) and path.suffix != ".lock"
     }
 
 
