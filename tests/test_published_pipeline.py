@@ -94,7 +94,9 @@ def test_the_demo_runs_published_weights(root, tmp_path, monkeypatch):
     for index, photo in enumerate(photos):
         shutil.copy(photo, job.cut(index))
     known = {"state": "queued", "preset": jb.PUBLISHED, "queued": time.time(), "created": time.time()}
-    jb.write_json(job.folder / "job.json", known | {"photos": [{"name": str(index), "problem": ""} for index in range(3)]})
+    jb.write_json(
+        job.folder / "job.json", known | {"photos": [{"name": str(index), "problem": ""} for index in range(3)]}
+    )
     with (job.folder / ".lock").open("w") as lock:
         jb.Worker(tmp_path / "jobs", "cpu", options, weights.OPTIONS).process(job, lock.fileno())
     assert job.known["state"] == "done", job.log.read_text()[-3000:]
