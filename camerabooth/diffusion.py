@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from camerabooth.backbones.embedded.model import noise_schedule
 from camerabooth.backbones.interface import TRAIN_TIMESTEPS, DiffusionModel, Settings, Sources
 from camerabooth.conditioning import FrustumCondition, Lifting, SourceEncoder
 from camerabooth.instance_field import InstanceField
@@ -75,16 +75,7 @@ class ViewConditionedDiffusion(DiffusionModel):
         self.register_parameter("instance", None)
         if config.instance_resolution:
             self.add_instance_volume(config.instance_resolution)
-        self.scheduler = DDIMScheduler(
-            num_train_timesteps=TRAIN_TIMESTEPS,
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            prediction_type="v_prediction",
-            rescale_betas_zero_snr=True,
-            timestep_spacing="trailing",
-            clip_sample=True,
-        )
+        self.scheduler = noise_schedule()
         # Channels-last weights keep oneDNN from reordering activations at every layer.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
