@@ -56,10 +56,10 @@ train() {
     python3 camerabooth/pretrain.py device="$DEVICE" workers=4 objects=32 max_minutes="$minutes" \
         learning_rate=1e-3 warmup_steps=300 decay=0.4 validate_steps=500 checkpoint_minutes=2 2>&1 |
         tail -n 40 | tee "$out/train.log"
-    python3 camerabooth/pretrain.py device=cpu export=true
-    cp camerabooth/weights/volume/config.json "$out"
+    python3 camerabooth/pretrain.py device=cpu export=runs/camerabooth/exported
+    cp runs/camerabooth/exported/config.json "$out"
     cp runs/camerabooth/curve.csv "$out" || true # there is none before the first validation
-    split -b "${PART_MB}m" camerabooth/weights/volume/model.safetensors "$out/model.part_"
+    split -b "${PART_MB}m" runs/camerabooth/exported/model.safetensors "$out/model.part_"
     kill $(jobs -p) 2>/dev/null || true
 }
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from camerabooth.backbones.interface import load_model
-from camerabooth.diffusion import EMBEDDED_WEIGHTS
 from camerabooth.pretrain import DEFAULTS, Trainer
 from camerabooth.sampling import sample
 from dataset.training_views import Batch

@@ -20,7 +20,7 @@ import torch
 from diffusion import rate
 from torch import Tensor
 
-from camerabooth.diffusion import EMBEDDED_WEIGHTS
+from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from dataset.prepare import prepare
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import write_poses

@@ -1,10 +1,12 @@
 """How good the view-conditioned diffusion model is by itself: true poses, no tuning.
 
     python camerabooth/evaluate.py                                   # scans8, 1, 2, 3 and 5 sources
-    python camerabooth/evaluate.py --type toy_demo --object toy_001 toy_002 --model FOLDER
+    python camerabooth/evaluate.py --list dataset/benchmarks/models12.txt
+    python camerabooth/evaluate.py --type toy_demo --object toy_001 toy_002 --model FOLDER --sensitivity
 
-Prints PSNRs over 24 test views an object of the conditional mean (one step from pure noise), of DDIM samples, and of
-two baselines; and on how many pairs of neighbouring views the denoising loss is lowest near the true azimuth. Writes
+Prints PSNRs over 24 test views an object, compared at 64×64 on white, of the field's renders, of the conditional mean
+(one step from pure noise), of DDIM samples, and of two baselines; how sharp they are; and, with --sensitivity, on how
+many pairs of neighbouring views the denoising loss is lowest near the true azimuth. Writes
 results/camerabooth/{model.json,samples.png,sensitivity.png}.
 """
 
@@ -17,12 +19,13 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.backbones.interface import load_model
-from camerabooth.diffusion import EMBEDDED_WEIGHTS, ViewConditionedDiffusion
+from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
+from camerabooth.backbones.interface import DiffusionModel, load_model
 from camerabooth.sampling import conditional_mean, sample
 from sap3d import images as im
 from sap3d.cameras import maths as cam
@@ -36,13 +39,12 @@ from sap3d.views import read_images, read_poses
 SCANS8 = Path(__file__).parents[1] / "dataset/benchmarks/scans8.txt"
 SOURCES = (1, 2, 3, 5)
 TARGETS = 24  # test views an object
-# Of the initial noise. Samples of held-out toys have more gradient than the truth at any temperature, 1.2–1.3 times at
-# 0.2, 1.5–1.7 times at 0.6; their SSIM falls from 0.2 on.
-TEMPERATURES = (0.2, 1.0)
+SIZE = 64  # pixels a side, at which views are compared
+TEMPERATURES = (0.5, 1.0)  # of the initial noise
 OFFSETS = torch.arange(-45, 45.1, 2.5)  # degrees of azimuth error
 NEIGHBOURS = math.radians(60)
 SENSITIVITY_TIMESTEPS = (300, 400, 500)  # sharpest on held-out toys
-SENSITIVITY_DRAWS = 6  # of noise, at each; two give 7 % fewer of their pairs
+SENSITIVITY_DRAWS = 2  # of noise, at each
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
@@ -66,37 +68,47 @@ def load_views(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return sources, cameras, targets, test_cameras[chosen]
 
 
+def sharpness(images: Tensor, masks: Tensor) -> float:
+    """Mean gradient magnitude of colour inside masks: [M, ≥ 3, S, S] and [M, S, S], both in [0, 1]."""
+    color, inside = images[:, :3], masks[:, 1:, 1:] > 0.5
+    across, down = color[..., 1:, 1:] - color[..., 1:, :-1], color[..., 1:, 1:] - color[..., :-1, 1:]
+    return (across.square() + down.square()).sqrt().mean(1)[inside].mean().item()
+
+
 @torch.no_grad()
 def evaluate_object(
-    model: ViewConditionedDiffusion, scene: Scene, temperatures: Sequence[float], **sampling: float
-) -> tuple[dict[str, dict[int, float]], np.ndarray]:
-    """Mean PSNR of each method and number of sources, and a picture of what comes from most sources.
+    model: DiffusionModel, scene: Scene, temperatures: Sequence[float], **sampling: float
+) -> tuple[dict[str, dict[int, tuple[float, float]]], np.ndarray]:
+    """Mean PSNR, and sharpness as a share of the truth's, of each method and number of sources, and a picture.
 
-    Its rows: the sources, the truth, the conditional mean, and samples at each temperature. `sampling` are options of
+    The picture's rows: the sources, the truth, and each method from most sources. `sampling` are options of
     `camerabooth.sampling.sample`.
     """
     images, cameras, truth, targets = load_views(scene, model.image_size)
-    scores: dict[str, dict[int, float]] = {}
+    small_truth, masks = F.interpolate(truth, size=(SIZE, SIZE), mode="area"), truth[:, 3]
+    whole, scores = sharpness(truth, masks), {}
     for count in SOURCES:
-        generator = torch.Generator().manual_seed(0)
+        generator, there = torch.Generator().manual_seed(0), targets.to(model.device)
         sources = model.embed_sources(images[:count].to(model.device), cameras[:count].to(model.device))
-        views = {"conditional mean": conditional_mean(model, sources, targets.to(model.device), generator).cpu()}
+        views = {"field": model.render(sources, there, model.image_size)} if hasattr(model, "render") else {}
+        views["conditional mean"] = conditional_mean(model, sources, there, generator)
         for temperature in temperatures:
-            samples = sample(model, sources, targets.to(model.device), generator, temperature=temperature, **sampling)
-            views[f"samples, temperature {temperature}"] = samples.cpu()
-        baselines = {
-            "nearest source": images[cam.sight_cosines(targets, cameras[:count]).argmax(1)],
-            "white": torch.ones_like(truth),
-        }
-        for name, result in (views | baselines).items():
-            scores.setdefault(name, {})[count] = psnr(result, truth).mean().item()
+            options = {"temperature": temperature, **sampling}
+            views[f"samples, temperature {temperature}"] = sample(model, sources, there, generator, **options)
+        views["nearest source"] = images[cam.sight_cosines(targets, cameras[:count]).argmax(1)]
+        views["white"] = torch.ones_like(truth)
+        for name, result in views.items():
+            small = F.interpolate(result.cpu(), size=(SIZE, SIZE), mode="area")
+            score = psnr(small, small_truth).mean().item(), sharpness(result.cpu(), masks) / whole
+            scores.setdefault(name, {})[count] = score
     shown = torch.linspace(0, TARGETS - 1, 8).round().long()
-    rows = torch.cat([images[torch.arange(8) % SOURCES[-1]], truth[shown], *(view[shown] for view in views.values())])
+    made = [view.cpu()[shown] for name, view in views.items() if name not in ("nearest source", "white")]
+    rows = torch.cat([images[torch.arange(8) % SOURCES[-1]], truth[shown], *made])
     return scores, im.to_uint8(rows[:, :3].permute(0, 2, 3, 1))
 
 
 @torch.no_grad()
-def azimuth_profiles(model: ViewConditionedDiffusion, scene: Scene) -> Tensor:
+def azimuth_profiles(model: DiffusionModel, scene: Scene) -> Tensor:
     """Denoising loss of all pairs of views less than 60° apart against the target's azimuth error, [P, 2, offsets].
 
     The two directions of a pair of views, each as the other's only source, stand side by side: a relative azimuth that
@@ -114,7 +126,7 @@ def azimuth_profiles(model: ViewConditionedDiffusion, scene: Scene) -> Tensor:
 
 
 def _azimuth_profile(
-    model: ViewConditionedDiffusion, images: Tensor, cameras: Tensor, source: int, target: int, offsets: Tensor
+    model: DiffusionModel, images: Tensor, cameras: Tensor, source: int, target: int, offsets: Tensor
 ) -> Tensor:
     """Denoising loss of one view given one other, the target's azimuth wrong by `offsets` in degrees, [offsets]."""
     count = len(offsets)
@@ -159,46 +171,51 @@ def plot_sensitivity(path: Path, profiles: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--type", help="of --object; by default the scans8 list is evaluated")
+    parser.add_argument("--list", type=Path, default=SCANS8, help='of objects; lines of "TYPE OBJECT"')
+    parser.add_argument("--type", help="of --object; both in the place of the list")
     parser.add_argument("--object", nargs="+")
     parser.add_argument("--model", type=Path, default=EMBEDDED_WEIGHTS, help="model folder")
-    parser.add_argument("--steps", type=int, default=25, help="of a DDIM sample")
+    parser.add_argument("--steps", type=int, default=8, help="of a DDIM sample")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
-    parser.add_argument("--temperature", type=float, nargs="+", default=TEMPERATURES, help="of the initial noise")
+    parser.add_argument("--temperature", type=float, nargs="*", default=TEMPERATURES, help="of the initial noise")
+    parser.add_argument("--sensitivity", action="store_true", help="of the denoising loss to azimuths: takes an hour")
     parser.add_argument("--device", default="cpu", help="a CUDA index, or cpu")
     arguments = parser.parse_args()
     if bool(arguments.type) != bool(arguments.object):
         raise UserError("--type and --object go together")
     seed_everything(0)
     model = load_model(arguments.model, choose_device(arguments.device))
-    names = [(arguments.type, name) for name in arguments.object] if arguments.object else read_object_list(SCANS8)
-    scenes = [Scene(type_name, name, SOURCES[-1]) for type_name, name in names]
     sampling = {name: getattr(arguments, name) for name in ("steps", "guidance_scale")}
+    names = [(arguments.type, name) for name in arguments.object or []] or read_object_list(arguments.list)
     results, pictures, profiles = {}, [], []
-    for scene in tqdm(scenes, desc="objects"):
+    for scene in tqdm([Scene(*pair, SOURCES[-1]) for pair in names], desc="objects"):
         scores, picture = evaluate_object(model, scene, arguments.temperature, **sampling)
         results[f"{scene.type}/{scene.object}"] = scores
         pictures.append(picture)
-        profiles.append(azimuth_profiles(model, scene))
-    report(results, torch.cat(profiles), np.concatenate(pictures))
+        if arguments.sensitivity:
+            profiles.append(azimuth_profiles(model, scene))
+    report(results, np.concatenate(pictures), torch.cat(profiles) if profiles else None)
 
 
-def report(results: dict, profiles: Tensor, pictures: np.ndarray) -> None:
+def report(results: dict, pictures: np.ndarray, profiles: Tensor | None) -> None:
     """Print the means and write the files."""
-    print(f"{'PSNR (dB) from … sources':26s}" + "".join(f"{count:8d}" for count in SOURCES))
     methods = next(iter(results.values()))
-    means = {m: {n: float(np.mean([r[m][n] for r in results.values()])) for n in SOURCES} for m in methods}
-    for name, scores in means.items():
-        print(f"{name:26s}" + "".join(f"{scores[count]:8.2f}" for count in SOURCES))
-    pairs, directed = share_near_zero(profiles.mean(1)), share_near_zero(profiles)
-    print(f"denoising loss lowest within 5° of the true azimuth: {pairs:.0%} of {len(profiles)} pairs of views, "
-          f"{directed:.0%} of their directions")  # fmt: skip
-    folder = root_dir() / "results/camerabooth"
-    sensitivity = {"pairs": len(profiles), "within_5_degrees": pairs, "directed_within_5_degrees": directed}
-    write_json(folder / "model.json", {"mean": means, "objects": results, "sensitivity": sensitivity})
+    table = {m: {n: np.mean([r[m][n] for r in results.values()], 0).tolist() for n in SOURCES} for m in methods}
+    for column, title in enumerate(("PSNR (dB)", "sharpness")):
+        print(f"{title + ' from … sources':28s}" + "".join(f"{count:8d}" for count in SOURCES))
+        for name, scores in table.items():
+            print(f"{name:28s}" + "".join(f"{scores[count][column]:8.2f}" for count in SOURCES))
+    folder, content = root_dir() / "results/camerabooth", {"mean": table, "objects": results}
+    if profiles is not None:
+        pairs, directed = share_near_zero(profiles.mean(1)), share_near_zero(profiles)
+        print(f"denoising loss lowest within 5° of the true azimuth: {pairs:.0%} of {len(profiles)} pairs of views, "
+              f"{directed:.0%} of their directions")  # fmt: skip
+        shares = {"pairs": len(profiles), "within_5_degrees": pairs, "directed_within_5_degrees": directed}
+        content["sensitivity"] = shares
+        plot_sensitivity(folder / "sensitivity.png", profiles)
+    write_json(folder / "model.json", content)
     with atomic_file(folder / "samples.png") as partial:
         imageio.imwrite(partial, im.sheet(pictures, columns=8))
-    plot_sensitivity(folder / "sensitivity.png", profiles)
     print(f"→ {folder}")
 
 

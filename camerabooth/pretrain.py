@@ -2,7 +2,7 @@
 
     nice -n 10 python camerabooth/pretrain.py max_minutes=600            # goes on from the last checkpoint
     python camerabooth/pretrain.py device=0 workers=12 objects=32        # the same on a CUDA card
-    python camerabooth/pretrain.py export=true                           # EMA weights → camerabooth/weights/volume
+    python camerabooth/pretrain.py export=camerabooth/weights/embedded   # EMA weights → a model folder below ROOT_DIR
 
 Training views come from dataset/training_views.py. Checkpoint and curve lie in ROOT_DIR/runs/camerabooth. Without a
 checkpoint, training begins from the weights in `start`, if that is given.
@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from camerabooth.backbones.embedded.losses import denoising_losses, volume_losses
-from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
+from camerabooth.backbones.embedded.model import EmbeddedDiffusion
+from camerabooth.backbones.embedded.network import EmbeddedConfig, Reconstructor
 from camerabooth.backbones.embedded.rendering import render
 from dataset.training_views import DEPTH_SIZE, Batch, TrainingViews
 from sap3d.cameras import maths as cam
@@ -60,12 +61,11 @@ DEFAULTS = {
     "workers": 0,  # processes that read batches; a CPU needs none, a card about twelve
     "seed": 0,
     "start": None,  # a folder of exported weights, for a run without a checkpoint
-    "export": False,
+    "export": None,  # a folder that the averaged model is written to; nothing is trained then
     "max_steps": 0,  # 0: as many as fit; tests set it
 }
 
 
-EXPORTED = Path(__file__).parent / "weights/volume"
 REFRESH = 200  # batches between looks for new shards
 
 
@@ -87,7 +87,8 @@ class Trainer:
         """Go on from the last checkpoint, if there is one; layers that it does not know begin anew."""
         if not self.path.exists():
             if self.config.start:
-                self.model.load_state_dict(Reconstructor.from_pretrained(root_dir() / self.config.start).state_dict())
+                start = EmbeddedDiffusion.from_pretrained(root_dir() / self.config.start)
+                self.model.load_state_dict(start.network.state_dict())
                 self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
             return
         state = torch.load(self.path, weights_only=True, map_location=self.device)
@@ -234,7 +235,7 @@ def main() -> None:
     if config.export:
         trainer = Trainer(config)
         trainer.load()
-        trainer.averaged_model().save_pretrained(EXPORTED)
+        EmbeddedDiffusion(trainer.averaged_model()).save_pretrained(root_dir() / config.export)
     else:
         trainer = train(config)
     print(f"{trainer.step} steps, {trainer.objects} objects, {trainer.minutes:.1f} minutes")

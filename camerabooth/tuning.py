@@ -25,6 +25,7 @@ from sap3d.runs.devices import step_generator
 # Noise levels of their own, with noise that training never draws: when tuning no longer helps there, it has learned
 # what it can.
 HELD_OUT_TIMESTEPS = [650, 900]
+PRIOR_SOURCES = 3  # at most, of a procedural object
 SYNTHESISED_ELEVATIONS = (math.radians(-15), math.radians(60))
 
 
@@ -112,39 +113,46 @@ class TestTimeTraining(lightning.LightningModule):
         self.log("held_out", energy, prog_bar=True)
 
     def _instance_loss(self) -> Tensor:
-        """Denoise random inputs, each given a random subset of the others (of itself when it is alone)."""
-        cameras, count = self.poses(), self.config.batch
-        views = len(cameras)
-        sources = 1 + int(torch.randint(max(views - 1, 1), (1,), generator=self.generator))
-        order = torch.stack([torch.randperm(views, generator=self.generator) for _ in range(count)])
-        target, chosen = order[:, 0], order[:, 1 : 1 + sources] if views > 1 else order
-        subset = self.model.embed(self.views, cameras).select(chosen)
-        return self._denoising_loss(subset, self.views[target][:, None], cameras[target][:, None])
+        """Denoise inputs, given a random subset of the others (of itself when it is alone)."""
+        cameras = self.poses()
+        shown, hidden = self._split(len(cameras), len(cameras) - 1)
+        sources = self.model.embed(self.views[shown], cameras[shown])
+        return self._denoising_loss(sources, self.views[hidden], cameras[hidden], self.config.batch)
 
     def _synthesised_loss(self) -> Tensor:
         """Denoise views between the inputs, given all inputs."""
         rows = torch.randint(len(self.synthesised_cameras), (self.config.batch,), generator=self.generator)
         # The voxels know only where the cameras were when they were fitted.
         sources = self.model.embed(self.views, self.poses().detach())
-        return self._denoising_loss(sources, self.synthesised[rows][None], self.synthesised_cameras[rows][None])
+        return self._denoising_loss(sources, self.synthesised[rows], self.synthesised_cameras[rows], len(rows))
 
     def _prior_loss(self) -> Tensor:
-        """Denoise procedural objects at their true cameras."""
+        """Denoise views of a procedural object at its true cameras."""
         objects, views = self.prior_cameras.shape[:2]
-        rows = torch.randint(objects, (self.config.prior_batch,), generator=self.generator)
-        order = torch.randperm(views, generator=self.generator)
-        count = 1 + int(torch.randint(min(3, views - 1), (1,), generator=self.generator))
-        shown, cameras = self.prior[rows][:, order], self.prior_cameras[rows][:, order]
-        sources = replace(self.model.embed(shown[:, :count], cameras[:, :count]), instance=None)
-        return self._denoising_loss(sources, shown[:, count : count + 1], cameras[:, count : count + 1])
+        row = int(torch.randint(objects, (1,), generator=self.generator))
+        shown, hidden = self._split(views, PRIOR_SOURCES)
+        cameras, count = self.prior_cameras[row], self.config.prior_batch
+        sources = replace(self.model.embed(self.prior[row][shown], cameras[shown]), instance=None)
+        hidden = hidden[:count]
+        return self._denoising_loss(sources, self.prior[row][hidden], cameras[hidden], count)
 
-    def _denoising_loss(self, sources: Sources, targets: Prepared, cameras: Tensor) -> Tensor:
-        latents = targets.latents.flatten(0, 1)
-        count, device = len(latents), latents.device
+    def _split(self, views: int, most: int) -> tuple[Tensor, Tensor]:
+        """Random views that are shown, `most` or fewer, and all others; one view alone is both."""
+        order = torch.randperm(views, generator=self.generator)
+        if views == 1:
+            return order, order
+        shown = 1 + int(torch.randint(min(most, views - 1), (1,), generator=self.generator))
+        return order[:shown], order[shown:]
+
+    def _denoising_loss(self, sources: Sources, targets: Prepared, cameras: Tensor, count: int) -> Tensor:
+        """Mean error of `count` noisy versions of target views [M, …] at cameras [M, 3]; M may be less."""
+        rows = torch.arange(count) % len(cameras)
+        latents, device = targets.latents[rows], targets.latents.device
         timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=self.generator)
         timesteps[torch.rand(count, generator=self.generator) < self.config.pure_noise] = TRAIN_TIMESTEPS - 1
         noise = torch.randn(latents.shape, generator=self.generator)
-        condition = self.model.training_condition(sources, cameras, torch.rand(count, generator=self.generator))
+        draw = torch.rand(len(cameras), generator=self.generator)
+        condition = self.model.training_condition(sources, cameras, draw).rows(rows)
         return self.model.denoising_error(latents, condition, timesteps.to(device), noise.to(device)).mean()
 
 

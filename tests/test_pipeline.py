@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from camerabooth import ablate, go_nvs, main
-from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from relposepp import descent, infer
@@ -30,12 +30,10 @@ from sap3d.images import read_on_white, to_uint8
 from sap3d.scene import Scene, image_paths
 from sap3d.scores import evaluate
 from sap3d.views import read_poses, write_view
+from tests.tiny import tiny_model
 
 TOY = "toy_004"
 TRAIN_CAMERAS = torch.tensor([[0.3, 0.5, 1.7], [0.5, 2.0, 1.9], [0.2, -1.5, 1.8]])
-TINY_DIFFUSION = DiffusionConfig(
-    feature_channels=16, volume_channels=8, depths=4, collapsed_channels=8, unet_channels=(8, 16, 16)
-)
 
 TINY_FIELD = [
     "data.image_size=[[0,32]]",
@@ -55,7 +53,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     torch.manual_seed(0)
     save_model(RelativePose(ModelConfig(width=16, blocks=1)), root / "relposepp")
-    ViewConditionedDiffusion(TINY_DIFFUSION).save_pretrained(root / "diffusion")
+    tiny_model().save_pretrained(root / "diffusion")
     mesh = make_toy(toy_seed(TOY))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROOT_DIR", str(root))
@@ -259,7 +257,7 @@ def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatc
     monkeypatch.setenv("ROOT_DIR", str(root))
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
     run(monkeypatch, infer, *common, *untrained(root), "verify=false", option)
-    tuned, shown, tune, embed = [], [], main.tune, ViewConditionedDiffusion.embed_sources
+    tuned, shown, tune, embed = [], [], main.tune, EmbeddedDiffusion.embed_sources
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
     tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=1"]
     tuning += ["tuning.prior_nearest=false"]
@@ -275,7 +273,7 @@ def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatc
     assert (field is not None) == (len(images) > 2)
 
     monkeypatch.setattr(
-        ViewConditionedDiffusion, "embed_sources", lambda *arguments: (shown.append(arguments), embed(*arguments))[1]
+        EmbeddedDiffusion, "embed_sources", lambda *arguments: (shown.append(arguments), embed(*arguments))[1]
     )
     run(monkeypatch, go_nvs, *common)
     assert [len(images) for _, images, _ in shown] == [views * (1 + taken)]

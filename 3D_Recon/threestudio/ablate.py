@@ -20,7 +20,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from camerabooth import main as camerabooth
-from camerabooth.diffusion import EMBEDDED_WEIGHTS
+from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from relposepp import infer
 from relposepp.decide import symmetry_at, symmetry_bound
 from sap3d import images as im

@@ -41,18 +41,15 @@ class Sources:
     instance: Tensor | None = None  # what tuning has learned of the object, in the world's frame, [C, R, R, R]
 
     def select(self, views: Tensor) -> "Sources":
-        """Only some of the views; `views` is an index tensor [K], or [B', K] of one object for B' sets of views."""
-        if views.dim() == 1:
-            parts = (part[:, views] for part in (self.images, self.cameras, self.features))
-        else:
-            parts = (part[0][views] for part in (self.images, self.cameras, self.features))
-        return Sources(*parts, self.instance)
+        """Only some of the views; `views` is an index tensor [K]."""
+        parts = (part[:, views] for part in (self.images, self.cameras, self.features))
+        return type(self)(*parts, self.instance)
 
     def joined(self, other: "Sources") -> "Sources":
         """These views and the other's, of the same objects."""
         names = ("images", "cameras", "features")
         parts = (torch.cat([getattr(self, name), getattr(other, name)], 1) for name in names)
-        return Sources(*parts, self.instance)
+        return type(self)(*parts, self.instance)
 
 
 @dataclass
@@ -66,6 +63,10 @@ class Condition:
         told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "cameras"}
         return replace(self, **{name: part * (~drop).to(part).view(-1, *[1] * (part.dim() - 1)) for name, part in
                                 told.items()})  # fmt: skip
+
+    def rows(self, chosen: Tensor) -> "Condition":
+        """The targets `chosen` [K], any of them several times."""
+        return replace(self, **{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
 
     @classmethod
     def joined(cls, conditions: "list[Condition]") -> "Condition":
@@ -258,6 +259,6 @@ def load_model(folder: Path, device: torch.device | str = "cpu", **changes: Any)
         from camerabooth.backbones.published.model import PublishedDiffusion
 
         return PublishedDiffusion.from_pretrained(folder, device, **changes)
-    from camerabooth.diffusion import ViewConditionedDiffusion
+    from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 
-    return ViewConditionedDiffusion.from_pretrained(folder, device, **changes)
+    return EmbeddedDiffusion.from_pretrained(folder, device, **changes)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from camerabooth import evaluate
-from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from camerabooth.backbones.interface import DiffusionModel
 from sap3d.cameras.maths import camera_axes, evaluation_grid
 from sap3d.errors import UserError
 from sap3d.scene import Scene
 from sap3d.views import write_view
+from tests.tiny import tiny_model
 
 AZIMUTHS = (0.0, 40.0, 80.0, 180.0, 250.0)  # degrees; only the first three have neighbours within 60°
 
@@ -29,9 +30,8 @@ def scene(tmp_path, monkeypatch) -> Scene:
 
 
 @pytest.fixture(scope="module")
-def model() -> ViewConditionedDiffusion:
-    torch.manual_seed(0)
-    return ViewConditionedDiffusion(DiffusionConfig(16, 16, 8, 4, 8, (8, 16, 16))).eval().requires_grad_(False)
+def model() -> DiffusionModel:
+    return tiny_model(16).requires_grad_(False)
 
 
 def test_psnr_of_a_known_error():

@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 
 from camerabooth import go_nvs, main
 from camerabooth.backbones.published import convert
-from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from dataset import prepare
 from relposepp import infer
 from relposepp.model import ModelConfig, RelativePose, save_model
@@ -33,6 +32,7 @@ from sap3d.photos import import_photos
 from sap3d.scene import Scene
 from sap3d.scores import evaluate, report
 from sap3d.views import write_view
+from tests.tiny import tiny_model
 
 VIEWS, SIZE = 3, 32
 CAMERAS = torch.tensor([[0.3, 0.0, 1.8], [0.1, 1.0, 1.7], [0.5, -2.0, 1.9]])
@@ -66,10 +66,8 @@ def whole(tmp_path_factory) -> Path:
         scene.mesh_folder.mkdir(parents=True)
         for path in (scene.mesh_folder / "mesh.ply", scene.reconstruction / "mesh.obj"):
             trimesh.creation.box((0.5, 0.5, 0.5)).export(path)
-        torch.manual_seed(0)
-        tiny = DiffusionConfig(64, 16, 8, 4, 8, [8, 16, 16])
-        ViewConditionedDiffusion(tiny).save_pretrained(root / "diffusion")
-        ViewConditionedDiffusion(tiny).save_pretrained(scene.diffusion / "model")
+        tiny_model().save_pretrained(root / "diffusion")
+        tiny_model().save_pretrained(scene.diffusion / "model")
         save_model(RelativePose(ModelConfig(width=16, blocks=1)), root / "relposepp")
         (root / "photos").mkdir()
         for index in range(VIEWS):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
 from relposepp import evaluate
 from relposepp.infer import CONFIG
 from relposepp.model import ModelConfig, RelativePose, save_model
@@ -18,6 +17,7 @@ from sap3d.errors import UserError
 from sap3d.field import synthesis
 from sap3d.scene import Scene
 from sap3d.views import write_view
+from tests.tiny import tiny_model
 
 DIFFUSION = {"backbone": "embedded", "checkpoint": "diffusion", "model": {}}
 
@@ -66,7 +66,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     torch.manual_seed(0)
     save_model(RelativePose(ModelConfig()), tmp_path / "weights")
-    ViewConditionedDiffusion(DiffusionConfig(64, 16, 8, 4, 8, (8, 16, 16))).save_pretrained(tmp_path / "diffusion")
+    tiny_model().save_pretrained(tmp_path / "diffusion")
     monkeypatch.setattr(synthesis, "HELD", replace(synthesis.HELD, steps=2))
     scene, rng = Scene("toy_demo", "noise", 2), np.random.default_rng(0)
     for index in range(4):

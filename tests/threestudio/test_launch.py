@@ -16,7 +16,7 @@ import trimesh
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from camerabooth.diffusion import DiffusionConfig, ViewConditionedDiffusion
+from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.instance_field import InstanceField
 from sap3d.cameras import maths as cam
 from sap3d.cameras.placement import Placement
@@ -29,6 +29,7 @@ from sap3d.runs.devices import seed_everything
 from sap3d.scene import Scene
 from tests.renders import render_images
 from tests.threestudio.fields import nodes
+from tests.tiny import tiny_model
 from threestudio.config import build
 from threestudio.data.views import RayBatches
 from threestudio.models.guidance.sds import MultiViewSDS, sharpen
@@ -427,11 +428,8 @@ def test_sds_cameras_cover_the_sphere():
 
 
 @pytest.fixture
-def model() -> ViewConditionedDiffusion:
-    torch.manual_seed(0)
-    return ViewConditionedDiffusion(DiffusionConfig(
-        feature_channels=16, volume_channels=8, depths=4, collapsed_channels=8, unet_channels=(8, 16, 16)
-    ))  # fmt: skip
+def model() -> DiffusionModel:
+    return tiny_model()
 
 
 @pytest.mark.parametrize("views", [1, 3])

@@ -11,22 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camerabooth.backbones.embedded.layers import Attention, ChannelNorm, Residual
+from camerabooth.backbones.interface import Condition
 
 EMBEDDING = 128
 PATCH = 2
 
 
 @dataclass
-class Guide:
+class Guide(Condition):
     """What the denoiser is told about T targets of side S."""
 
     rendered: Tensor  # the field's colour and opacity in [−1, 1], relative depth and features, [T, 5 + C, S/2, S/2]
     warped: Tensor  # the sources' colour and alpha in [−1, 1] at the field's depth, and their variance, [T, 5, S, S]
-
-    def dropped(self, drop: Tensor) -> "Guide":
-        """Without what is known of the targets marked in `drop` [T], for classifier-free guidance."""
-        keep = (~drop).to(self.rendered.dtype)[:, None, None, None]
-        return Guide(self.rendered * keep, self.warped * keep)
 
 
 class TimedResidual(Residual):

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from camerabooth.backbones.embedded.denoiser import PATCH, Guide
-from camerabooth.backbones.embedded.rendering import View, render, sample_grid
-from camerabooth.backbones.embedded.volume import Field, inside, look_up, turned
+from camerabooth.backbones.embedded.rendering import View, render
+from camerabooth.backbones.embedded.volume import Field, inside, look_up, sample_grid, turned
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 
@@ -27,7 +27,7 @@ def guide(field: Field, images: Tensor, cameras: Tensor, targets: Tensor, sample
     rendered = torch.cat([view.image * 2 - 1, depth[..., None], view.features], -1)
     rendered = rendered.flatten(0, 1).transpose(1, 2).unflatten(-1, (side, side))
     warped = warp(field, images, cameras, targets, depth.unflatten(-1, (side, side)))
-    return Guide(rendered, warped), view
+    return Guide(targets.flatten(0, 1), rendered, warped), view
 
 
 def warp(field: Field, images: Tensor, cameras: Tensor, targets: Tensor, depth: Tensor) -> Tensor:

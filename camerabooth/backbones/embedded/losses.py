@@ -6,8 +6,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from camerabooth.backbones.embedded.guide import guide
-from camerabooth.backbones.embedded.model import TIMESTEPS, Reconstructor, noise_schedule
+from camerabooth.backbones.embedded.network import Reconstructor, noise_schedule
 from camerabooth.backbones.embedded.rendering import View, render
+from camerabooth.backbones.interface import TRAIN_TIMESTEPS
 from dataset.photo_errors import photo_errors
 from dataset.training_views import DEPTH_SIZE, Batch
 from sap3d.cameras import maths as cam
@@ -41,8 +42,8 @@ def denoising_losses(
     losses = view_losses(view, batch.images[:, chosen], batch.depths[:, : config.denoised])
     latents = batch.images[:, chosen].flatten(0, 1) * 2 - 1
     count, device = len(latents), latents.device
-    timesteps = torch.randint(TIMESTEPS, (count,), generator=generator)
-    timesteps[torch.rand(count, generator=generator) < config.pure_noise] = TIMESTEPS - 1
+    timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=generator)
+    timesteps[torch.rand(count, generator=generator) < config.pure_noise] = TRAIN_TIMESTEPS - 1
     drop = (torch.rand(count, generator=generator) < config.drop).to(device)
     noise, timesteps = torch.randn(latents.shape, generator=generator).to(device), timesteps.to(device)
     schedule = noise_schedule()

@@ -1,100 +1,196 @@
-"""The embedded model's networks together."""
+"""The embedded model behind the interface that tuning, sampling and distillation are written against.
+
+On disk it is a folder: config.json, settings.json and model.safetensors, as diffusers has it.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from camerabooth.backbones.embedded.denoiser import Denoiser, Guide
-from camerabooth.backbones.embedded.volume import Field, SourceEncoder, Volume
+from camerabooth.backbones.embedded.denoiser import Guide
+from camerabooth.backbones.embedded.guide import guide
+from camerabooth.backbones.embedded.network import EmbeddedConfig, Reconstructor, noise_schedule
+from camerabooth.backbones.embedded.rendering import render
+from camerabooth.backbones.embedded.volume import Field
+from camerabooth.backbones.interface import DiffusionModel, Sources
+from camerabooth.backbones.settings import Settings
+from camerabooth.instance_field import InstanceField
+from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder, save_tensors
-from sap3d.runs.devices import autocast
+
+EMBEDDED_WEIGHTS = Path(__file__).parents[2] / "weights" / "embedded"
+# One step of sampling gives the conditional mean.
+SETTINGS = Settings(
+    image_size=128,
+    knows_mask=True,
+    dtype="auto",
+    energy_of="clean",
+    # The target itself tells too much at low noise; the last is pure noise, where only the sources speak.
+    energy_timesteps=(500, 700, 850, 999),
+    guidance_scale=1.0,
+    contrast=2.0,
+    tuning={"learning_rate": 2e-4, "synthesised": 48, "pure_noise": 0.3},
+    sampling={"steps": 1, "conditioning": "joint"},
+)
 
 
-@dataclass(frozen=True)
-class EmbeddedConfig:
-    """The embedded model's size."""
+@dataclass
+class LiftedSources(Sources):
+    """Sources, and the field of them once a target has asked for it."""
 
-    image_size: int = 128
-    encoder_widths: tuple[int, int, int] = (48, 96, 192)
-    source_channels: int = 48
-    volume_widths: tuple[int, ...] = (48, 96, 192, 256)
-    resolution: int = 24  # of the coarse grid; the field has twice as many nodes a side
-    field_features: int = 8
-    samples: int = 48  # of a ray
-    denoiser_widths: tuple[int, int, int] = (64, 128, 256)
+    field: Field | None = None
 
 
-TIMESTEPS = 1000
+class EmbeddedDiffusion(DiffusionModel):
+    """Novel views of an object from any number of posed source views, which are lifted into one volume in the world.
 
+    It denoises colour and foreground mask together, [4, S, S] in [−1, 1], and predicts v (arXiv 2202.00512) on a
+    schedule whose last step is pure noise (arXiv 2305.08891): there, one step gives the conditional mean.
+    """
 
-def noise_schedule() -> DDIMScheduler:
-    """v-prediction (arXiv 2202.00512) on a schedule whose last step is pure noise (arXiv 2305.08891)."""
-    return DDIMScheduler(
-        num_train_timesteps=TIMESTEPS,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=True,
-    )
+    remembers = True
 
-
-class Reconstructor(nn.Module):
-    """Sources → Field, by encoder and volume; Guide and noisy targets → v-prediction, by the denoiser."""
-
-    def __init__(self, config: EmbeddedConfig = EmbeddedConfig()):
+    def __init__(self, network: Reconstructor, settings: Settings = SETTINGS):
         super().__init__()
-        self.config = config
-        self.encoder = SourceEncoder(config.source_channels, tuple(config.encoder_widths))
-        self.volume = Volume(
-            config.source_channels, tuple(config.volume_widths), config.resolution, config.field_features
-        )
-        self.denoiser = Denoiser(tuple(config.denoiser_widths), config.field_features)
-        # Channels-last weights keep oneDNN from reordering activations at every layer.
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
-            elif isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
+        self.network, self.settings = network, replace(settings, image_size=network.config.image_size)
+        self.field: InstanceField | None = None
+        self.register_parameter("instance", None)
+        self.scheduler = noise_schedule()
 
-    def forward(self, images: Tensor, cameras: Tensor, with_features: bool = True) -> Field:
-        """Images in [0, 1], colour on white and alpha, [B, N, 4, S, S]; cameras [B, N, ≥ 3]."""
-        latents = images * 2 - 1
-        with autocast(images.device):
-            features = self.encoder(latents.flatten(0, 1))
-        return self.volume(latents, cameras, features.float().unflatten(0, images.shape[:2]), with_features)
+    @property
+    def latent_size(self) -> int:
+        """Side of the latents, here the images'."""
+        return self.image_size
 
-    def denoise(self, noisy: Tensor, timesteps: Tensor, guide: Guide) -> Tensor:
-        """The v-prediction from noisy targets [T, 4, S, S] in [−1, 1] at timesteps [T]."""
-        with autocast(noisy.device):
-            return self.denoiser(noisy, (timesteps / (TIMESTEPS - 1)).to(noisy.dtype), guide)
+    def add_instance_volume(self, resolution: int) -> None:
+        """Features in the world's frame, zero at first, that are added to the volume's."""
+        channels = self.network.config.volume_widths[0]
+        self.instance = nn.Parameter(torch.zeros(channels, *(resolution,) * 3, device=self.device))
+
+    def add_field(self, field: InstanceField) -> None:
+        """Let `recall` weigh voxels of the object against the network."""
+        self.field = field
+
+    def recall(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor, cameras: Tensor) -> Tensor:
+        """The v-prediction of the network's clean estimate combined with the instance field, if there is one."""
+        if self.field is None:
+            return prediction
+        clean = self.encode(self.field.combine(self.decode(self.clean_estimate(noisy, timesteps, prediction)), cameras))
+        signal, noise_level = self.noise_coefficients(timesteps)
+        return (signal * noisy - clean) / noise_level
+
+    def forget_object(self) -> None:
+        """Drop the instance volume and the instance field."""
+        self.instance = self.field = None
+
+    # Latents. The embedded model works on pixels, so these only change the range.
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Colour on white and alpha in [0, 1], [..., 4, S, S] → latents of the same shape."""
+        return images * 2 - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Inverse of `encode`, clipped to [0, 1]."""
+        return (latents / 2 + 0.5).clamp(0, 1)
+
+    # Conditioning.
+
+    def embed_sources(self, images: Tensor, cameras: Tensor) -> LiftedSources:
+        """Embed source views once for all targets.
+
+        Args:
+            images: colour on white and alpha in [0, 1], [N, 4, S, S] or [B, N, 4, S, S].
+            cameras: [N, ≥ 3] or [B, N, ≥ 3]; gradients flow into them.
+        """
+        if images.dim() == 4:
+            images, cameras = images[None], cameras[None]
+        latents = self.encode(images)
+        return LiftedSources(latents, cameras, self.network.encode(latents), self.instance)
+
+    def condition(self, sources: LiftedSources, targets: Tensor) -> Guide:
+        """Condition for target cameras [M, ≥ 3] (one object) or [B, M, ≥ 3]."""
+        targets = targets[None] if targets.dim() == 2 else targets
+        field, samples = self.lift(sources), self.network.config.samples
+        return guide(field, sources.images, sources.cameras, targets, samples)[0]
+
+    def lift(self, sources: LiftedSources) -> Field:
+        """The field of the sources, made when it is first asked for."""
+        if sources.field is None:
+            parts = sources.images, sources.cameras, sources.features
+            sources.field = self.network.volume(*parts, instance=sources.instance)
+        return sources.field
+
+    def render(self, sources: LiftedSources, targets: Tensor, size: int) -> Tensor:
+        """The field at target cameras [M, ≥ 3] of one object: colour on white and opacity, [M, 4, size, size]."""
+        pixels = cam.pixel_grid(size, targets.device)
+        view = render(self.lift(sources), targets[None], pixels, self.network.config.samples)
+        return view.image[0].transpose(1, 2).unflatten(-1, (size, size)).clamp(0, 1)
+
+    # Diffusion.
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Guide) -> Tensor:
+        """The network's v-prediction from noisy images [B, 4, S, S] at timesteps [B]."""
+        return self.network.denoise(noisy, timesteps, condition)
+
+    def training_target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """v = √ᾱ ε − √(1 − ᾱ) x_0."""
+        return self.scheduler.get_velocity(latents, noise, timesteps)
+
+    def clean_estimate(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor) -> Tensor:
+        """x_0 from a v-prediction: √ᾱ x_t − √(1 − ᾱ) v."""
+        signal, noise_level = self.noise_coefficients(timesteps)
+        return signal * noisy - noise_level * prediction
+
+    def distillation_gradient(
+        self, latents: Tensor, noise: Tensor, noisy: Tensor, timesteps: Tensor, prediction: Tensor
+    ) -> Tensor:
+        """(x − x̂_0) / 4, so that an image's gradient is its difference from the clean estimate, in its own units.
+
+        It stays finite at pure noise: for the same noise, ε̂ − ε = √ᾱ/√(1 − ᾱ) · (x − x̂_0), so the weight is
+        w(t) = √(1 − ᾱ)/√ᾱ. Latents are twice the image, and so is their derivative: hence 4.
+        """
+        return (latents - self.clean_estimate(noisy, timesteps, prediction).clamp(-1, 1)) / 4
+
+    # On disk.
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write config.json and fp16 weights; the folder appears whole or not at all."""
+        """Write config.json, settings and fp16 weights; the folder appears whole or not at all."""
         with atomic_folder(folder) as partial:
-            (partial / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+            self.settings.save(partial)
+            (partial / "config.json").write_text(json.dumps(asdict(self.network.config), indent=2) + "\n")
             weights = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
             save_tensors(weights, partial / "model.safetensors")
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> "Reconstructor":
+    def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu", **changes: Any) -> "EmbeddedDiffusion":
         """Load a folder written by `save_pretrained`.
 
+        Args:
+            changes: of the settings; see `Settings.changed`.
+
         Raises:
-            UserError: missing or unreadable files.
+            UserError: missing or unreadable files, or an unknown setting.
         """
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).exists():
+                raise UserError(f"{folder / name}: missing weights; train them with camerabooth/pretrain.py")
+        settings = SETTINGS.read(folder).changed(**changes)
         try:
-            model = cls(EmbeddedConfig(**json.loads((folder / "config.json").read_text())))
+            model = cls(Reconstructor(EmbeddedConfig(**json.loads((folder / "config.json").read_text()))), settings)
             weights = load_file(folder / "model.safetensors")
+            if "instance" in weights:
+                model.add_instance_volume(weights["instance"].shape[-1])
+            if "field.whole" in weights:
+                whole, partial = weights["field.whole"], weights["field.partial"]
+                model.add_field(InstanceField(whole.shape[-1], len(partial), partial.shape[-1]))
             model.load_state_dict({name: value.float() for name, value in weights.items()})
         except Exception as error:
             raise UserError(f"{folder}: not a model of ours ({str(error).splitlines()[0]})") from error
-        return model.eval()
+        return model.to(device).eval()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camerabooth.backbones.embedded.volume import Field, turned
+from camerabooth.backbones.embedded.volume import Field, sample_grid, turned
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field import grid as grids
@@ -20,13 +20,6 @@ class View:
     depth: Tensor  # expected depth relative to the camera's distance, in units of SCENE_BOUND, [B, M, P]
     weights: Tensor  # of the samples, [B, M, P, S]
     sample_depths: Tensor  # relative like `depth`, [B, M, P, S]
-
-
-def sample_grid(grid: Tensor, points: Tensor) -> Tensor:
-    """Trilinear values of a cell-centred grid [B, C, R, R, R] at points [B, P, 3] of its frame, [B, P, C]."""
-    resolution = grid.shape[-1]
-    # `grids.sample` counts from the centres of the outermost nodes.
-    return grids.sample(grid, points * (resolution / (resolution - 1)))
 
 
 def render(

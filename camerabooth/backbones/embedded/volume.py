@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from camerabooth.backbones.embedded.layers import ChannelNorm, Residual
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field import grid as grids
 from sap3d.runs.devices import autocast
 
 VARIANCES = 16  # feature channels whose variance over the sources enters the volume
@@ -109,13 +110,22 @@ class Volume(nn.Module):
         self.head = nn.Conv3d(widths[0], 8 * (1 + 3 + 1), 3, padding=1)
         self.feature_head = nn.Conv3d(widths[0], 8 * features, 3, padding=1)
 
-    def forward(self, images: Tensor, cameras: Tensor, features: Tensor, with_features: bool = True) -> Field:
+    def forward(
+        self,
+        images: Tensor,
+        cameras: Tensor,
+        features: Tensor,
+        with_features: bool = True,
+        instance: Tensor | None = None,
+    ) -> Field:
         """Fuse and complete.
 
         Args:
             images: sources in [−1, 1], [B, N, 4, S, S]; cameras: theirs, [B, N, ≥ 3].
             features: of the sources, [B, N, C, s, s].
             with_features: whether the field has more than density and colour.
+            instance: what else is known of the object, in the world's frame, [widths[0], R, R, R]; it is added to what
+                the U-Net says.
         """
         azimuth = cameras[:, 0, 1]
         cameras = turned(cameras, azimuth)
@@ -124,6 +134,8 @@ class Volume(nn.Module):
         with autocast(images.device):
             hidden = F.silu(looked_up + self.geometry(sight).transpose(-1, -2))
             volume = self.unet(self._fuse(hidden, colours, sight))
+            if instance is not None:
+                volume = volume + self._in_grid_frame(instance, azimuth)
             heads = F.silu(self.head_norm(volume))
             raw = _shuffle(self.head(heads))
             extra = _shuffle(self.feature_head(heads)) if with_features else raw[:, :0]
@@ -160,6 +172,15 @@ class Volume(nn.Module):
         fused = fused.unflatten(-1, (self.resolution,) * 3)
         return fused.contiguous(memory_format=torch.channels_last_3d)
 
+    def _in_grid_frame(self, instance: Tensor, azimuth: Tensor) -> Tensor:
+        """A volume of the world in the grid's frames, which are turned by azimuths [B], [B, C, G, G, G]."""
+        points = grid_points(self.resolution, azimuth)
+        cos, sin = azimuth.cos()[:, None], azimuth.sin()[:, None]
+        x, y, z = points.T
+        world = torch.stack([cos * x - sin * y, sin * x + cos * y, z.expand(len(azimuth), -1)], -1)
+        values = sample_grid(instance[None].expand(len(azimuth), -1, -1, -1, -1), world)
+        return values.transpose(1, 2).unflatten(-1, (self.resolution,) * 3)
+
     def _blend(self, images: Tensor, cameras: Tensor, wish: Tensor, own_logit: Tensor, own: Tensor) -> Tensor:
         """The sources' colours and the network's own, weighted by a softmax over them, [B, 3, R, R, R]."""
         fine = (2 * self.resolution,) * 3
@@ -184,6 +205,13 @@ def grid_points(resolution: int, like: Tensor) -> Tensor:
     centres = ((counted + 0.5) / resolution * 2 - 1) * SCENE_BOUND
     z, y, x = torch.meshgrid(centres, centres, centres, indexing="ij")
     return torch.stack([x, y, z], -1).reshape(-1, 3)
+
+
+def sample_grid(grid: Tensor, points: Tensor) -> Tensor:
+    """Trilinear values of a cell-centred grid [B, C, R, R, R] at points [B, P, 3] of its frame, [B, P, C]."""
+    resolution = grid.shape[-1]
+    # `grids.sample` counts from the centres of the outermost nodes.
+    return grids.sample(grid, points * (resolution / (resolution - 1)))
 
 
 def inside(pixels: Tensor) -> Tensor:

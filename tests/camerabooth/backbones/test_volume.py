@@ -7,7 +7,7 @@ import torch
 
 from camerabooth.backbones.embedded import rendering
 from camerabooth.backbones.embedded import volume as vol
-from camerabooth.backbones.embedded.model import EmbeddedConfig, Reconstructor
+from camerabooth.backbones.embedded.network import EmbeddedConfig, Reconstructor
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 
