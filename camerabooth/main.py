@@ -22,9 +22,9 @@ from torch import Tensor
 from camerabooth.backbones.interface import DiffusionModel, load_model
 from camerabooth.backbones.weights import model_folder
 from camerabooth.instance_field import InstanceField, error_on_object
-from camerabooth.judge import Judged, judge
+from camerabooth.judge import Judged, judge, seen_from_others
 from camerabooth.regularisation import nearest_objects, regularisation_views
-from camerabooth.tuning import TestTimeTraining, seen_from_others, synthesised_views
+from camerabooth.tuning import TestTimeTraining, synthesised_views
 from sap3d import images as im
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import principal_points

@@ -25,9 +25,10 @@ from camerabooth.backbones.published.networks import (
     write_networks,
 )
 from camerabooth.backbones.weights import model_folder
+from camerabooth.judge import leave_one_out
 from camerabooth.main import CONFIG
 from camerabooth.sampling import sample, sample_in_turn
-from camerabooth.tuning import TestTimeTraining, leave_one_out
+from camerabooth.tuning import TestTimeTraining
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
 from sap3d.errors import UserError
