@@ -4,8 +4,8 @@
     python camerabooth/evaluate.py --list dataset/benchmarks/models12.txt
     python camerabooth/evaluate.py --type toy_demo --object toy_001 toy_002 --model FOLDER --sensitivity
 
-Prints PSNRs over 24 test views an object, compared at 64×64 on white, of the field's renders, of the conditional mean
-(one step from pure noise), of DDIM samples, and of two baselines; how sharp they are; and, with --sensitivity, on how
+Prints PSNRs over 24 test views an object, compared at 64×64 on white, of the conditional mean, of one
+denoising step from pure noise, of DDIM samples, and of two baselines; how sharp they are; and, with --sensitivity, on how
 many pairs of neighbouring views the denoising loss is lowest near the true azimuth. Writes
 results/camerabooth/{model.json,samples.png,sensitivity.png}.
 """
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from camerabooth.backbones.interface import DiffusionModel, load_model
-from camerabooth.sampling import conditional_mean, sample
+from camerabooth.sampling import sample
 from sap3d import images as im
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError, one_line_errors
@@ -90,8 +90,8 @@ def evaluate_object(
     for count in SOURCES:
         generator, there = torch.Generator().manual_seed(0), targets.to(model.device)
         sources = model.embed_sources(images[:count].to(model.device), cameras[:count].to(model.device))
-        views = {"field": model.render(sources, there, model.image_size)} if hasattr(model, "render") else {}
-        views["conditional mean"] = conditional_mean(model, sources, there, generator)
+        views = {"conditional mean": model.conditional_mean(sources, there, generator)}
+        views["one step"] = sample(model, sources, there, generator, steps=1)
         for temperature in temperatures:
             options = {"temperature": temperature, **sampling}
             views[f"samples, temperature {temperature}"] = sample(model, sources, there, generator, **options)

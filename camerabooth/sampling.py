@@ -29,6 +29,7 @@ def sample(
 
     Args:
         sources: one object's embedded views.
+        steps: of DDIM; 0 gives the conditional mean, of all sources.
         generator: CPU generator; it decides the noise and the draw of sources.
         eta: 0 is deterministic, 1 is ancestral.
         conditioning: "joint" (all sources at once), "stochastic" (SAP3D, arXiv 2404.03652, §3.3, after 3DiM: one
@@ -40,7 +41,12 @@ def sample(
     Returns:
         Colour on white and alpha in [0, 1], [M, 4, S, S].
     """
-    views = sources.cameras.shape[1]
+    views, batch = sources.cameras.shape[1], batch or len(targets)
+    parts = [slice(start, start + batch) for start in range(0, len(targets), batch)]
+    if steps == 0:
+        bar = tqdm(parts, desc="novel views", leave=False, mininterval=1)
+        means = ((part, model.conditional_mean(sources, targets[part], generator)) for part in bar)
+        return torch.cat([model.recall(mean, targets[part]) for part, mean in means])
     if conditioning == "joint" or views == 1:
         choices = [sources]
         probabilities = torch.ones(len(targets), 1)
@@ -49,8 +55,6 @@ def sample(
         probabilities = source_probabilities(sources.cameras[0], targets).cpu()
         if conditioning == "nearest":
             probabilities = F.one_hot(probabilities.argmax(1), views).float()
-    batch = batch or len(targets)
-    parts = [slice(start, start + batch) for start in range(0, len(targets), batch)]
     conditions = [[model.condition(choice, targets[part]) for choice in choices] for part in parts]
     model.scheduler.set_timesteps(steps)
     shape = (len(targets), 4, model.latent_size, model.latent_size)
@@ -64,12 +68,9 @@ def sample(
             times = timestep.to(noisy.device).expand(len(noisy))
             predictions.append(model.predict(noisy, times, condition, guidance_scale))
         prediction = torch.cat(predictions)
-        if timestep == timesteps[0]:  # later steps see in the noisy views what was remembered here
-            times = timestep.to(latents.device).expand(len(latents))
-            prediction = model.recall(latents, times, prediction, targets)
         noise = torch.randn(shape, generator=generator).to(latents.device) if eta > 0 else None
         latents = model.scheduler.step(prediction, timestep, latents, eta=eta, variance_noise=noise).prev_sample
-    return torch.cat([model.decode(latents[part]) for part in parts])
+    return torch.cat([model.recall(model.decode(latents[part]), targets[part]) for part in parts])
 
 
 def sample_in_turn(
@@ -93,15 +94,6 @@ def sample_in_turn(
         sources = sources.joined(model.embed_sources(views[part], targets[part]))
         left = [index for index in left if index not in part]
     return views
-
-
-def conditional_mean(model: DiffusionModel, sources: Sources, targets: Tensor, generator: torch.Generator) -> Tensor:
-    """What the model expects to see before it sees anything: one step from pure noise, in [0, 1], [B · M, 4, S, S]."""
-    condition = model.condition(sources, targets)
-    shape = (len(condition.cameras), 4, model.latent_size, model.latent_size)
-    noise = torch.randn(shape, generator=generator).to(model.device)
-    timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1, device=model.device)
-    return model.decode(model.clean_estimate(noise, timesteps, model.predict(noise, timesteps, condition)))
 
 
 def source_probabilities(sources: Tensor, targets: Tensor) -> Tensor:

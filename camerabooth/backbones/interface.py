@@ -137,9 +137,20 @@ class DiffusionModel(nn.Module):
     def add_field(self, field: nn.Module) -> None:
         """Remember voxels of one object; a model whose latents are no pixels has none."""
 
-    def recall(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor, cameras: Tensor) -> Tensor:
-        """The network's prediction for target cameras [B, 3], as what is remembered of the object changes it."""
-        return prediction
+    def recall(self, views: Tensor, cameras: Tensor) -> Tensor:
+        """Views in [0, 1] at target cameras [B, 3], [B, 4, S, S], as what is remembered of the object changes them."""
+        return views
+
+    def conditional_mean(self, sources: Sources, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """What is expected before anything is seen of the targets [M, 3] of one object, in [0, 1], [M, 4, S, S].
+
+        One step of sampling, from pure noise.
+        """
+        condition = self.condition(sources, targets)
+        shape = (len(condition.cameras), 4, self.latent_size, self.latent_size)
+        noise = torch.randn(shape, generator=generator).to(self.device)
+        timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1, device=self.device)
+        return self.decode(self.clean_estimate(noise, timesteps, self.predict(noise, timesteps, condition)))
 
     def forget_object(self) -> None:
         """Drop what is remembered of one object beside the weights, if there is any."""

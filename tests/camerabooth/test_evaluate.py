@@ -42,20 +42,30 @@ def test_psnr_of_a_known_error():
     torch.testing.assert_close(evaluate.psnr(off, truth), torch.tensor([20.0, 40.0]), rtol=0, atol=1e-2)
 
 
+def test_sharpness_is_the_slope_inside_the_mask():
+    ramp = torch.linspace(0, 0.7, 8).expand(1, 4, 8, 8).clone()
+    ramp[..., 4:, :] = 0.5  # a step outside the mask
+    masks = torch.zeros(1, 8, 8)
+    masks[:, :4] = 1
+    assert evaluate.sharpness(ramp, masks) == pytest.approx(0.1)
+    assert evaluate.sharpness(ramp.mT + ramp, masks) > 0.14
+
+
 def test_every_method_and_number_of_sources_is_scored(scene, model):
     scores, picture = evaluate.evaluate_object(model, scene, (0.2, 1.0), steps=2, guidance_scale=1.0)
-    named = ["conditional mean", "samples, temperature 0.2", "samples, temperature 1.0", "nearest source", "white"]
+    named = ["conditional mean", "one step", "samples, temperature 0.2", "samples, temperature 1.0", "nearest source", "white"]
     assert list(scores) == named
     assert all(set(by_count) == set(evaluate.SOURCES) for by_count in scores.values())
     assert len(set(scores["white"].values())) == 1
     _, cameras, truth, targets = evaluate.load_views(scene, 16)
     apart = (camera_axes(targets)[:, None, :, 2] * camera_axes(cameras)[..., 2]).sum(-1)
     assert truth.shape == (24, 4, 16, 16) and apart.max() < 0.9999  # view 0 is in the grid, but no target
-    assert scores["white"][1] == pytest.approx(evaluate.psnr(torch.ones_like(truth), truth).mean().item())
+    small = torch.nn.functional.interpolate(truth, size=(64, 64), mode="area")  # at the size of the comparison
+    assert scores["white"][1] == (pytest.approx(evaluate.psnr(torch.ones_like(small), small).mean().item()), 0)
     # From one source, "nearest" is that source for every target.
     first = evaluate.load_views(scene, 16)[0][:1].expand(len(truth), -1, -1, -1)
-    assert scores["nearest source"][1] == pytest.approx(evaluate.psnr(first, truth).mean().item())
-    assert picture.shape == (40, 16, 16, 3)  # five rows
+    assert scores["nearest source"][1][0] == pytest.approx(evaluate.psnr(first, truth).mean().item())
+    assert picture.shape == (48, 16, 16, 3)  # six rows
 
 
 def test_profiles_are_of_neighbours_only(scene, model, tmp_path):
@@ -66,7 +76,7 @@ def test_profiles_are_of_neighbours_only(scene, model, tmp_path):
     assert imageio.imread(tmp_path / "plot.png").std() > 0
 
 
-def test_a_profile_is_the_training_loss_and_its_directions_agree_on_the_error(scene, model, monkeypatch):
+def test_a_profile_is_the_denoising_loss_and_its_directions_agree_on_the_error(scene, model, monkeypatch):
     monkeypatch.setattr(evaluate, "SENSITIVITY_TIMESTEPS", (400,))
     monkeypatch.setattr(evaluate, "SENSITIVITY_DRAWS", 1)
     images, cameras, _, _ = evaluate.load_views(scene, 16)
@@ -77,7 +87,8 @@ def test_a_profile_is_the_training_loss_and_its_directions_agree_on_the_error(sc
         turned = cameras[target].clone()
         turned[1] += sign * torch.deg2rad(evaluate.OFFSETS[error])
         sources = model.embed_sources(images[source, None], cameras[source, None])
-        loss = model.training_loss(sources, images[target][None, None], turned[None], torch.tensor([400]), noise)
+        condition, latents = model.condition(sources, turned[None]), model.encode(images[target, None])
+        loss = DiffusionModel.denoising_error(model, latents, condition, torch.tensor([400]), noise)
         assert profiles[0, direction, error].item() == pytest.approx(loss.item(), rel=1e-3)
 
 

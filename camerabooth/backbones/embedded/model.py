@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from sap3d.errors import UserError
 from sap3d.files import atomic_folder, save_tensors
 
 EMBEDDED_WEIGHTS = Path(__file__).parents[2] / "weights" / "embedded"
-# One step of sampling gives the conditional mean.
+RENDER_WEIGHT = 2.5  # of a render's error beside the denoiser's, about as in pretraining
 SETTINGS = Settings(
     image_size=128,
     knows_mask=True,
@@ -36,7 +37,7 @@ SETTINGS = Settings(
     guidance_scale=1.0,
     contrast=2.0,
     tuning={"learning_rate": 2e-4, "synthesised": 48, "pure_noise": 0.3},
-    sampling={"steps": 1, "conditioning": "joint"},
+    sampling={"steps": 0, "conditioning": "joint"},
 )
 
 
@@ -77,13 +78,9 @@ class EmbeddedDiffusion(DiffusionModel):
         """Let `recall` weigh voxels of the object against the network."""
         self.field = field
 
-    def recall(self, noisy: Tensor, timesteps: Tensor, prediction: Tensor, cameras: Tensor) -> Tensor:
-        """The v-prediction of the network's clean estimate combined with the instance field, if there is one."""
-        if self.field is None:
-            return prediction
-        clean = self.encode(self.field.combine(self.decode(self.clean_estimate(noisy, timesteps, prediction)), cameras))
-        signal, noise_level = self.noise_coefficients(timesteps)
-        return (signal * noisy - clean) / noise_level
+    def recall(self, views: Tensor, cameras: Tensor) -> Tensor:
+        """Views [B, 4, S, S] at cameras [B, 3] combined with the instance field, if there is one."""
+        return views if self.field is None else self.field.combine(views, cameras).clamp(0, 1)
 
     def forget_object(self) -> None:
         """Drop the instance volume and the instance field."""
@@ -126,13 +123,19 @@ class EmbeddedDiffusion(DiffusionModel):
             sources.field = self.network.volume(*parts, instance=sources.instance)
         return sources.field
 
-    def render(self, sources: LiftedSources, targets: Tensor, size: int) -> Tensor:
-        """The field at target cameras [M, ≥ 3] of one object: colour on white and opacity, [M, 4, size, size]."""
-        pixels = cam.pixel_grid(size, targets.device)
+    def conditional_mean(self, sources: LiftedSources, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """The field's renders at targets [M, ≥ 3] of one object: colour on white and alpha in [0, 1], [M, 4, S, S]."""
+        pixels = cam.pixel_grid(self.image_size, targets.device)
         view = render(self.lift(sources), targets[None], pixels, self.network.config.samples)
-        return view.image[0].transpose(1, 2).unflatten(-1, (size, size)).clamp(0, 1)
+        return view.image[0].transpose(1, 2).unflatten(-1, (self.image_size,) * 2).clamp(0, 1)
 
     # Diffusion.
+
+    def denoising_error(self, latents: Tensor, condition: Guide, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """The denoiser's error, and with it that of the render that it is told: the two are learned together."""
+        render = condition.rendered[:, :4]
+        error = (render - F.interpolate(latents, size=render.shape[-1], mode="area")).square().mean((1, 2, 3))
+        return super().denoising_error(latents, condition, timesteps, noise) + RENDER_WEIGHT * error
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Guide) -> Tensor:
         """The network's v-prediction from noisy images [B, 4, S, S] at timesteps [B]."""
