@@ -4,9 +4,9 @@
     python camerabooth/evaluate.py --list dataset/benchmarks/models12.txt
     python camerabooth/evaluate.py --type toy_demo --object toy_001 toy_002 --model FOLDER --sensitivity
 
-Prints PSNRs over 24 test views an object, compared at 64×64 on white, of the conditional mean, of one
-denoising step from pure noise, of DDIM samples, and of two baselines; how sharp they are; and, with --sensitivity, on how
-many pairs of neighbouring views the denoising loss is lowest near the true azimuth. Writes
+Prints PSNRs over 24 test views an object, compared at 64×64 on white, of the conditional mean, of one denoising step
+from pure noise, of DDIM samples, and of two baselines; how sharp they are; with --sensitivity, on how many pairs of
+neighbouring views the denoising loss is lowest near the true azimuth. Writes
 results/camerabooth/{model.json,samples.png,sensitivity.png}.
 """
 

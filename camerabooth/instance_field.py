@@ -25,15 +25,6 @@ PARTIAL = (
 SMOOTHING = 3  # pixels, of the variance at half the views' size
 
 
-def error_on_object(estimates: Tensor, images: Tensor) -> Tensor:
-    """Mean squared error of colour on white and alpha, [N, 4, S, S] in [0, 1], over the object's pixels in either, [].
-
-    Everywhere else all is white: a mean over all pixels would say how small the object is.
-    """
-    shown = torch.maximum(estimates[:, 3], images[:, 3]).clamp(0, 1)
-    return ((estimates - images).square().mean(1) * shown).sum() / shown.sum()
-
-
 class InstanceField(nn.Module):
     """Raw voxels of all inputs [4, R, R, R] and of all but one [N, 4, r, r, r], and the network's squared error."""
 
@@ -43,17 +34,12 @@ class InstanceField(nn.Module):
         self.register_buffer("partial", torch.zeros(views, 4, *(partial_resolution,) * 3))
         self.register_buffer("error", torch.zeros(()))
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """What `__init__` takes."""
-        return self.whole.shape[-1], len(self.partial), self.partial.shape[-1]
-
     @classmethod
     def fit(cls, images: Tensor, cameras: Tensor, error: Tensor, seed: int, order: int = 1) -> "InstanceField":
         """Fit voxels to two or more views [N, 4, S, S] at cameras [N, 3].
 
         Args:
-            error: `error_on_object` of the network's view of one input, given the others.
+            error: mean `camerabooth.judge.errors_on_object` of the network's views of the inputs, given the others.
             order: of the object's symmetry; what leaves a view out leaves it out from all sides that look alike.
         """
         views, weights = len(images), 1 - torch.eye(len(images), device=images.device).repeat(1, order)

@@ -10,10 +10,8 @@ from camerabooth.backbones.interface import Condition, DiffusionModel, Prepared
 from camerabooth.sampling import sample
 from sap3d.field.synthesis import unexplained
 
-ENERGY_DRAWS = 4  # of noise, at each of the model's time steps
-# Middle noise levels tell right configurations from wrong more often than those near pure noise, but two views lack the
-# sources for it (docs/CHOICES.md).
-CHOICE_TIMESTEPS, CHOICE_TIMESTEPS_OF_TWO, CHOICE_DRAWS = [400, 500, 600], [700, 850, 999], 2
+ENERGY_DRAWS = 4  # of noise, at each time step of a model that is judged by it
+CHOICE_DRAWS = 2  # likewise, where configurations are compared
 # Moved cameras must lower the synthesis loss by this share. Where they lower it by less they have moved within what the
 # photos leave open, and mostly away from the truth (docs/CHOICES.md).
 SYNTHESIS_DROP = 0.25
@@ -44,9 +42,8 @@ def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor
 
 
 def energy(model: DiffusionModel, images: Tensor, cameras: Tensor) -> float:
-    """The model's mean error when each of the images [N, 4, S, S] is denoised given the others, at cameras [N, 3]."""
-    timesteps = CHOICE_TIMESTEPS if len(images) > 2 else CHOICE_TIMESTEPS_OF_TWO
-    return leave_one_out(model, images, cameras, timesteps, CHOICE_DRAWS).mean().item()
+    """The model's mean error when each of the images [N, 4, S, S] is made of the others, at cameras [N, 3]."""
+    return leave_one_out(model, images, cameras, draws=CHOICE_DRAWS).mean().item()
 
 
 def leave_one_out(
@@ -54,13 +51,15 @@ def leave_one_out(
 ) -> Tensor:
     """How well the views explain each other (ID-Pose's objective, arXiv 2306.17140, over joint sources).
 
-    Every view is denoised given all others, with fixed noise, so that configurations can be compared error by error.
+    Every view is made of all others. Models that are judged by their noise predictions denoise it, with fixed noise, so
+    that configurations can be compared error by error.
 
     Args:
         timesteps: by default the model's own.
 
     Returns:
-        `DiffusionModel.energy`, [T · draws, N], whose mean is the energy of the configuration.
+        `DiffusionModel.energy`, [T · draws, N], or `errors_on_object` of the conditional means, [1, N]. The mean is the
+        energy of the configuration.
     """
     timesteps = model.settings.energy_timesteps if timesteps is None else timesteps
     return prepared_energies(model, model.prepare(images), cameras, timesteps, draws)
@@ -73,6 +72,12 @@ def prepared_energies(
     """`leave_one_out` of prepared views."""
     generator = torch.Generator().manual_seed(0)
     embedded, count = model.embed(views, cameras), len(cameras)
+    if model.settings.energy_of == "mean":
+        means = [
+            model.conditional_mean(embedded.select(others(view, count)), cameras[view : view + 1], generator)
+            for view in range(count)
+        ]
+        return errors_on_object(torch.cat(means), model.decode(views.latents))[None]
     condition = Condition.joined(
         [model.condition(embedded.select(others(view, count)), cameras[view : view + 1]) for view in range(count)]
     )
@@ -93,6 +98,16 @@ def seen_from_others(model: DiffusionModel, images: Tensor, cameras: Tensor, see
         for view in range(count)
     ]
     return torch.cat(views)
+
+
+def errors_on_object(estimates: Tensor, images: Tensor) -> Tensor:
+    """Squared errors of colour on white and alpha of views [N, 4, S, S] in [0, 1], over the object's pixels, [N].
+
+    These are in the mean as many as either shows. Everywhere else all is white: a mean over all pixels would say how
+    small the object is.
+    """
+    shown = torch.maximum(estimates[:, 3], images[:, 3]).clamp(0, 1)
+    return ((estimates - images).square().mean(1) * shown).sum((1, 2)) / shown.sum() * len(images)
 
 
 def others(view: int, count: int) -> Tensor:

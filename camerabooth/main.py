@@ -21,8 +21,8 @@ from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel, load_model
 from camerabooth.backbones.weights import model_folder
-from camerabooth.instance_field import InstanceField, error_on_object
-from camerabooth.judge import Judged, judge, seen_from_others
+from camerabooth.instance_field import InstanceField
+from camerabooth.judge import Judged, errors_on_object, judge, seen_from_others
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, synthesised_views
 from sap3d import images as im
@@ -119,7 +119,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     shown, shown_from = repeated(images, best.cameras, counted)
     field, before = None, seen_from_others(model, images, best.cameras)
     if len(shown) >= INSTANCE_VIEWS and (model.remembers or config.tuning.synthesised):
-        error = error_on_object(before, images)
+        error = errors_on_object(before, images).mean()
         field = InstanceField.fit(shown, shown_from, error, seed, left)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:

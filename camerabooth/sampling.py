@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from camerabooth.backbones.interface import TRAIN_TIMESTEPS, Condition, DiffusionModel, Sources
+from camerabooth.backbones.interface import Condition, DiffusionModel, Sources
 from sap3d.cameras import maths as cam
 
 NEARNESS = 0.35  # temperature of the draw: sources whose line of sight is closer to the target's are likelier

@@ -183,5 +183,5 @@ def synthesised_views(
     elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
     targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().cpu().expand(count)], -1).to(cameras)
     rendered = field.render(targets, model.image_size)
-    own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling)
+    own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling, batch=8)
     return (rendered + own) / 2, targets

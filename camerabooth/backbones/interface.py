@@ -208,16 +208,12 @@ class DiffusionModel(nn.Module):
         return F.mse_loss(prediction, target, reduction="none").mean((1, 2, 3))
 
     def energy(self, latents: Tensor, condition: Condition, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """How badly latents [B, 4, s, s] are denoised, [B], by which poses are judged (ID-Pose, arXiv 2306.17140).
+        """Error of ε for latents [B, 4, s, s], [B], by which poses are judged (ID-Pose, arXiv 2306.17140).
 
-        Of models that predict ε the error of ε: its clean estimate's is (1 − ᾱ)/ᾱ times that, 211 times at the last
-        step, which would decide alone.
+        A clean estimate's is (1 − ᾱ)/ᾱ times that, 211 times at the last step, which would decide alone.
         """
-        noisy = self.add_noise(latents, noise, timesteps)
-        prediction = self.predict(noisy, timesteps, condition)
-        if self.settings.energy_of == "noise":
-            return (prediction - noise).square().mean((1, 2, 3))
-        return (self.clean_estimate(noisy, timesteps, prediction) - latents).square().mean((1, 2, 3))
+        prediction = self.predict(self.add_noise(latents, noise, timesteps), timesteps, condition)
+        return (prediction - noise).square().mean((1, 2, 3))
 
     def sds_gradient(
         self,

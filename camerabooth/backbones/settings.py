@@ -19,7 +19,7 @@ class Settings:
     image_size: int  # pixels a side
     knows_mask: bool  # false: it sees and makes colours alone; the alpha of its views is a guess
     dtype: str  # of frozen weights and of the arithmetic; auto: bf16 autocast where that is fast
-    energy_of: str  # what errors judge poses: of the "clean" estimate, or of the "noise" where that is predicted
+    energy_of: str  # errors of what judge poses: the conditional "mean", or "noise" predictions at energy_timesteps
     energy_timesteps: tuple[int, ...]  # at which they are taken
     guidance_scale: float  # classifier-free, of distillation
     contrast: float  # of the masks of views that stage 3 expects: a mean's silhouettes fade out

@@ -53,7 +53,14 @@ def test_sharpness_is_the_slope_inside_the_mask():
 
 def test_every_method_and_number_of_sources_is_scored(scene, model):
     scores, picture = evaluate.evaluate_object(model, scene, (0.2, 1.0), steps=2, guidance_scale=1.0)
-    named = ["conditional mean", "one step", "samples, temperature 0.2", "samples, temperature 1.0", "nearest source", "white"]
+    named = [
+        "conditional mean",
+        "one step",
+        "samples, temperature 0.2",
+        "samples, temperature 1.0",
+        "nearest source",
+        "white",
+    ]
     assert list(scores) == named
     assert all(set(by_count) == set(evaluate.SOURCES) for by_count in scores.values())
     assert len(set(scores["white"].values())) == 1

@@ -1,6 +1,8 @@
+import pytest
 import torch
 
-from camerabooth.judge import Judged
+from camerabooth.judge import Judged, errors_on_object, leave_one_out
+from tests.tiny import tiny_model
 
 
 def test_better_poses_clearly_convince_both_judges():
@@ -8,3 +10,19 @@ def test_better_poses_clearly_convince_both_judges():
     start = Judged(torch.zeros(5, 3), 1 + noise, synthesis=0.5)
     for drop, loss, better in ((0.5, 0.3, True), (0.5, 0.4, False), (0.0, 0.3, False), (-0.5, 0.3, False)):
         assert Judged(torch.zeros(5, 3), 1 + noise - drop, loss).better_than(start) == better
+
+
+def test_views_are_judged_by_what_the_others_lead_to():
+    model, images = tiny_model(16), torch.rand(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    cameras = torch.tensor([[0.2, 0.0, 1.8], [0.3, 1.0, 1.8], [0.1, -1.2, 1.9]])
+    with torch.no_grad():
+        means = []
+        for view, rest in enumerate(([1, 2], [0, 2], [0, 1])):
+            sources = model.embed_sources(images[rest], cameras[rest])
+            means.append(model.conditional_mean(sources, cameras[view : view + 1], torch.Generator()))
+    expected = errors_on_object(torch.cat(means), images)
+    torch.testing.assert_close(leave_one_out(model, images, cameras), expected[None])
+    shown = torch.maximum(means[1][0, 3], images[1, 3])
+    whole = sum(torch.maximum(mean[0, 3], image[3]).sum() for mean, image in zip(means, images))
+    own = ((means[1][0] - images[1]).square().mean(0) * shown).sum() / whole * 3
+    assert expected[1].item() == pytest.approx(own.item(), rel=1e-4)

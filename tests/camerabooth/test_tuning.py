@@ -203,7 +203,7 @@ def test_an_objects_error_does_not_depend_on_how_large_the_image_is(size):
         image[:, 2:4, 2:4] = torch.tensor([grey, grey, grey, 1.0])[:, None, None]
         return image[None]
 
-    error = instance_field.error_on_object(square(0.4), square(0.2))
+    error = judge.errors_on_object(square(0.4), square(0.2)).mean()
     torch.testing.assert_close(error, torch.tensor(3 * 0.2**2 / 4))  # alpha is right
 
 
