@@ -18,9 +18,10 @@ from published_weights import TINY
 
 from camerabooth.backbones.published.model import PublishedDiffusion, PublishedSettings
 from camerabooth.backbones.published.networks import Architecture, build_networks
+from camerabooth.judge import leave_one_out
 from camerabooth.main import CONFIG
 from camerabooth.sampling import sample
-from camerabooth.tuning import TestTimeTraining, leave_one_out
+from camerabooth.tuning import TestTimeTraining
 from sap3d.cameras.poses import PoseTable
 from sap3d.errors import one_line_errors
 from sap3d.runs.devices import choose_device

@@ -33,18 +33,17 @@ TINY = Architecture(
 )
 # Every stage in seconds.
 OPTIONS = """--preset fast
-    poses.hypotheses=2 poses.effort.beam=2 poses.effort.finalists=1
+    poses.hypotheses=2 poses.verify=false poses.symmetry.views=0
     poses.published.runs=2 poses.published.tree_samples=200 poses.published.ascent_samples=100
     poses.published.ascent_steps=3
-    model.image_size=32 model.dtype=float32 model.gradient_checkpointing=false
-    tuning.steps=60 tuning.batch=2 tuning.prior_batch=1 tuning.prior_objects=2 tuning.prior_nearest=false
+    model.image_size=32 model.dtype=float32 model.gradient_checkpointing=false model.sampling.steps=2
+    tuning.steps=30 tuning.batch=2 tuning.prior_batch=1 tuning.prior_objects=1 tuning.prior_nearest=false
     tuning.warmup_steps=2 tuning.validate_every=100
-    novel_views.steps=2
     reconstruction.data.image_size=[[0,32]] reconstruction.data.rays=256
     reconstruction.system.geometry.resolution=[[0,16]] reconstruction.system.guidance.expected_views=4
     reconstruction.system.guidance.render_size=32 reconstruction.system.guidance_every=4
-    reconstruction.trainer.max_steps=24 reconstruction.pictures.size=32 reconstruction.mesh.resolution=32
-    reconstruction.mesh.density=0.1""".split()
+    reconstruction.trainer.max_steps=12 reconstruction.pictures.size=32 reconstruction.pictures.frames=8
+    reconstruction.mesh.resolution=32 reconstruction.mesh.density=0.1""".split()
 
 
 def write_zero123(path: Path, architecture: Architecture = TINY, seed: int = 0) -> None:

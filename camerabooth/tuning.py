@@ -7,7 +7,6 @@ so that the model keeps what it knew (prior preservation, DreamBooth, arXiv 2208
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytorch_lightning as lightning
@@ -15,8 +14,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from camerabooth.backbones.interface import TRAIN_TIMESTEPS, Condition, DiffusionModel, Prepared, Sources
+from camerabooth.backbones.interface import TRAIN_TIMESTEPS, DiffusionModel, Prepared, Sources
 from camerabooth.instance_field import InstanceField
+from camerabooth.judge import others, prepared_energies
 from camerabooth.sampling import sample
 from sap3d.cameras.maths import wrap_angle
 from sap3d.cameras.poses import PoseTable
@@ -180,41 +180,6 @@ def synthesised_views(
     return (rendered + own) / 2, targets
 
 
-def leave_one_out(
-    model: DiffusionModel, images: Tensor, cameras: Tensor, timesteps: Sequence[int] | None = None, draws: int = 1
-) -> Tensor:
-    """How well the views explain each other (ID-Pose's objective, arXiv 2306.17140, over joint sources).
-
-    Every view is denoised given all others, with fixed noise, so that configurations can be compared error by error.
-
-    Args:
-        timesteps: by default the model's own.
-
-    Returns:
-        `DiffusionModel.energy`, [T · draws, N], whose mean is the energy of the configuration.
-    """
-    timesteps = model.settings.energy_timesteps if timesteps is None else timesteps
-    return prepared_energies(model, model.prepare(images), cameras, timesteps, draws)
-
-
-@torch.no_grad()
-def prepared_energies(
-    model: DiffusionModel, views: Prepared, cameras: Tensor, timesteps: Sequence[int], draws: int = 1
-) -> Tensor:
-    """`leave_one_out` of prepared views."""
-    generator = torch.Generator().manual_seed(0)
-    embedded, count = model.embed(views, cameras), len(cameras)
-    condition = Condition.joined(
-        [model.condition(embedded.select(others(view, count)), cameras[view : view + 1]) for view in range(count)]
-    )
-    latents, energies = views.latents, []
-    for timestep in [timestep for timestep in timesteps for _ in range(draws)]:
-        steps = torch.full((count,), timestep, device=latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        energies.append(model.energy(latents, condition, steps, noise))
-    return torch.stack(energies)
-
-
 @torch.no_grad()
 def seen_from_others(model: DiffusionModel, images: Tensor, cameras: Tensor, seed: int = 0) -> Tensor:
     """Each of the views [N, 4, S, S] as the model makes it of all others, in [0, 1], [N, 4, S, S]."""
@@ -224,17 +189,3 @@ def seen_from_others(model: DiffusionModel, images: Tensor, cameras: Tensor, see
         for view in range(count)
     ]
     return torch.cat(views)
-
-
-def others(view: int, count: int) -> Tensor:
-    """Numbers of all of `count` views but one; of one alone, its own."""
-    return torch.tensor([other for other in range(count) if other != view or count == 1])
-
-
-def clearly_lower(errors: Tensor, than: Tensor) -> bool:
-    """Whether paired errors are lower by more than two standard errors of their mean difference.
-
-    A configuration that is better by less is as likely worse: noise and pixels differ from view to view.
-    """
-    drop = (than - errors).flatten()
-    return bool(drop.mean() > 2 * drop.std() / len(drop) ** 0.5)

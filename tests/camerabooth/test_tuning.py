@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth import instance_field, main, regularisation, tuning
+from camerabooth import instance_field, judge, main, regularisation, tuning
 from camerabooth.diffusion import EMBEDDED, DiffusionConfig, ViewConditionedDiffusion
 from camerabooth.evaluate import psnr
 from camerabooth.instance_field import InstanceField
@@ -61,10 +61,10 @@ def config(**changes):
 
 def test_tuning_lowers_the_energy_and_keeps_the_gauge(scene, tmp_path):
     images, cameras, model = scene
-    before = tuning.leave_one_out(model, images, cameras, [850, 999])
+    before = judge.leave_one_out(model, images, cameras, [850, 999])
     settings = config(learning_rate=3e-3, synthesised=0)  # the model knows nothing yet: nor does its mean
     refined, trajectory = main.tune(model, images, cameras, [0, 1], None, settings, seed=0, folder=tmp_path)
-    after = tuning.leave_one_out(model, images, refined, [850, 999])
+    after = judge.leave_one_out(model, images, refined, [850, 999])
     estimates = tuning.seen_from_others(model, images, refined)
     assert after.mean() < 0.8 * before.mean()
     assert refined[0, 1] == 0
@@ -169,7 +169,7 @@ def test_the_instance_volume_learns_the_object_and_no_other(scene, field, tmp_pa
     images, cameras, model = scene
     main.tune(model, images, cameras, [0, 1], field, config(learning_rate=0.0), seed=0, folder=tmp_path)
     assert model.instance.shape == (16, 24, 24, 24) and model.instance.abs().max() > 0
-    before = tuning.leave_one_out(model, images, cameras, [999])
+    before = judge.leave_one_out(model, images, cameras, [999])
     prior = regularisation.regularisation_views([0])
     module = tuning.TestTimeTraining(
         model, PoseTable(cameras), images, prior, (images[:0], cameras[:0]), config(), seed=0
@@ -179,7 +179,7 @@ def test_the_instance_volume_learns_the_object_and_no_other(scene, field, tmp_pa
     assert model.instance.grad is None
     with torch.no_grad():
         model.instance.zero_()
-    after = tuning.leave_one_out(model, images, cameras, [999])
+    after = judge.leave_one_out(model, images, cameras, [999])
     assert before.mean() < after.mean(), "it explains the views that it was tuned on"
 
 
@@ -260,18 +260,18 @@ def test_one_view_is_its_own_source(scene):
     module = tuning.TestTimeTraining(model, PoseTable(cameras[:1]), images[:1], prior, synthesised, config(), seed=0)
     module._instance_loss().backward()
     assert module.poses.offsets.grad[0, 1] == 0
-    energy = tuning.leave_one_out(model, images[:1], cameras[:1], [999])
+    energy = judge.leave_one_out(model, images[:1], cameras[:1], [999])
     assert energy.shape == (1, 1) and torch.isfinite(energy).all()
 
 
 def test_only_a_clear_drop_counts():
     noise = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
     errors = 1 + 0.1 * noise
-    assert not tuning.clearly_lower(errors, than=errors)
+    assert not judge.clearly_lower(errors, than=errors)
     # Two standard errors of 80 differences of deviation 0.1 are 0.022.
-    assert not tuning.clearly_lower(errors - 0.01, than=torch.ones_like(errors) + noise.mean() * 0.1)
-    assert tuning.clearly_lower(errors - 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
-    assert not tuning.clearly_lower(errors + 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
+    assert not judge.clearly_lower(errors - 0.01, than=torch.ones_like(errors) + noise.mean() * 0.1)
+    assert judge.clearly_lower(errors - 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
+    assert not judge.clearly_lower(errors + 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
 
 
 def test_the_nearest_objects_of_the_pool_are_found_and_remembered(tmp_path, monkeypatch):
