@@ -43,7 +43,8 @@ OPTIONS = """--preset fast
     reconstruction.system.geometry.resolution=[[0,16]] reconstruction.system.guidance.expected_views=4
     reconstruction.system.guidance.render_size=32 reconstruction.system.guidance_every=4
     reconstruction.trainer.max_steps=12 reconstruction.pictures.size=32 reconstruction.pictures.frames=8
-    reconstruction.mesh.resolution=32 reconstruction.mesh.density=0.1""".split()
+    reconstruction.mesh.resolution=32 reconstruction.mesh.density=0.1 reconstruction.mesh.texture_size=64
+    reconstruction.interchange.size=32 reconstruction.system.floor_spare=0""".split()
 
 
 def write_zero123(path: Path, architecture: Architecture = TINY, seed: int = 0) -> None:
