@@ -69,8 +69,10 @@ def test_a_cards_layout_and_the_compiled_unet_compute_the_same(monkeypatch):
     assert sped.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert sped.unet._compiled_call_impl is not None and plain.unet._compiled_call_impl is None
     assert sped.state_dict().keys() == plain.state_dict().keys()
-    torch.testing.assert_close(predict(sped, images, cameras), predict(plain, images, cameras), atol=1e-5, rtol=1e-4)
-    for one, other in zip(training_gradients(plain, images, cameras), training_gradients(sped, images, cameras)):
+    # A single pass: tracing the UNet is what takes time here.
+    expected, found = (training_gradients(model, images, cameras) for model in (plain, sped))
+    assert max(gradient.abs().max() for gradient in expected) > 1e-4
+    for one, other in zip(expected, found):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
