@@ -35,7 +35,7 @@ FIELD = ["--train", "data.type=T", "data.object=o", "data.views=1", "device=3"]
 )
 def test_each_stage_names_itself_and_what_to_lower(program, arguments, stage, lower, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    write_view(Scene("T", "o", 1).train, 0, torch.ones(8, 8, 4), torch.tensor([0.3, 0.0, 1.8]))
+    write_view(Scene("T", "o", 1).train, 0, np.full((8, 8, 4), 255, np.uint8), torch.tensor([0.3, 0.0, 1.8]))
     monkeypatch.setattr(sys, "argv", [program, *arguments])
 
     def full(name: str) -> None:
