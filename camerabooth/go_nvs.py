@@ -84,7 +84,7 @@ def novel_views(
         generator = torch.Generator().manual_seed(seed)
         return sample(model, sources, targets.to(device), generator, **model.sampling | chosen, batch=batch)
 
-    views = halving(sampled, min(len(targets), VIEWS_AT_ONCE), "views at once", device)
+    views = halving(sampled, min(len(targets), VIEWS_AT_ONCE), "novel views at once", device)
     return im.to_uint8(views[:, :3].permute(0, 2, 3, 1))
 
 
@@ -117,5 +117,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("novel_views"):
         main()

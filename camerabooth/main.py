@@ -169,5 +169,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("tuning", "tuning.batch or tuning.prior_objects"):
         main()

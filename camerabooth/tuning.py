@@ -75,6 +75,7 @@ class TestTimeTraining(lightning.LightningModule):
             ],
             weight_decay=0.0,
             betas=(0.9, 0.99),
+            fused=self.device.type == "cuda",  # else torch's way on GPUs takes as much memory again as what is trained
         )
 
         def ramp(step: int) -> float:  # linear warm-up, then linear decay

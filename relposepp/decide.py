@@ -21,9 +21,8 @@ from tqdm import tqdm
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import Judged, energy, judge
 from relposepp.descent import descend, descend_repeatedly
-from relposepp.model import IMAGE_SIZE, RelativePose
+from relposepp.model import IMAGE_SIZE, Prediction, RelativePose
 from relposepp.proposals import Poses, propose, uninformed
-from relposepp.search import configuration_scores, to_bins
 from relposepp.verify import Effort, verify
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import anchored, principal_points
@@ -54,20 +53,20 @@ def decide(
     photos: list[np.ndarray],
     config: DictConfig,
     seed: int,
-    hypotheses: Tensor | None = None,
+    prediction: Prediction | None = None,
     free_middles: bool = False,
 ) -> Poses:
     """Poses of N ≥ 1 photos of one object, uint8 RGBA [S, S, 4], on the models' device.
 
     Args:
         config: configs/infer.yaml.
-        hypotheses, free_middles: as of `estimate`.
+        prediction, free_middles: as of `estimate`.
 
     Returns:
         Poses whose first cameras are decided upon; the others are as they were proposed.
     """
     device = next(model.parameters()).device
-    poses = estimate(model, to_tensor(photos, IMAGE_SIZE).to(device), config, seed, hypotheses, free_middles)
+    poses = estimate(model, to_tensor(photos, IMAGE_SIZE).to(device), config, seed, prediction, free_middles)
     bound = symmetry_bound(config.symmetry, len(photos))
     total, compared = choose(diffusion, photos, poses.cameras.to(device), poses.scores, bound)
     if len(total) > 1:
@@ -94,24 +93,24 @@ def estimate(
     images: Tensor,
     config: DictConfig,
     seed: int,
-    hypotheses: Tensor | None = None,
+    prediction: Prediction | None = None,
     free_middles: bool = False,
 ) -> Poses:
     """Poses of N ≥ 1 views of one object by network and voxels.
 
     Args:
         images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64]; voxels are fitted where they are.
-        hypotheses: configurations [K, N, 3] in the place of the network's, best first.
+        prediction: another network's, in the place of the model's.
         free_middles: the object's middle may be beside the images' (`sap3d.cameras.framing`), as far as
             verification sees.
     """
     views = len(images)
-    prediction = model.predict(images, config.joint_elevations) if config.network else uninformed(views)
+    if prediction is None:
+        prediction = model.predict(images, config.joint_elevations) if config.network else uninformed(views)
     estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
     if views == 1:
         return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
-    if hypotheses is None:
-        hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
+    hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
     network = hypotheses[0]
     if free_middles:
         hypotheses, estimates = F.pad(hypotheses, (0, 2)), F.pad(estimates, (0, 2))
@@ -122,7 +121,7 @@ def estimate(
     if verified:
         fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)
     cameras = anchored(fit.cameras)
-    log_probabilities = configuration_scores(prediction.azimuths, to_bins(cameras[..., 1], prediction.azimuths))
+    log_probabilities = prediction.log_probabilities(cameras)
     scores = -weigh(log_probabilities, fit.losses, views)
     evidence = {"network_log_probability": log_probabilities} | ({"synthesis_loss": fit.losses} if verified else {})
     first = int(scores.argmin())

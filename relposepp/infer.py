@@ -13,6 +13,7 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -20,11 +21,12 @@ from torch import Tensor
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.backbones.interface import load_model as load_diffusion
 from camerabooth.backbones.weights import model_folder
-from relposepp import published
 from relposepp.decide import decide
-from relposepp.model import IMAGE_SIZE, RelativePose, load_model
+from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
 from relposepp.plot import write_plot
 from relposepp.proposals import Poses
+from relposepp.published import crop_views, load_published
+from relposepp.published_poses import Effort, predict_published
 from relposepp.search import azimuth_deviations
 from sap3d import images as image_io
 from sap3d.cameras.poses import SYMMETRY, write_poses
@@ -37,21 +39,17 @@ from sap3d.views import read_images
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
 
 
-def published_hypotheses(
-    images: Tensor, elevation: float, config: DictConfig, device: torch.device, seed: int
-) -> Tensor:
-    """RelPose++'s configurations [K, N, 3]: SAP3D's median over the runs, then the runs, best first.
+def published_prediction(
+    photos: list[np.ndarray], embedded: Prediction, config: DictConfig, device: torch.device, seed: int
+) -> Prediction:
+    """What RelPose++ says of N photos, uint8 RGBA [S, S, 4]; the embedded network's for what that does not know.
 
-    Args:
-        images: [N, 4, S, S], as sharp as there are.
-        elevation: of view 0, radians.
+    Raises:
+        UserError: no such weights, or too many photos.
     """
-    model = published.load_published(root_dir() / config.checkpoint, device)
-    generator = torch.Generator(device).manual_seed(seed)
-    crops, parameters = published.crop_views(images)
-    effort = published.Effort(**config.published)
-    poses = published.estimate_published(model, crops, parameters, generator, elevation, effort)
-    return torch.cat([poses.cameras[None], poses.runs]).to(device)
+    model = load_published(root_dir() / config.checkpoint, device)
+    crops, parameters = crop_views(image_io.to_tensor(photos, photos[0].shape[0]))
+    return predict_published(model, crops, parameters, embedded, Effort(**config.published), seed)
 
 
 def table(poses: Poses) -> str:
@@ -138,13 +136,12 @@ def main() -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     model, diffusion = load_models(config, device)
-    hypotheses = None
-    if config.backbone == "published" and scene.views > 1:
-        elevation = model.predict(images).elevation[0].item()
-        sharp = image_io.to_tensor(photos, photos[0].shape[0])
-        hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
+    prediction = None
+    if config.backbone == "published" and config.network and scene.views > 1:
+        embedded = model.predict(images, config.joint_elevations)
+        prediction = published_prediction(photos, embedded, config, device, arguments.seed)
     free_middles = scene.photo_record.exists() if config.free_middles is None else config.free_middles
-    poses = decide(model, diffusion, photos, config, arguments.seed, hypotheses, free_middles)
+    poses = decide(model, diffusion, photos, config, arguments.seed, prediction, free_middles)
     write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
     path = scene.initial_poses.with_suffix(".png")
     write_plot(path, images.cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
@@ -153,5 +150,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("poses", "poses.candidates or poses.effort.beam"):
         main()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from relposepp import unwrapping
 from relposepp.correlation import PairHead, circular_correlation, spectra
 from relposepp.lifting import CylinderNetwork, ImageEncoder
-from relposepp.search import joint_elevations
+from relposepp.search import configuration_scores, joint_elevations, to_bins
 from sap3d.errors import UserError
 from sap3d.files import atomic_file, save_tensors, write_json
 
@@ -50,6 +50,14 @@ class Prediction:
     # Log-probabilities [i, j, k] of azimuth_j − azimuth_i = 2πk / bins, zero on the diagonal, [N, N, bins].
     azimuths: Tensor
     photometric: Tensor  # the same of the colours alone (`unwrapping.azimuth_log_probabilities`)
+
+    def whole(self) -> Tensor:
+        """Whole configurations that it proposes, best first, [K, N, 3]; this network knows pairs alone."""
+        return torch.zeros(0, len(self.elevation), 3)
+
+    def log_probabilities(self, cameras: Tensor) -> Tensor:
+        """Summed over all pairs, of configurations (elevation, azimuth, …), [K, N, 3] or more: [K]."""
+        return configuration_scores(self.azimuths, to_bins(cameras[..., 1], self.azimuths))
 
 
 @dataclass

@@ -50,9 +50,9 @@ def uninformed(views: int, bins: int = 72) -> Prediction:
 def propose(prediction: Prediction, count: int, generator: torch.Generator) -> Tensor:
     """Configurations for verification, [K, N, 3], K ≤ count.
 
-    First the network's best distinct ones; then those of the colours alone, which know cans and bottles better; then
-    quarter turns of views of the network's very best: what people photograph often has sides that look alike, where
-    the network sees which way a side faces, not which side.
+    First whole ones, where the network says any; then its best distinct ones of pairs; then those of the colours alone,
+    which know cans and bottles better; then quarter turns of views of the network's very best: what people photograph
+    often has sides that look alike, where the network sees which way a side faces, not which side.
     Two and three views are few enough to try azimuths all around besides.
     """
     views = len(prediction.elevation)
@@ -62,6 +62,7 @@ def propose(prediction: Prediction, count: int, generator: torch.Generator) -> T
     if views <= 3:
         grid = torch.cartesian_prod(*[torch.arange(0, 360, 15 * (views - 1)).deg2rad()] * (views - 1))
         azimuths = torch.cat([azimuths, F.pad(grid.view(-1, views - 1), (1, 0))])
-    azimuths = azimuths[distinct(azimuths, count, math.radians(12))]
     shape = (len(azimuths), views)
-    return torch.stack([prediction.elevation.expand(shape), azimuths, prediction.radius.expand(shape)], -1)
+    found = torch.stack([prediction.elevation.expand(shape), azimuths, prediction.radius.expand(shape)], -1)
+    found = torch.cat([prediction.whole(), found])
+    return found[distinct(found[..., 1], count, math.radians(12))]

@@ -1,28 +1,22 @@
-"""RelPose++ as SAP3D published it: masked crops in; rotations, translations and (elevation, azimuth, radius) out.
+"""RelPose++ as SAP3D published it: masked crops in; energies of pairs' rotations, and translations out.
 
 The architecture of RelPose++ (arXiv 2305.04926, §3) under the parameter names of SAP3D's fine-tuned checkpoint
-(arXiv 2404.03652; `ckpt_000105000.pth`), and SAP3D's way from relative rotations to cameras about an object.
+(arXiv 2404.03652; `ckpt_000105000.pth`). published_poses.py makes cameras of them.
 
 A rotation R is world to camera (OpenGL axes, world z up), and a pair's rotation is R_iᵀ R_j: SAP3D fine-tuned on
 Zero-1-to-3's world-to-camera matrices where RelPose++ has PyTorch3D's transposed ones. Translations are world to camera
 and not normalised: (0, 0, −radius) is a camera that looks at an object that fills the unit cube.
 """
 
-import math
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet50
+from torchvision.models.resnet import Bottleneck, ResNet
 
-from relposepp.search import spanning_tree
-from sap3d.cameras.maths import camera_axes, wrap_angle
 from sap3d.errors import UserError
 
 CROP_SIZE = 224
@@ -35,8 +29,7 @@ NORM_GROUPS = {64: 8, 128: 8, 256: 16, 512: 32, 1024: 32, 2048: 32}  # by channe
 QUERY_CHUNK = 65536  # rotations evaluated at once, for memory
 SOURCE = "https://drive.google.com/file/d/1U7lULb2rzYnbm098hmF_kFJk3dTNJbOS (docs/INSTALL.md of github.com/sap3d/sap3d)"
 RECOMPUTED = "feature_extractor.feature_positional_encoding.pos_table_1"
-
-Energies = Callable[[int, int, Tensor], Tensor]  # (i, j, rotations R_iᵀ R_j [Q, 3, 3]) → [Q], for i < j
+BLOCKS, DEPTH = (3, 4, 6, 3), 8  # of the ResNet's stages (ResNet-50) and of the transformer, as published
 
 
 class BlurPool(nn.Module):
@@ -51,9 +44,9 @@ class BlurPool(nn.Module):
         return F.conv2d(F.pad(x, (1, 2, 1, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
 
 
-def antialiased_resnet50() -> nn.Sequential:
-    """ResNet-50 with group norm, and blur pools for all strides but the first: images → [N, 2048, 1, 1]."""
-    net = resnet50(weights=None, norm_layer=lambda channels: nn.GroupNorm(NORM_GROUPS[channels], channels))
+def antialiased_resnet(blocks: tuple[int, ...]) -> nn.Sequential:
+    """ResNet with group norm, and blur pools for all strides but the first: images → [N, 2048, 1, 1]."""
+    net = ResNet(Bottleneck, blocks, norm_layer=lambda channels: nn.GroupNorm(NORM_GROUPS[channels], channels))
     for stage in (net.layer2, net.layer3, net.layer4):
         block = stage[0]
         block.conv2.stride = block.downsample[0].stride = (1, 1)
@@ -91,7 +84,7 @@ class PreNorm(nn.Module):
         return x + self.fn(self.norm(x))
 
 
-def transformer(depth: int = 8) -> nn.Sequential:
+def transformer(depth: int) -> nn.Sequential:
     """Pre-norm layers over the views of a set, and a last norm: [..., V, WIDTH] → the same."""
 
     def layer() -> nn.Sequential:
@@ -113,10 +106,10 @@ def sinusoids(count: int, width: int, device: torch.device) -> Tensor:
 class GlobalFeatures(nn.Module):
     """Tokens of views by the ResNet, and features that have seen the other views by the transformer."""
 
-    def __init__(self):
+    def __init__(self, blocks: tuple[int, ...], depth: int):
         super().__init__()
-        self.feature_extractor = antialiased_resnet50()
-        self.transformer = transformer()
+        self.feature_extractor = antialiased_resnet(blocks)
+        self.transformer = transformer(depth)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.transformer(tokens + sinusoids(tokens.shape[-2], WIDTH, tokens.device))
@@ -141,10 +134,10 @@ class TranslationRegressor(nn.Module):
 class PublishedRelPose(nn.Module):
     """RelPose++: an energy for every relative rotation of a pair of views, and a translation for every view."""
 
-    def __init__(self):
+    def __init__(self, blocks: tuple[int, ...] = BLOCKS, depth: int = DEPTH):
         super().__init__()
         self.register_buffer("embedding", 2.0 ** torch.arange(BASES).reshape(1, 1, -1))
-        self.feature_extractor = GlobalFeatures()
+        self.feature_extractor = GlobalFeatures(blocks, depth)
         self.translation_regressor = TranslationRegressor()
         self.embed_feature = nn.Linear(2 * WIDTH, 256)
         self.embed_query = nn.Linear(2 * 9 * BASES, 256)
@@ -195,6 +188,16 @@ def first_difference(state: dict[str, Tensor], expected: dict[str, Tensor]) -> s
     return next((f"{name} is not of this model" for name in state if name not in expected), None)
 
 
+def depths_of(state: dict[str, Tensor]) -> tuple[tuple[int, ...], int]:
+    """How many blocks each stage of the ResNet has, and the transformer layers, by the names of a state dict."""
+
+    def count(prefix: str) -> int:
+        return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
+
+    inner = "feature_extractor."
+    return tuple(count(f"{inner * 2}{stage}.") for stage in range(4, 8)), count(f"{inner}transformer.0.layers.")
+
+
 def load_published(path: Path, device: torch.device) -> PublishedRelPose:
     """Read the published checkpoint (weights under `state_dict`, names behind `module.`), ready for inference.
 
@@ -209,7 +212,7 @@ def load_published(path: Path, device: torch.device) -> PublishedRelPose:
         state = {name.removeprefix("module."): value for name, value in checkpoint["state_dict"].items()}
         state.pop(RECOMPUTED, None)
         with torch.device("meta"):
-            model = PublishedRelPose()
+            model = PublishedRelPose(*depths_of(state))
         difference = first_difference(state, model.state_dict())
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -251,163 +254,3 @@ def crop_views(views: Tensor) -> tuple[Tensor, Tensor]:
         centre_x, centre_y = ((2 * corner + side) / size - 1 for corner in (left, top))
         parameters.append([-centre_x, -centre_y, 2 * side / size])
     return torch.stack(crops), views.new_tensor(parameters)
-
-
-@dataclass
-class Effort:
-    """How long to search; the defaults are the original's, made for a GPU."""
-
-    tree_samples: int = 500_000
-    ascent_samples: int = 250_000
-    ascent_steps: int = 50
-    runs: int = 25
-
-
-def random_rotations(count: int, generator: torch.Generator, spread: float | None = None) -> Tensor:
-    """Rotations [count, 3, 3] on the generator's device, uniform or (angles of order `spread`) about the identity."""
-    quaternions = torch.randn(count, 4, generator=generator, device=generator.device)
-    if spread is not None:
-        scale = torch.rand(count, 1, generator=generator, device=generator.device) * spread / 2
-        quaternions = torch.cat([torch.ones_like(scale), quaternions[:, 1:] * scale], -1)
-    w, x, y, z = F.normalize(quaternions, dim=-1).unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
-
-
-def best_pairs(energies: Energies, count: int, proposals: Tensor) -> tuple[Tensor, Tensor]:
-    """Each pair's most probable proposal.
-
-    Returns:
-        Rotations R_iᵀ R_j [N, N, 3, 3], and their log-probabilities among the proposals, symmetric, [N, N].
-    """
-    rotations = torch.eye(3, device=proposals.device).repeat(count, count, 1, 1)
-    scores = torch.full((count, count), -math.inf).fill_diagonal_(0)
-    for i, j in combinations(range(count), 2):
-        score, best = energies(i, j, proposals).log_softmax(0).max(0)
-        scores[i, j] = scores[j, i] = score.item()
-        rotations[i, j], rotations[j, i] = proposals[best], proposals[best].T
-    return rotations, scores
-
-
-def proposal_scores(energies: Energies, rotations: Tensor, view: int, proposals: Tensor) -> Tensor:
-    """Summed energies of all pairs with `view`, both orders, were it rotated as proposed: [Q, 3, 3] → [Q]."""
-    total = torch.zeros(len(proposals), device=proposals.device)
-    for other in (other for other in range(len(rotations)) if other != view):
-        relative = rotations[other].T @ proposals
-        first, second = min(other, view), max(other, view)
-        total += 2 * energies(first, second, relative if other < view else relative.transpose(-1, -2))
-    return total
-
-
-def ascend(energies: Energies, rotations: Tensor, generator: torch.Generator, effort: Effort) -> Tensor:
-    """Coordinate ascent: view after view moves to the best of many proposals; [N, 3, 3] → the same, view 0 at I.
-
-    The energies see only R_iᵀ R_j, so turning all views to bring view 0 to I costs nothing.
-    Half of the proposals lie near the present rotation, where the original's are all uniform: finer for the same cost.
-    """
-    rotations, half = rotations.clone(), effort.ascent_samples // 2
-    for step in range(effort.ascent_steps):
-        view = step % len(rotations)
-        present = rotations[view]
-        near = present @ random_rotations(half, generator, spread=0.4)
-        proposals = torch.cat([present[None], near, random_rotations(half, generator)])
-        rotations[view] = proposals[proposal_scores(energies, rotations, view, proposals).argmax()]
-    return rotations[0].T @ rotations
-
-
-def global_rotations(energies: Energies, count: int, generator: torch.Generator, effort: Effort) -> tuple[Tensor, ...]:
-    """Rotations of N views from pairwise energies: maximum spanning tree, then coordinate ascent.
-
-    Returns:
-        Rotations [N, 3, 3] with view 0 at I, the summed energy of all ordered pairs [], and what `best_pairs` returns.
-    """
-    pairs, scores = best_pairs(energies, count, random_rotations(effort.tree_samples, generator))
-    rotations = torch.eye(3, device=pairs.device).repeat(count, 1, 1)
-    for known, new in spanning_tree(scores):
-        rotations[new] = rotations[known] @ pairs[known, new]
-    rotations = ascend(energies, rotations, generator, effort)
-    total = sum(proposal_scores(energies, rotations, view, rotations[view, None])[0] for view in range(count)) / 2
-    return rotations, total, pairs, scores
-
-
-def to_spherical(rotations: Tensor, translations: Tensor, elevation: float) -> Tensor:
-    """Cameras from rotations relative to view 0, SAP3D's way: take view 0 for level, then shift the elevations.
-
-    View 0 is put at azimuth −90° of the training data's world (where Objaverse's objects show their front) and
-    elevation 0; each view stands at −Rᵀ t. That is exact if view 0 did stand at that azimuth, or if all elevations are
-    equal: R_0ᵀ R_j depends on view 0's azimuth otherwise. Two gauges remain: view 0's azimuth becomes 0, and all
-    elevations are shifted by one angle so that view 0's is the given one (the original asks a One-2-3-45 service).
-
-    Args:
-        rotations: R_0ᵀ R_j up to a common rotation from the left, [N, 3, 3].
-        translations: world to camera, [N, 3].
-        elevation: of view 0, radians.
-
-    Returns:
-        (elevation, azimuth, radius), radians, [N, 3].
-    """
-    level = camera_axes(rotations.new_tensor([0.0, -math.pi / 2, 1.0])).T
-    w2c = level @ rotations[0].T @ rotations
-    x, y, z = (-w2c.transpose(-1, -2) @ translations[..., None])[..., 0].unbind(-1)
-    elevations, azimuths = torch.atan2(z, torch.hypot(x, y)), torch.atan2(y, x)
-    elevations, azimuths = elevations - elevations[0] + elevation, wrap_angle(azimuths - azimuths[0])
-    return torch.stack([elevations, azimuths, translations.norm(dim=-1)], -1)
-
-
-def median_cameras(runs: Tensor) -> Tensor:
-    """Medians over K runs of cameras [K, N, 3]: [N, 3]. Azimuths are taken about the first run's: no cut at ±π."""
-    offsets = runs - runs[0]
-    offsets[..., 1] = wrap_angle(offsets[..., 1])
-    cameras = runs[0] + offsets.median(0).values
-    cameras[:, 1] = wrap_angle(cameras[:, 1])
-    return cameras
-
-
-@dataclass
-class PublishedPoses:
-    """Cameras (elevation, azimuth, radius) in radians, and the evidence for them; all on the CPU."""
-
-    cameras: Tensor  # median over the runs, as SAP3D takes it, [N, 3]
-    runs: Tensor  # each run's own cameras, best first, [K, N, 3]
-    scores: Tensor  # summed energies of the runs' ordered pairs, higher is better, [K]
-    rotations: Tensor  # R_0ᵀ R_j of the best run, [N, 3, 3]
-    translations: Tensor  # world to camera, [N, 3]
-    pair_rotations: Tensor  # R_iᵀ R_j that the best run's pairs prefer on their own, [N, N, 3, 3]
-    pair_scores: Tensor  # log-probabilities of those among the proposals, [N, N]
-
-
-@torch.no_grad()
-def estimate_published(
-    model: PublishedRelPose, images: Tensor, crops: Tensor, generator: torch.Generator, elevation: float, effort: Effort
-) -> PublishedPoses:
-    """Poses of N views (2…10; trained on 2…8) of one object, by SAP3D's protocol.
-
-    Args:
-        model: as `load_published` gives it.
-        images, crops: as `crop_views` gives them, [N, 3, 224, 224] and [N, 3].
-        generator: on the model's device.
-        elevation: of view 0, radians; see `to_spherical`.
-
-    Raises:
-        UserError: fewer than 2 or more than 10 views.
-    """
-    count = len(images)
-    if not 2 <= count <= 10:
-        raise UserError(f"RelPose++ takes 2 to 10 views, not {count}")
-    tokens = model.tokens(images.to(generator.device), crops.to(generator.device))
-    features = model.attend(tokens)  # all views see each other, for rotations and for translations
-    translations = model.translations(features)
-
-    def energies(i: int, j: int, rotations: Tensor) -> Tensor:
-        return model.pair_energies(features[i], features[j], rotations)
-
-    found = [global_rotations(energies, count, generator, effort) for _ in range(effort.runs)]
-    found.sort(key=lambda run: run[1].item(), reverse=True)
-    runs = torch.stack([to_spherical(run[0], translations, elevation) for run in found])
-    scores = torch.stack([run[1] for run in found])
-    results = (median_cameras(runs), runs, scores, found[0][0], translations, *found[0][2:])
-    return PublishedPoses(*(result.cpu() for result in results))

@@ -19,10 +19,15 @@ def _unraisable(failure) -> None:
 
 
 @contextmanager
-def one_line_errors():
-    """Wrap a program's main: print a UserError, or a refusal by the disk, as one line on stderr and exit with status 2.
+def one_line_errors(stage: str = "", memory: str = ""):
+    """Wrap a program's main: print a UserError, a refusal by the disk, or a lack of a GPU's memory as one line on
+    stderr and exit with status 2.
 
     The flag --debug shows the traceback.
+
+    Args:
+        stage: whose program it is.
+        memory: the settings that take less of a GPU's memory when they are lower.
     """
     debug = "--debug" in sys.argv
     if debug:
@@ -44,7 +49,10 @@ def one_line_errors():
     except RuntimeError as error:
         if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which not every program needs
             raise
-        print(f"error: {str(error).partition(' Tried')[0]} Take another GPU_INDEX, or cpu", file=sys.stderr)
+        lower = f"lower {memory}, " if memory else ""
+        said = str(error).partition(" Tried")[0]
+        print(f"error: {stage}{': ' * bool(stage)}{said} Free some, {lower}or take another GPU_INDEX, or cpu",
+              file=sys.stderr)  # fmt: skip
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -11,42 +10,12 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-STAND_IN = r"""
-folder=$ROOT_DIR/results/$1/$2/$3
-echo "start $2 $3${6:+ $6}${8:+ $8}" >>"$ROOT_DIR/starts"
-echo "[1/2] first"
-case $2 in
-    broken) echo "error: this one never works"; exit 3 ;;
-    shaky) [ -e "$folder/again" ] || { touch "$folder/again"; echo "error: not yet"; exit 1; } ;;
-    slow) sleep 0.2; echo "[2/2] second"; sleep 3 ;;
-    endless) sleep 1000 & echo $! >"$ROOT_DIR/child"; wait ;;
-esac
-shift 4
-options=
-while [ $# -gt 0 ]; do
-    case $1 in
-        --input) shift ;;
-        *) options="$options${options:+, }\"$1\"" ;;
-    esac
-    shift
-done
-cat >"$folder/part" <<END
-{"seed": $SEED, "options": [$options], "3d_psnr_mean": 20.5, "seconds": {"poses": 1.5}, "threads": $OMP_NUM_THREADS}
-END
-mv "$folder/part" "$folder/results.json"
-"""
+from tests.launcher import REPOSITORY, copy_launcher
 
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    runs = [f"runs/{module}" for module in ("__init__", "cores", "jobs", "launch_ray", "launch_slurm", "slots")]
-    modules = ("__init__", "errors", "files", "names", *runs)
-    for name in ("run_pipeline.py", *(f"sap3d/{module}.py" for module in modules)):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
-    (tmp_path / "run_pipeline.sh").write_text(STAND_IN)
-    return tmp_path
+    return copy_launcher(tmp_path)
 
 
 def start(repository: Path, *arguments: str) -> subprocess.Popen:
@@ -215,80 +184,6 @@ def test_without_ray_a_line_says_what_to_install(repository):
         assert output.count("\n") == 1 and not (repository / "results").exists()
     # The version that the message names is the one that is tested.
     assert "ray==2.60.0\n" in (REPOSITORY / "requirements.txt").read_text()
-
-
-@pytest.fixture
-def array(repository, monkeypatch):
-    """Asks for the script of a job array; ROOT_DIR and the photos' folder would break a shell line that does not quote.
-
-    The function takes arguments and returns the process and the script's path.
-    """
-    root = repository / "a 'root' $(touch injected); of \"mine\""
-    (root / "photos;/mug").mkdir(parents=True)
-    (root / "photos;/shoe").mkdir()
-
-    def run(*arguments: str, path: str = os.environ["PATH"]):
-        command = [sys.executable, "-S", "run_pipeline.py", "--object_type", "toys", "--cpu", *arguments]
-        environment = {"PATH": path, "ROOT_DIR": str(root)}
-        process = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
-        (repository / "array.sh").write_text(process.stdout)
-        return process, root
-
-    return run
-
-
-def run_task(repository: Path, index: int) -> int:
-    """What Slurm does with an array task, in an environment without ROOT_DIR."""
-    environment = {"PATH": os.environ["PATH"], "SLURM_ARRAY_TASK_ID": str(index)}
-    return subprocess.run(["sh", "array.sh"], cwd=repository, env=environment, timeout=60).returncode
-
-
-def test_an_array_task_runs_one_job(repository, array):
-    script, root = array("--objects", "fine", "broken", "--views", "2", "3", "--slurm", "--seed", "4", "--slots", "8")
-    assert script.returncode == 0 and "#SBATCH --array=0-3%8\n" in script.stdout and not (root / "starts").exists()
-    assert "#SBATCH --mem=3072M\n" in script.stdout and "--gres" not in script.stdout
-    assert run_task(repository, 2) == 0
-    assert (root / "starts").read_text() == "start fine 3\n"
-    assert json.loads((root / "results/toys/fine/3/results.json").read_text())["seed"] == 4
-    assert not (root / "results/summary.json").exists()  # of a single job
-    assert run_task(repository, 2) == 0  # done: skipped
-    assert run_task(repository, 1) == 1
-    assert (root / "starts").read_text() == "start fine 3\nstart broken 2\nstart broken 2\n"
-    assert "failed twice: toys/broken, 2 views" in (root / "results/toys/broken/2/slurm.log").read_text()
-    assert run_task(repository, 0) == 0
-    script, _ = array("--objects", "fine", "--views", "2", "3", "--slurm", "--seed", "4")
-    assert script.returncode == 2 and script.stderr == "error: all jobs are done: nothing for --slurm\n"
-    assert not list(repository.rglob("injected"))
-
-
-def test_an_array_of_own_photos(repository, array):
-    _, root = array(
-        "--input_dir",
-        str(repository / "a 'root' $(touch injected); of \"mine\"" / "photos;"),
-        "--slurm",
-        "--preset",
-        "best",
-    )
-    assert run_task(repository, 1) == 0
-    assert (root / "starts").read_text() == f"start shoe 5 {root / 'photos;/shoe'} best\n"
-    assert not list(repository.rglob("injected"))
-
-
-def test_an_array_is_submitted_where_there_is_sbatch(repository, array):
-    run, _ = array("--objects", "fine", "--slurm", "submit", path="/nowhere")
-    assert run.returncode == 2 and run.stderr.startswith("error: --slurm submit: no sbatch on PATH")
-    sbatch = repository / "bin/sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text(f"#!/bin/sh\ncat >{shlex.quote(str(repository / 'submitted'))}\necho Submitted batch job 7\n")
-    sbatch.chmod(0o755)
-    path = f"{sbatch.parent}:{os.environ['PATH']}"
-    run, _ = array("--objects", "fine", "--slurm", "submit", path=path)
-    assert run.returncode == 0 and run.stdout == "Submitted batch job 7\n"
-    run, _ = array("--objects", "fine", "--slurm", path=path)
-    assert run.stdout == (repository / "submitted").read_text()
-    sbatch.write_text("#!/bin/sh\ncat >/dev/null\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
-    run, _ = array("--objects", "fine", "--slurm", "submit", path=path)
-    assert run.returncode == 2 and run.stderr == "error: sbatch: error: invalid partition\n"
 
 
 def status(pid: int, column: int = 0) -> str:

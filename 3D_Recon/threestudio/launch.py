@@ -127,7 +127,7 @@ def train(config: dict) -> None:
         fit(system, steps, device, work, run, callbacks, log_every=config["trainer"]["log_every"])
         return system
 
-    system = halving(fitted, data.config.rays, "data.rays", device)
+    system = halving(fitted, data.config.rays, "reconstruction.data.rays", device)
     system.to(device)  # Lightning leaves it on the CPU, where 204 renders take minutes and some grids do not run
     with atomic_folder(scene.reconstruction) as folder:
         (work / "log").rename(folder / "log")
@@ -204,5 +204,5 @@ def export(
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors("reconstruction", "reconstruction.data.rays or reconstruction.system.guidance.cameras"):
         main()

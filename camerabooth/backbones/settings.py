@@ -27,7 +27,7 @@ class Settings:
     sampling: dict[str, Any] = field(default_factory=dict)  # likewise, in `novel_views`
 
     def changed(self: Options, **changes: Any) -> Options:
-        """With what is not None in `changes`.
+        """With what is not None in `changes`, nor in their mappings, of which only what is given changes.
 
         Raises:
             UserError: this backbone has no such setting.
@@ -37,6 +37,10 @@ class Settings:
         for name in changes:
             if name not in known:
                 raise UserError(f"model.{name}: this backbone has no such setting (it has {', '.join(known)})")
+        for name, value in changes.items():
+            if isinstance(getattr(self, name), dict):
+                given = {key: each for key, each in value.items() if each is not None}
+                changes[name] = getattr(self, name) | given
         return replace(self, **changes)
 
     def save(self, folder: Path) -> None:

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from camerabooth.judge import Judged, errors_on_object, leave_one_out
+from camerabooth.backbones.interface import Condition, Prepared, Sources
+from camerabooth.judge import CHOICE_DRAWS, Judged, energy, errors_on_object, leave_one_out
 from tests.tiny import tiny_model
 
 
@@ -26,3 +29,21 @@ def test_views_are_judged_by_what_the_others_lead_to():
     whole = sum(torch.maximum(mean[0, 3], image[3]).sum() for mean, image in zip(means, images))
     own = ((means[1][0] - images[1]).square().mean(0) * shown).sum() / whole * 3
     assert expected[1].item() == pytest.approx(own.item(), rel=1e-4)
+
+
+def test_models_that_predict_noise_are_asked_at_their_own_time_steps():
+    asked = []
+
+    def error(latents, condition, timesteps, noise):
+        asked.extend(timesteps.unique().tolist())
+        return torch.full((len(latents),), 0.5)
+
+    model = SimpleNamespace(
+        settings=SimpleNamespace(energy_of="noise", energy_timesteps=(200, 350)),
+        prepare=lambda images: Prepared(images),
+        embed=lambda prepared, cameras: Sources(prepared.latents[None], cameras[None], prepared.latents[None]),
+        condition=lambda sources, cameras: Condition(cameras),
+        energy=error,
+    )
+    assert energy(model, torch.rand(3, 4, 8, 8), torch.zeros(3, 3)) == 0.5
+    assert asked == [step for step in (200, 350) for _ in range(CHOICE_DRAWS)]

@@ -1,6 +1,7 @@
 """Stage 1's decision, each step with stand-ins for what it asks."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_a_symmetry_is_asked_for_of_so_many_photos():
 class Model:
     """Of a diffusion model, what `choose` asks for besides the energies."""
 
-    image_size = 16
+    image_size, settings = 16, SimpleNamespace(energy_of="clean")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from relposepp.infer import (
     add_flags,
     apply_own_flags,
     evidence_of,
-    published_hypotheses,
+    published_prediction,
 )
 from relposepp.model import OUTLIERS, ModelConfig, RelativePose, load_model, save_model
 from relposepp.plot import write_plot
@@ -123,7 +123,7 @@ def test_the_published_backbone_says_where_its_weights_go(tmp_path, monkeypatch)
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     config = OmegaConf.load(CONFIG)
     with pytest.raises(UserError, match="put ckpt_000105000.pth there"):
-        published_hypotheses(torch.rand(2, 4, 64, 64), 0.3, config, torch.device("cpu"), seed=0)
+        published_prediction([], uninformed(2), config, torch.device("cpu"), seed=0)
 
 
 def test_flags_override_the_config():

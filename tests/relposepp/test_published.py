@@ -1,22 +1,13 @@
+"""RelPose++'s network: the checkpoint's names at full size, numbers on a shallow one."""
+
 import hashlib
 import math
 
 import pytest
 import torch
 
-from relposepp.published import (
-    RECOMPUTED,
-    Effort,
-    PublishedRelPose,
-    crop_views,
-    estimate_published,
-    global_rotations,
-    load_published,
-    median_cameras,
-    random_rotations,
-    to_spherical,
-)
-from sap3d.cameras.maths import pairwise_rotation_errors, rotation_angle, spherical_to_w2c, wrap_angle
+from relposepp.published import BLOCKS, DEPTH, RECOMPUTED, PublishedRelPose, crop_views, depths_of, load_published
+from relposepp.published_poses import random_rotations
 from sap3d.errors import UserError
 
 CPU = torch.device("cpu")
@@ -32,7 +23,7 @@ def meta_state() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def model() -> PublishedRelPose:
     torch.manual_seed(0)
-    return PublishedRelPose().eval().requires_grad_(False)
+    return PublishedRelPose(blocks=(1, 1, 1, 1), depth=1).eval().requires_grad_(False)
 
 
 def checkpoint() -> dict:
@@ -41,10 +32,6 @@ def checkpoint() -> dict:
     shapes = {name: value.shape for name, value in meta_state().items()} | {RECOMPUTED: (1, 5, 2096)}
     state = {f"module.{name}": torch.rand(1, generator=generator).expand(shape) for name, shape in shapes.items()}
     return {"state_dict": state, "iteration": 105000, "epoch": 3, "elapsed": 1.5, "optimizer": {"state": {}}}
-
-
-def cameras(*degrees: tuple[float, float, float]) -> torch.Tensor:
-    return torch.tensor(degrees) * torch.tensor([math.pi / 180, math.pi / 180, 1.0])
 
 
 def test_names_and_shapes_are_the_checkpoints():
@@ -57,6 +44,13 @@ def test_a_checkpoint_loads(tmp_path):
     torch.save(content, path)
     state = load_published(path, CPU).state_dict()
     assert all(torch.equal(value, content["state_dict"][f"module.{name}"]) for name, value in state.items())
+
+
+def test_a_checkpoint_says_how_deep_it_is(model, tmp_path):
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "shallow.pth")
+    loaded = load_published(tmp_path / "shallow.pth", CPU).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+    assert depths_of(meta_state()) == (BLOCKS, DEPTH)
 
 
 def test_checkpoint_errors_are_one_line(tmp_path):
@@ -132,104 +126,3 @@ def test_crops_and_their_parameters():
     views[1, 3] = 0
     with pytest.raises(UserError, match="view 1"):
         crop_views(views)
-
-
-def test_known_cameras_are_recovered():
-    # View 0 where SAP3D takes it to be, at azimuth −90°; the elevations differ.
-    truth = cameras((20, -90, 1.8), (35, 30, 1.6), (-10, 170, 2.1), (20, -60, 1.5))
-    w2c = spherical_to_w2c(truth)
-    rotations = w2c[0, :, :3].T @ w2c[..., :3]
-    for turn in (torch.eye(3), random_rotations(1, torch.Generator().manual_seed(2))[0]):  # of the whole set
-        found = to_spherical(turn @ rotations, w2c[..., 3], math.radians(20))
-        assert torch.allclose(found[:, 0], truth[:, 0], atol=1e-5)
-        assert torch.allclose(found[:, 1], wrap_angle(truth[:, 1] - truth[0, 1]), atol=1e-5)
-        assert torch.allclose(found[:, 2], truth[:, 2], atol=1e-5)
-
-
-def test_level_cameras_are_recovered_from_any_azimuth():
-    truth = cameras((0, 57, 1.5), (0, -160, 1.9), (0, 100, 2.2))
-    w2c = spherical_to_w2c(truth)
-    found = to_spherical(w2c[0, :, :3].T @ w2c[..., :3], w2c[..., 3], math.radians(30))
-    assert pairwise_rotation_errors(found - torch.tensor([math.radians(30), 0, 0]), truth).max() < 1e-3
-    assert torch.allclose(found[:, 0], torch.full((3,), math.radians(30)), atol=1e-5)
-
-
-def peaked_energies(truth: torch.Tensor, outlier: tuple[int, int, torch.Tensor] | None = None):
-    """Energies that fall with the angle from the true relative rotations [N, 3, 3], but for one pair that is wrong."""
-
-    def energies(i: int, j: int, rotations: torch.Tensor) -> torch.Tensor:
-        assert i < j  # the other order's rotations are transposed, as in training
-        if outlier and (i, j) == outlier[:2]:  # sure of itself, so it enters the tree
-            return -14 * rotation_angle(outlier[2].T @ rotations)
-        return -10 * rotation_angle((truth[i].T @ truth[j]).T @ rotations)
-
-    return energies
-
-
-TRUTH = spherical_to_w2c(cameras((20, 0, 1), (35, 80, 1), (-10, 200, 1), (50, 310, 1)))[..., :3]
-ORDERED = [(i, j) for i in range(4) for j in range(4) if i != j]
-
-
-def rotation_errors(rotations: torch.Tensor) -> torch.Tensor:
-    return rotation_angle((TRUTH[0].T @ TRUTH).transpose(-1, -2) @ rotations)
-
-
-def test_the_tree_alone_composes_consistent_pairs():
-    effort = Effort(tree_samples=20_000, ascent_samples=0, ascent_steps=0)
-    rotations, *_ = global_rotations(peaked_energies(TRUTH), 4, torch.Generator().manual_seed(6), effort)
-    assert rotation_errors(rotations).max() < math.radians(15)
-
-
-def test_global_inference_finds_the_truth_against_an_outlier():
-    generator = torch.Generator().manual_seed(3)
-    wrong = random_rotations(1, generator)[0]
-    energies = peaked_energies(TRUTH, (0, 2, wrong))
-    effort = Effort(tree_samples=20_000, ascent_samples=6_000, ascent_steps=24)
-    rotations, total, pairs, scores = global_rotations(energies, 4, generator, effort)
-    assert rotation_errors(rotations).max() < math.radians(4)
-    assert torch.equal(scores, scores.T) and scores[0, 2] == max(scores[pair] for pair in ORDERED)
-    assert rotation_angle(wrong.T @ pairs[0, 2]) < math.radians(8)  # the evidence keeps what the pair said
-    assert rotation_angle((TRUTH[1].T @ TRUTH[3]).T @ pairs[1, 3]) < math.radians(8)
-    expected = 2 * sum(energies(i, j, (rotations[i].T @ rotations[j])[None])[0] for i, j in ORDERED if i < j)
-    assert torch.allclose(total, expected, atol=1e-3)
-
-
-def test_median_of_runs_is_not_cut_at_half_a_turn():
-    runs = torch.stack([cameras((10, 0, 1), (20, azimuth, 2)) for azimuth in (179, -179, 175)])
-    assert torch.allclose(median_cameras(runs), cameras((10, 0, 1), (20, 179, 2)), atol=1e-5)
-
-
-def test_estimate_returns_ranked_runs_and_evidence(model):
-    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    crops = torch.tensor([[0.0, 0.0, 1.0], [0.1, 0.0, 1.0], [0.0, 0.2, 1.2]])
-
-    def estimate():
-        effort = Effort(tree_samples=200, ascent_samples=100, ascent_steps=3, runs=3)
-        return estimate_published(model, images, crops, torch.Generator().manual_seed(5), 0.4, effort)
-
-    poses = estimate()
-    assert poses.cameras.shape == (3, 3) and poses.runs.shape == (3, 3, 3) and poses.scores.shape == (3,)
-    assert torch.allclose(poses.cameras[0, :2], torch.tensor([0.4, 0.0]), atol=1e-6)
-    assert (poses.scores.diff() <= 0).all() and poses.scores.isfinite().all()
-    assert poses.pair_rotations.shape == (3, 3, 3, 3) and (poses.pair_scores <= 0).all()
-    assert torch.allclose(poses.rotations[0], torch.eye(3), atol=1e-5)
-    assert torch.equal(estimate().runs, poses.runs)
-    with pytest.raises(UserError, match="not 1"):
-        estimate_published(model, images[:1], crops[:1], torch.Generator(), 0.0, Effort())
-
-
-def test_energies_are_of_features_that_have_seen_all_views(model):
-    """RelPose++'s: one set of all views, a pair in the order of its numbers, R transposed for the other."""
-    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    crops = torch.tensor([[0.0, 0.0, 1.0], [0.1, 0.0, 1.0], [0.0, 0.2, 1.2]])
-    effort = Effort(tree_samples=200, ascent_samples=0, ascent_steps=0, runs=1)
-    poses = estimate_published(model, images, crops, torch.Generator().manual_seed(5), 0.4, effort)
-    with torch.no_grad():
-        features = model.attend(model.tokens(images, crops))
-        total = sum(
-            2 * model.pair_energies(features[i], features[j], (poses.rotations[i].T @ poses.rotations[j])[None])[0]
-            for i, j in ((0, 1), (0, 2), (1, 2))
-        )
-        pair = model.attend(model.tokens(images[:2], crops[:2]))
-    torch.testing.assert_close(poses.scores[0], total, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(pair[0], features[0], atol=1e-2), "a pair by itself would be scored otherwise"

@@ -48,6 +48,8 @@ TINY = [
     "system.pose_rate=[20,0.01,0.001,120]",
     "system.occupancy_from=60",
     "mesh.resolution=32",
+    "mesh.texture_size=128",
+    "interchange.size=64",
     "pictures.size=32",
     "pictures.frames=4",
 ]
@@ -236,7 +238,7 @@ def test_half_the_rays_where_memory_does_not_suffice(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(RayBatches, "draw", small)
     launch.train(config(3, "trainer.max_steps=2", NO_FLOOR))
-    assert "data.rays=1024: once more with 512" in capsys.readouterr().out
+    assert "reconstruction.data.rays=1024: once more with 512" in capsys.readouterr().out
     assert "rays: 512" in (scene.reconstruction / "config.yaml").read_text()
     assert list(scene.reconstruction.parent.iterdir()) == [scene.reconstruction]
 

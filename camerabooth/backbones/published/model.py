@@ -53,6 +53,7 @@ class PublishedSettings(Settings):
     lora_rank: int = 16
     attention_slicing: bool = False  # less memory, slower
     gradient_checkpointing: bool = True  # likewise, in training
+    compile: bool = False  # the UNet, on a GPU: it pays in runs that are longer than one object's (docs/CHOICES.md)
 
 
 @dataclass
@@ -108,6 +109,13 @@ class PublishedDiffusion(DiffusionModel):
             self.cc_projection.requires_grad_(True)
         else:
             add_lora(self.unet, self.settings.lora_rank)
+
+    def speed_up(self) -> None:
+        """What a GPU's kernels like: the channels of convolutions' weights last, and the UNet compiled if so set."""
+        for network in (self.unet, self.vae):
+            network.to(memory_format=torch.channels_last)
+        if self.settings.compile:
+            self.unet.compile(dynamic=True)  # batches of many sizes go through it
 
     @property
     def latent_size(self) -> int:
@@ -269,7 +277,10 @@ class PublishedDiffusion(DiffusionModel):
             networks = {name: read_network(folder / name, kind) for name, kind in COMPONENTS.items()}
         except Exception as error:
             raise UserError(f"{folder}: not a Zero-1-to-3 folder ({str(error).splitlines()[0]})") from error
-        return cls(networks, settings).to(device).eval()
+        model = cls(networks, settings).to(device).eval()
+        if device.type != "cpu":
+            model.speed_up()
+        return model
 
 
 def saliency(color: Tensor) -> Tensor:

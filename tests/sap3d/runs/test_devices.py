@@ -39,12 +39,30 @@ def test_half_the_batch_may_be_too_large_too():
         devices.halving(compute, 3, "tuning.batch", GPU)
 
 
-def test_out_of_memory_elsewhere_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["main"])
-    with pytest.raises(SystemExit) as exit, one_line_errors():
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total of 8 GiB")
-    assert exit.value.code == 2
-    assert capsys.readouterr().err == "error: CUDA out of memory. Take another GPU_INDEX, or cpu\n"
+def test_out_of_memory_elsewhere_is_one_line_that_names_stage_and_fix(monkeypatch, capsys):
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["main"])
+        with pytest.raises(SystemExit) as exit, one_line_errors(*arguments):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total of 8 GiB")
+        assert exit.value.code == 2
+        return capsys.readouterr().err
+
+    assert said() == "error: CUDA out of memory. Free some, or take another GPU_INDEX, or cpu\n"
+    line = "error: tuning: CUDA out of memory. Free some, lower tuning.batch, or take another GPU_INDEX, or cpu\n"
+    assert said("tuning", "tuning.batch") == line
+
+
+def test_a_full_card_is_one_line(monkeypatch):
+    """Another process holds all of it: CUDA itself does not fit."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    def full(*_, device) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.\nGPU 0 has a total of 24 GiB")
+
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(UserError, match="^GPU_INDEX 0 does not work: CUDA out of memory. Tried to allocate 20 MiB.$"):
+        devices.choose_device("0")
 
 
 def test_a_gpu_that_is_not_there_or_does_not_work(monkeypatch, capsys):

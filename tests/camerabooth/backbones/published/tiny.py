@@ -1,0 +1,54 @@
+"""Tiny networks of the published backbone, and what the tests show them."""
+
+import torch
+import torch.nn.functional as F
+
+from camerabooth.backbones.published.model import PublishedDiffusion, PublishedSettings
+from camerabooth.backbones.published.networks import Architecture, build_networks, write_networks
+
+TINY = Architecture(
+    unet_channels=(32, 64),
+    vae_channels=(32, 32),
+    context=16,
+    clip_width=64,
+    clip_layers=2,
+    clip_heads=1,
+    clip_patch=8,
+    clip_image_size=24,
+)
+# Without levels in the autoencoder, latents are as large as images, as callers' embedded model has it.
+FLAT = Architecture(**{**vars(TINY), "vae_channels": (32,)})
+
+
+def make_model(architecture=TINY, **settings):
+    torch.manual_seed(0)
+    settings = PublishedSettings(**{"dtype": "float32", "image_size": 32, "gradient_checkpointing": False} | settings)
+    return PublishedDiffusion(build_networks(architecture), settings).eval()
+
+
+def trainable(model):
+    model.prepare_tuning()
+    return model
+
+
+def write_folder(folder, networks, states):
+    folder.mkdir()
+    write_networks(folder, networks, states)
+
+
+def smooth_images(count: int, size: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return F.interpolate(torch.rand(count, 4, 4, 4, generator=generator), size=size, mode="bicubic").clamp(0, 1)
+
+
+def some_cameras(count: int) -> torch.Tensor:
+    index = torch.arange(count)
+    return torch.stack([0.2 + 0.1 * index, 0.9 * index, 1.6 + 0.1 * index], -1)
+
+
+def predict(model, images, cameras, guidance_scale=1.0):
+    generator = torch.Generator().manual_seed(2)
+    noisy = torch.randn(1, 4, model.latent_size, model.latent_size, generator=generator)
+    with torch.no_grad():
+        condition = model.condition(model.embed_sources(images[1:], cameras[1:]), cameras[:1])
+        return model.predict(noisy, torch.tensor([700]), condition, guidance_scale)
