@@ -75,7 +75,7 @@ class Lifting(nn.Module):
         return self.volume_out.out_channels + self.flatten.out_channels
 
     def forward(self, sources: Sources, targets: Tensor) -> FrustumCondition:
-        """`targets` are cameras [B, M, 3]."""
+        """`targets` are cameras [B, M, ≥ 3]."""
         batch, count = targets.shape[:2]
         size, views = sources.features.shape[-1], sources.cameras.shape[1]
         depths = self._plane_depths(targets)  # [B, M, D]
@@ -96,12 +96,12 @@ class Lifting(nn.Module):
         scores = scores.reshape(batch * count, views, self.depths, size, size)
         pixel_scores = (scores * occupancy[:, None]).sum(2)
         warped = self._warp(sources, targets, depth, lifted, pixel_scores)
-        return FrustumCondition(targets.reshape(-1, 3), lifted, warped)
+        return FrustumCondition(targets.flatten(0, 1), lifted, warped)
 
     def _plane_depths(self, targets: Tensor) -> Tensor:
         """Depths of the planes on which the target frustum is sampled, across the object's bounds, [B, M, D]."""
         steps = (torch.arange(self.depths).to(targets) + 0.5) / self.depths * 2 - 1
-        return targets[..., 2:] + steps * SCENE_BOUND
+        return targets[..., 2:3] + steps * SCENE_BOUND
 
     def _fuse(self, hidden: Tensor, scores: Tensor, points: Tensor, instance: Tensor | None) -> Tensor:
         """Score-weighted mean and variance over the sources, with each point's height and distance to the axis.
@@ -129,7 +129,7 @@ class Lifting(nn.Module):
         weights = weights.reshape(batch, count, views, -1, 1)
         mean = (weights * colors).sum(2)
         disagreement = (weights * (colors - mean[:, :, None]).square()).sum(2).mean(-1, keepdim=True)
-        relative_depth = (depth.reshape(batch, count, -1, 1) - targets[..., None, 2:]) / SCENE_BOUND
+        relative_depth = (depth.reshape(batch, count, -1, 1) - targets[..., None, 2:3]) / SCENE_BOUND
         warped = torch.cat([mean, disagreement, relative_depth], -1)
         return warped.reshape(batch * count, size, size, -1).permute(0, 3, 1, 2)
 
@@ -187,7 +187,7 @@ def _look_up(maps: Tensor, cameras: Tensor, targets: Tensor, points: Tensor) -> 
     cosine = (sight(source_position) * sight(target_position)).sum(-1)
     # A ramp, not a step: a point that leaves the image must not make the loss jump.
     inside = ((1 - pixels.abs().amax(-1)) / BORDER).clamp(0, 1).reshape(batch, views, count, -1).transpose(1, 2)
-    source_depth = ((depth - cameras[..., 2:]) / SCENE_BOUND).reshape(batch, views, count, -1).transpose(1, 2)
+    source_depth = ((depth - cameras[..., 2:3]) / SCENE_BOUND).reshape(batch, views, count, -1).transpose(1, 2)
     _, target_depth = cam.project(targets, points)
-    target_depth = ((target_depth - targets[..., 2:]) / SCENE_BOUND)[:, :, None].expand_as(cosine)
+    target_depth = ((target_depth - targets[..., 2:3]) / SCENE_BOUND)[:, :, None].expand_as(cosine)
     return values, torch.stack([source_depth, cosine, inside, target_depth], -1)

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.tuning import clearly_lower, leave_one_out
+from sap3d.cameras.framing import upright
 from sap3d.field.synthesis import unexplained
 
 ENERGY_DRAWS = 4  # of noise, at each of the model's time steps
@@ -21,7 +23,7 @@ SYNTHESIS_DROP = 0.25
 class Judged:
     """Poses, and what speaks for them."""
 
-    cameras: Tensor  # [N, 3]
+    cameras: Tensor  # [N, 3] or [N, 7]
     errors: Tensor  # the pretrained model's when each view is denoised given the others, [T · draws, N]
     synthesis: float  # `sap3d.field.synthesis.unexplained` at these cameras
 
@@ -36,12 +38,15 @@ class Judged:
         return {"energy": self.errors.mean().item(), "synthesis": self.synthesis}
 
 
-def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor) -> Judged:
-    """Examine cameras [N, 3]; the views are `images` at the model's size and `photos` at that of the synthesis."""
-    return Judged(cameras, leave_one_out(model, images, cameras, draws=ENERGY_DRAWS), unexplained(photos, cameras))
+def judge(model: DiffusionModel, cameras: Tensor, photos: list[np.ndarray], sharp: Tensor) -> Judged:
+    """Examine cameras [N, ≥ 3] of photos with the object in the middle, uint8 RGBA; `sharp` are these for the
+    synthesis."""
+    errors = leave_one_out(model, *upright(photos, cameras, model.image_size), draws=ENERGY_DRAWS)
+    return Judged(cameras, errors, unexplained(sharp, cameras))
 
 
-def energy(model: DiffusionModel, images: Tensor, cameras: Tensor) -> float:
-    """The model's mean error when each of the images [N, 4, S, S] is denoised given the others, at cameras [N, 3]."""
-    timesteps = CHOICE_TIMESTEPS if len(images) > 2 else CHOICE_TIMESTEPS_OF_TWO
-    return leave_one_out(model, images, cameras, timesteps, CHOICE_DRAWS).mean().item()
+def energy(model: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -> float:
+    """The model's mean error when each of the photos of `judge` is denoised given the others, at cameras [N, ≥ 3]."""
+    timesteps = CHOICE_TIMESTEPS if len(photos) > 2 else CHOICE_TIMESTEPS_OF_TWO
+    views = upright(photos, cameras, model.image_size)
+    return leave_one_out(model, *views, timesteps, CHOICE_DRAWS).mean().item()

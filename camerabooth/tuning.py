@@ -18,7 +18,7 @@ from torch import Tensor
 from camerabooth.backbones.interface import TRAIN_TIMESTEPS, Condition, DiffusionModel, Prepared, Sources
 from camerabooth.instance_field import InstanceField
 from camerabooth.sampling import sample
-from sap3d.cameras.maths import wrap_angle
+from sap3d.cameras.maths import plain, wrap_angle
 from sap3d.cameras.poses import PoseTable
 from sap3d.runs.devices import step_generator
 
@@ -173,7 +173,8 @@ def synthesised_views(
     draw = torch.rand(count, 2, generator=generator)
     low, high = SYNTHESISED_ELEVATIONS
     elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
-    targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().cpu().expand(count)], -1).to(cameras)
+    radius = plain(cameras)[:, 2].mean().cpu().expand(count)
+    targets = torch.stack([elevation, azimuth, radius], -1).to(cameras)
     rendered = field.render(targets, model.image_size)
     own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling)
     return (rendered + own) / 2, targets

@@ -11,8 +11,11 @@ decided which poses these are is in decide.py.
 import argparse
 import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -21,20 +24,26 @@ from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.backbones.interface import load_model as load_diffusion
 from camerabooth.backbones.weights import model_folder
 from relposepp import published
+from relposepp.attitude import load_attitude
 from relposepp.decide import decide
+from relposepp.held import hold
 from relposepp.model import IMAGE_SIZE, RelativePose, load_model
+from relposepp.outliers import FEWEST, LEVEL, leave_each_out, outliers
 from relposepp.plot import write_plot
 from relposepp.proposals import Poses
 from relposepp.search import azimuth_deviations
 from sap3d import images as image_io
-from sap3d.cameras.poses import SYMMETRY, write_poses
+from sap3d.cameras.framing import centre
+from sap3d.cameras.maths import centred, principal_points
+from sap3d.cameras.poses import LEFT_OUT, SYMMETRY, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
 from sap3d.runs import devices
 from sap3d.runs.options import POSES, stage_options
-from sap3d.views import read_images
+from sap3d.views import read_fields_of_view, read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
+FIELDS_OF_VIEW = (5, 130)  # of photos along their longer sides, in degrees
 
 
 def published_hypotheses(
@@ -56,12 +65,14 @@ def published_hypotheses(
 
 def table(poses: Poses) -> str:
     """The best configuration in degrees, and what was said for it and others."""
-    lines = ["view  elevation  azimuth  radius  confidence"]
-    for view, (elevation, azimuth, radius) in enumerate(poses.cameras[0, :, :3].tolist()):
+    own = poses.cameras.shape[-1] == 7
+    lines = ["view  elevation  azimuth  radius  confidence" + "   roll  field of view" * own]
+    for view, (elevation, azimuth, radius, *held) in enumerate(poses.cameras[0].tolist()):
         turn = (math.degrees(azimuth) + 180) % 360 - 180
-        lines.append(
+        line = (
             f"{view:4d}  {math.degrees(elevation):8.1f}°  {turn:6.1f}°  {radius:6.2f}  {poses.confidence[view]:10.0%}"
         )
+        lines.append(line + (f"  {math.degrees(held[2]):5.1f}°  {math.degrees(held[3]):12.1f}°" if own else ""))
     if "excess" in poses.symmetry:
         same = "yes" if poses.symmetry["order"] > 1 else "no"
         lines.append(f"the same from behind: {same} (excess {poses.symmetry['excess']:.2%})")
@@ -88,6 +99,33 @@ def evidence_of(poses: Poses) -> dict[str, object]:
             "azimuth_log_probabilities": rounded(prediction.azimuths),
         },
     }
+
+
+def without_outliers(
+    poses: Poses, photos: list[np.ndarray], drop: bool, decided: Callable[[list[int]], Poses]
+) -> tuple[Poses, dict[str, object]]:
+    """Name the photos that do not fit the rest; with `drop`, poses of the others without them.
+
+    Returns:
+        Poses of all photos, those that are left out where they were, and what poses.json says.
+    """
+    cameras = poses.cameras[0]
+    moved = image_io.to_tensor(centre(photos, principal_points(cameras)), LEVEL.size)
+    fall, unseen = leave_each_out(moved, centred(cameras))
+    named = outliers(fall, unseen)
+    consequence = ", and is left out" if drop else " (--drop-outliers leaves it out)"
+    for view in named:
+        print(f"photo {view} does not fit the others{consequence}", flush=True)
+    said = {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
+    if not (named and drop):
+        return poses, said
+    kept = [view for view in range(len(photos)) if view not in named]
+    again = decided(kept)
+    whole = cameras.repeat(len(again.cameras), 1, 1)
+    whole[:, kept] = again.cameras
+    confidence = torch.zeros(len(photos))
+    confidence[kept] = again.confidence
+    return replace(again, cameras=whole, confidence=confidence), said | {LEFT_OUT: named}
 
 
 def rounded(tensor: Tensor) -> list:
@@ -122,6 +160,8 @@ def apply_own_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
     for name in ("hypotheses", "verify"):
         if getattr(arguments, name) is not None:
             config[name] = getattr(arguments, name)
+    if config.fov is not None and not FIELDS_OF_VIEW[0] <= config.fov <= FIELDS_OF_VIEW[1]:
+        raise UserError(f"--fov must be from {FIELDS_OF_VIEW[0]} to {FIELDS_OF_VIEW[1]} degrees, not {config.fov:g}")
     if config.hypotheses < 1:
         raise UserError(f"--hypotheses must be at least 1, not {config.hypotheses}")
 
@@ -143,9 +183,20 @@ def main() -> None:
         elevation = model.predict(images).elevation[0].item()
         sharp = image_io.to_tensor(photos, photos[0].shape[0])
         hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
-    free_middles = scene.photo_record.exists() if config.free_middles is None else config.free_middles
-    poses = decide(model, diffusion, photos, config, arguments.seed, hypotheses, free_middles)
-    write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
+    own = scene.photo_record.exists() if config.own_photos is None else config.own_photos
+    lenses = read_fields_of_view(scene, config.fov)
+    attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
+
+    def decided(kept: list[int], hypotheses: Tensor | None = None) -> Poses:
+        chosen, held = [photos[view] for view in kept], None
+        if own or config.fov is not None:
+            held = hold(attitude, chosen, lenses[0][kept], lenses[1])
+        return decide(model, diffusion, chosen, config, arguments.seed, hypotheses, held)
+
+    poses, contradiction = decided(list(range(scene.views)), hypotheses), {}
+    if own and scene.views >= FEWEST:
+        poses, contradiction = without_outliers(poses, photos, config.drop_outliers, decided)
+    write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses), **contradiction)
     path = scene.initial_poses.with_suffix(".png")
     write_plot(path, images.cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     print(table(poses))

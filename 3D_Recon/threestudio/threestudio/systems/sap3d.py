@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sap3d.cameras import maths as cam
+from sap3d.cameras.framing import upright
 from sap3d.cameras.poses import PoseTable
 from sap3d.cameras.symmetry import repeated, turned
 from sap3d.field.occupancy import Occupancy
@@ -53,7 +54,7 @@ class SAP3D(pl.LightningModule):
         """
         Args:
             data: the input photos.
-            cameras: their cameras as stage 2 left them, [N, 3].
+            cameras: their cameras as stage 2 left them, [N, 3] or [N, 7].
         """
         super().__init__()
         self.automatic_optimization = False
@@ -78,7 +79,7 @@ class SAP3D(pl.LightningModule):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
         if expects:
             # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
-            self._condition(self._guidance_photos(), self.poses.initial)
+            self._condition(self.photos.to(self.device), self.poses.initial)
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
                 size = self.guidance.image_size
@@ -186,7 +187,8 @@ class SAP3D(pl.LightningModule):
         return color_weight * F.mse_loss(color, batch.color) + mask_weight * F.mse_loss(rendering.opacity, batch.alpha)
 
     def _rays(self, batch: RayBatch, cameras: Tensor, side: Tensor | int = 0) -> tuple[Tensor, Tensor]:
-        """Origins and directions [R, 3] of a batch's rays from cameras [N, 3], or [order · N, 3] of which `side`."""
+        """Origins and directions [R, 3] of a batch's rays from cameras [N, ≥ 3], or [order · N, ≥ 3] of which
+        `side`."""
         pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
         origins, directions = cam.rays(cameras[batch.view + len(self.photos) * side], pixel[:, None])
         return origins[:, 0], directions[:, 0]
@@ -221,17 +223,14 @@ class SAP3D(pl.LightningModule):
         return self.expected_share(step) * errors.mean()
 
     def _condition(self, photos: Tensor, cameras: Tensor) -> None:
-        """Show the guidance photos [N, 4, S, S] at cameras [N, 3]."""
-        self.guidance.condition(*repeated(photos, cameras, self.order))
-
-    def _guidance_photos(self) -> Tensor:
-        """The photos at the guidance's size, [N, 4, S, S]."""
-        return F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
+        """Show the guidance photos [N, 4, S, S] at cameras [N, ≥ 3]."""
+        views = upright(photos, cameras, self.guidance.image_size)
+        self.guidance.condition(*repeated(*views, self.order))
 
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        self._condition(self.corrections.undo(self._guidance_photos()), known)
+        self._condition(self.corrections.undo(self.photos.to(self.device)), known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(
