@@ -39,10 +39,10 @@ class Attitude(nn.Module):
         return self.logits(self.hidden(features)).float().unflatten(1, (len(ELEVATIONS), len(ROLLS)))
 
 
-def bin_labels(angles: Tensor, centres: Tensor) -> Tensor:
-    """Gaussian soft labels of angles [V] over evenly spaced bins [B], one bin wide, [V, B]."""
+def bin_labels(values: Tensor, centres: Tensor) -> Tensor:
+    """Gaussian soft labels of values [V] over evenly spaced bins [B], one bin wide: [V, B]."""
     width = centres[1] - centres[0]
-    return torch.softmax(-0.5 * ((angles[:, None] - centres) / width).square(), -1)
+    return torch.softmax(-0.5 * ((values[:, None] - centres) / width).square(), -1)
 
 
 def attitude_loss(logits: Tensor, elevation: Tensor, roll: Tensor) -> Tensor:

@@ -39,11 +39,10 @@ from sap3d.cameras.poses import LEFT_OUT, SYMMETRY, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
 from sap3d.runs import devices
-from sap3d.runs.options import POSES, stage_options
+from sap3d.runs.options import FIELDS_OF_VIEW, POSES, stage_options
 from sap3d.views import read_fields_of_view, read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
-FIELDS_OF_VIEW = (5, 130)  # of photos along their longer sides, in degrees
 
 
 def published_hypotheses(
@@ -160,8 +159,10 @@ def apply_own_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
     for name in ("hypotheses", "verify"):
         if getattr(arguments, name) is not None:
             config[name] = getattr(arguments, name)
-    if config.fov is not None and not FIELDS_OF_VIEW[0] <= config.fov <= FIELDS_OF_VIEW[1]:
-        raise UserError(f"--fov must be from {FIELDS_OF_VIEW[0]} to {FIELDS_OF_VIEW[1]} degrees, not {config.fov:g}")
+    if config.fov is not None:
+        number = isinstance(config.fov, int | float) and not isinstance(config.fov, bool)
+        if not (number and FIELDS_OF_VIEW[0] <= config.fov <= FIELDS_OF_VIEW[1]):
+            raise UserError(f"--fov must be from {FIELDS_OF_VIEW[0]} to {FIELDS_OF_VIEW[1]} degrees, not {config.fov}")
     if config.hypotheses < 1:
         raise UserError(f"--hypotheses must be at least 1, not {config.hypotheses}")
 

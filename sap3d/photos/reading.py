@@ -149,6 +149,14 @@ def read_exif(image: Image.Image) -> tuple[float | None, str | None]:
     return 2 * math.atan(height * FILM_DIAGONAL / 2 / length), taken
 
 
+def lens_exif(field_of_view: float, size: tuple[int, int]) -> Image.Exif:
+    """EXIF by which `read_exif` finds a vertical field of view in radians of a picture (width, height), nearly."""
+    exif, (width, height) = Image.Exif(), size
+    length = height / math.hypot(width, height) * FILM_DIAGONAL / 2 / math.tan(field_of_view / 2)
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = round(length)
+    return exif
+
+
 def film_equivalent(exif: Image.Exif, details: dict, image: Image.Image) -> float | None:
     """The focal length on 35 mm film of the real one, where the sensor's size is told or known."""
     real = first_number(details.get(ExifTags.Base.FocalLength), 1.0, 2000.0)

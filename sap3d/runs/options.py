@@ -36,6 +36,7 @@ FLAGS = {
     "--pose-checkpoint": ("poses.checkpoint",),
     "--fov": ("poses.fov",),
 }
+FIELDS_OF_VIEW = (5, 130)  # that --fov may be, in degrees
 STAGES = ("poses", "tuning", "novel_views", "reconstruction")
 
 
