@@ -1,6 +1,6 @@
 """Stage 1 on photos as phones take them: other lenses, tilted, from above, with a photo of something else.
 
-    OMP_NUM_THREADS=1 nice python benchmarks/phones.py --toys toy_301 flat_001 --kinds plain roll effort.rounds=0
+    OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --toys toy_301 flat_001 --kinds plain roll
 
 Five photos a set of toys that no training uses, framed as import does, beside plain ones of the same toy from the same
 places. Prints the rotation error of each set and, over all, the median, the share of sets within 15°, and how many of

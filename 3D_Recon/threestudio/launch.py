@@ -175,7 +175,7 @@ def restore(config: dict) -> tuple:
         placement, floor = Placement(state.pop(SCALE).item(), state.pop(TURN).item()), state.pop(FLOOR).item()
         system = build(config["system"], data, placement.inverse().cameras(cameras))
         system.renderer.floor = floor
-        system.corrections.values.data = corrections
+        system.corrections.values.data = corrections[:, :3]  # earlier files had more
         system.geometry.load(state)
     except (OSError, KeyError, RuntimeError) as error:
         raise UserError(

@@ -12,6 +12,7 @@ from sap3d.cameras.poses import (
     SYMMETRY,
     PoseTable,
     read_best_poses,
+    read_kept,
     read_middles,
     read_pose_hypotheses,
     read_symmetry_order,
@@ -60,6 +61,19 @@ def test_rolls_and_fields_of_view_are_handed_on_in_degrees(tmp_path):
     assert not best[:, 3:5].any()
     torch.testing.assert_close(middles, cameras[:, 3:5])
     torch.testing.assert_close(cam.with_principal_points(best, cameras), cameras)
+
+
+def test_views_that_are_left_out_are_not_read(tmp_path):
+    path, cameras = tmp_path / "poses.json", torch.rand(4, 5, generator=torch.Generator().manual_seed(0)) + 0.5
+    write_poses(path, cameras[None], [0.0], left_out=[2])
+    assert read_kept(path, 4) == [0, 1, 3]
+    torch.testing.assert_close(read_best_poses(path, 4), cameras[[0, 1, 3], :3])
+    torch.testing.assert_close(read_middles(path, 4), cameras[[0, 1, 3], 3:])
+    torch.testing.assert_close(read_pose_hypotheses(path, 4)[0][0], cameras)
+    for wrong in ("2", [0.5], [0, 1, 2, 3]):
+        write_poses(path, cameras[None], [0.0], left_out=wrong)
+        with pytest.raises(UserError, match="left_out"):
+            read_best_poses(path, 4)
 
 
 def test_the_symmetry_is_handed_on(tmp_path):

@@ -18,6 +18,8 @@ from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor
 
+OWN_EXPOSURE = 0.1  # expected deviation of the logarithm of own photos' gains
+
 
 class SAP3D(pl.LightningModule):
     """A field and the inputs' cameras, optimised together, coarse to fine (SAP3D, arXiv 2404.03652, §3.3)."""
@@ -64,7 +66,10 @@ class SAP3D(pl.LightningModule):
         self.geometry = build(config.geometry)
         self.renderer = build(config.renderer, self.geometry)
         self.poses = PoseTable(cameras, anchored=False)
-        self.corrections = build(config.corrections, len(cameras))
+        exposure = config.corrections.get("exposure")
+        if exposure is None:
+            exposure = OWN_EXPOSURE if data.scene.photo_record.exists() else 0.0
+        self.corrections = build(config.corrections | {"exposure": exposure}, len(cameras))
         self.guidance = self.expected = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -189,8 +194,7 @@ class SAP3D(pl.LightningModule):
     def _rays(self, batch: RayBatch, cameras: Tensor, side: Tensor | int = 0) -> tuple[Tensor, Tensor]:
         """Origins and directions [R, 3] of a batch's rays from cameras [N, ≥ 3], or [order · N, ≥ 3] of which
         `side`."""
-        pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
-        origins, directions = cam.rays(cameras[batch.view + len(self.photos) * side], pixel[:, None])
+        origins, directions = cam.rays(cameras[batch.view + len(self.photos) * side], batch.pixel[:, None])
         return origins[:, 0], directions[:, 0]
 
     def _shown(
