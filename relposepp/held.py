@@ -86,6 +86,6 @@ def hold(network: Attitude, photos: list[np.ndarray], fields_of_view: Tensor, kn
         views.to(device),
         Elevations(ELEVATIONS.to(device), both.sum(2).to(device)),
         rolls,
-        fields_of_view.to(device),
+        fields_of_view.float().to(device),
         not known,
     )

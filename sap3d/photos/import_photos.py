@@ -63,7 +63,7 @@ def framed(photos: list[np.ndarray], fields_of_view: list[float | None]) -> tupl
         else:
             image, share = im.recentre(rgba, side), side / length
         images.append(im.straight_alpha(im.resize(image, SIZE)))
-        shares.append(share)
+        shares.append(float(share))
     return images, shares
 
 
