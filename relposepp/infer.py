@@ -11,8 +11,6 @@ decided which poses these are is in decide.py.
 import argparse
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,31 +98,13 @@ def evidence_of(poses: Poses) -> dict[str, object]:
     }
 
 
-def without_outliers(
-    poses: Poses, photos: list[np.ndarray], drop: bool, decided: Callable[[list[int]], Poses]
-) -> tuple[Poses, dict[str, object]]:
-    """Name the photos that do not fit the rest; with `drop`, poses of the others without them.
-
-    Returns:
-        Poses of all photos, those that are left out where they were, and what poses.json says.
-    """
+def find_outliers(poses: Poses, photos: list[np.ndarray]) -> tuple[list[int], dict[str, object]]:
+    """The photos that do not fit the rest, the worst first, and what poses.json says of it."""
     cameras = poses.cameras[0]
     moved = image_io.to_tensor(centre(photos, principal_points(cameras)), LEVEL.size)
     fall, unseen = leave_each_out(moved, centred(cameras))
     named = outliers(fall, unseen)
-    consequence = ", and is left out" if drop else " (--drop-outliers leaves it out)"
-    for view in named:
-        print(f"photo {view} does not fit the others{consequence}", flush=True)
-    said = {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
-    if not (named and drop):
-        return poses, said
-    kept = [view for view in range(len(photos)) if view not in named]
-    again = decided(kept)
-    whole = cameras.repeat(len(again.cameras), 1, 1)
-    whole[:, kept] = again.cameras
-    confidence = torch.zeros(len(photos))
-    confidence[kept] = again.confidence
-    return replace(again, cameras=whole, confidence=confidence), said | {LEFT_OUT: named}
+    return named, {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
 
 
 def rounded(tensor: Tensor) -> list:
@@ -194,12 +174,21 @@ def main() -> None:
             held = hold(attitude, chosen, lenses[0][kept], lenses[1])
         return decide(model, diffusion, chosen, config, arguments.seed, hypotheses, held)
 
-    poses, contradiction = decided(list(range(scene.views)), hypotheses), {}
+    kept, said = list(range(scene.views)), {}
+    first = poses = decided(kept, hypotheses)
     if own and scene.views >= FEWEST:
-        poses, contradiction = without_outliers(poses, photos, config.drop_outliers, decided)
-    write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses), **contradiction)
+        named, said = find_outliers(first, photos)
+        for view in named:
+            dropped = ", and is left out" if config.drop_outliers else " (--drop-outliers leaves it out)"
+            print(f"photo {view} does not fit the others{dropped}", flush=True)
+        if named and config.drop_outliers:
+            kept, said = [view for view in kept if view not in named], said | {LEFT_OUT: named}
+            poses = decided(kept)
+    cameras = first.cameras[:1].repeat(len(poses.cameras), 1, 1)
+    cameras[:, kept] = poses.cameras
+    write_poses(scene.initial_poses, cameras, poses.scores, **evidence_of(poses), **said)
     path = scene.initial_poses.with_suffix(".png")
-    write_plot(path, images.cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
+    write_plot(path, images[kept].cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     print(table(poses))
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")
 
