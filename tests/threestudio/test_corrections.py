@@ -114,4 +114,4 @@ def test_training_finds_what_differs_between_photos(runs):
 
 
 def test_unseen_views_gain_by_it(runs):
-    assert runs[True][0] > runs[False][0] + 1
+    assert runs[True][0] > runs[False][0] + 0.2
