@@ -4,6 +4,7 @@ What stands on the ground has an up: a flat base, a vertical axis, walls. Told f
 view from right above it is nothing at all, so the answer is a distribution over both angles at once.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from sap3d.errors import UserError
 ELEVATIONS = torch.deg2rad(torch.arange(-20.0, 86.0, 5.0))  # bin centres
 ROLLS = torch.deg2rad(torch.arange(-45.0, 46.0, 5.0))
 SIZE = 32  # of its images: outlines tell most
+LEVEL = 0.25  # share of its training's views that are left as they are; the others are turned to any roll
 FILE = "attitude.safetensors"
 
 
@@ -43,6 +45,13 @@ def bin_labels(values: Tensor, centres: Tensor) -> Tensor:
     """Gaussian soft labels of values [V] over evenly spaced bins [B], one bin wide: [V, B]."""
     width = centres[1] - centres[0]
     return torch.softmax(-0.5 * ((values[:, None] - centres) / width).square(), -1)
+
+
+def trained_rolls() -> Tensor:
+    """How often rolls are in training, [19]: LEVEL of the views keep their own, and most have none."""
+    own = torch.softmax(-0.5 * (ROLLS / math.radians(6)).square(), 0)
+    own = 0.31 * own + 0.69 * (ROLLS.abs() < 1e-3)
+    return LEVEL * own + (1 - LEVEL) / len(ROLLS)
 
 
 def attitude_loss(logits: Tensor, elevation: Tensor, roll: Tensor) -> Tensor:

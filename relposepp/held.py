@@ -18,8 +18,8 @@ from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import upright
 from sap3d.images import to_tensor
 
-# Most people hold a camera level, some do not: the prior is a narrow normal distribution and a share of any roll.
-LEVEL_SIGMA, TILTED = math.radians(4), 0.3
+# Most people hold a camera level in all photos, some in none; standard deviations of the rolls, and the share of those.
+LEVEL_SIGMA, TILTED_SIGMA, TILTED = math.radians(3), math.radians(20), 0.3
 GUESSED = 0.5  # share of the configurations that are tried with other rolls than the likeliest
 
 
@@ -63,6 +63,16 @@ def modes(rolls: Tensor) -> Tensor:
     return weights @ ROLLS.to(rolls) / weights.sum(-1)
 
 
+def with_prior(told: Tensor) -> Tensor:
+    """What the network says of each view, [N, E, R], with a prior on the set's rolls in the place of training's."""
+    told = told / attitude.trained_rolls()
+    level, tilted = (torch.softmax(-0.5 * (ROLLS / sigma).square(), 0) for sigma in (LEVEL_SIGMA, TILTED_SIGMA))
+    kinds = torch.stack([told * level, told * tilted])
+    evidence = kinds.sum((2, 3)).clamp(min=1e-12)  # of each view, [2, N]
+    share = torch.softmax(evidence.log().sum(1) + torch.tensor([1 - TILTED, TILTED]).log(), 0)
+    return (share[:, None, None, None] * kinds / evidence[..., None, None]).sum(0)
+
+
 @torch.no_grad()
 def hold(network: Attitude, photos: list[np.ndarray], fields_of_view: Tensor, known: bool) -> Held:
     """What is known of N photos, uint8 RGBA [S, S, 4].
@@ -74,10 +84,7 @@ def hold(network: Attitude, photos: list[np.ndarray], fields_of_view: Tensor, kn
     """
     device = next(network.parameters()).device
     logits = network(to_tensor(photos, attitude.SIZE).to(device)).cpu()
-    prior = torch.exp(-0.5 * (ROLLS / LEVEL_SIGMA).square())
-    prior = (1 - TILTED) * prior / prior.sum() + TILTED / len(ROLLS)
-    both = logits.flatten(1).softmax(-1).view_as(logits) * prior
-    both = both / both.sum((1, 2), keepdim=True)
+    both = with_prior(logits.flatten(1).softmax(-1).view_as(logits))
     rolls = both.sum(1)
     turned = cam.full_cameras(torch.zeros(len(photos), 3))
     turned[:, 5] = modes(rolls)

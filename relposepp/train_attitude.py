@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dataset.training_views import TrainingViews
-from relposepp.attitude import ELEVATIONS, FILE, ROLLS, SIZE, Attitude, attitude_loss, expected
+from relposepp.attitude import ELEVATIONS, FILE, LEVEL, ROLLS, SIZE, Attitude, attitude_loss, expected
 from relposepp.train import CONFIG, augment
 from sap3d.errors import one_line_errors
 from sap3d.files import root_dir, save_tensors
@@ -24,7 +24,6 @@ from sap3d.images import turn
 WEIGHTS = Path(__file__).parent / "weights"
 OBJECTS, PHOTOS, TARGETS, TURNS = 10, 5, 3, 3  # of a step, views of each, and how often each is turned
 LEARNING_RATE, DECAY, AVERAGE = 1.5e-3, 0.05, 0.998
-LEVEL = 0.25  # share of views that are left as they are
 VALIDATION = 6  # batches
 
 
