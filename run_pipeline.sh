@@ -2,6 +2,7 @@
 # One object from photos to a mesh: sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0
 # Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/    (or a zip, or photos)
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
+# Photos by a lens of 60°:          sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --fov 60    (along the longer side)
 # With the published weights:       sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 --backbone published
 # Any option of a stage:            sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 tuning.steps=240
 #
@@ -14,7 +15,7 @@ set -eu
 usage() {
     echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER|ZIP|PHOTO...]" \
         "[--preset fast|standard|best|gpu] [--backbone NAME] [--checkpoint PATH] [--pose-checkpoint PATH]" \
-        "[--force] [--from STAGE] [--dry-run] [stage.key=value ...]" >&2
+        "[--fov DEGREES] [--drop-outliers] [--force] [--from STAGE] [--dry-run] [stage.key=value ...]" >&2
     exit 2
 }
 
@@ -51,14 +52,15 @@ while [ $left -gt 0 ]; do
     case $option,$1 in
         ,--force) force=--force ;;
         ,--dry-run) dry_run=--dry-run ;;
-        ,--input | ,--preset | ,--backbone | ,--checkpoint | ,--pose-checkpoint | ,--from | more,--input) option=$1 ;;
+        ,--drop-outliers) keep poses.drop_outliers=true ;;
+        ,--input | ,--preset | ,--backbone | ,--checkpoint | ,--pose-checkpoint | ,--fov | ,--from | more,--input) option=$1 ;;
         more,--*)
             option=
             continue
             ;;
         --*,--*) usage "$option lacks its value" ;;
         --from,*) from=$1 option= ;;
-        --preset,fast | --preset,standard | --preset,best | --preset,gpu | --backbone,* | --*checkpoint,*)
+        --preset,fast | --preset,standard | --preset,best | --preset,gpu | --backbone,* | --*checkpoint,* | --fov,*)
             keep "$option"
             keep "$1"
             option=

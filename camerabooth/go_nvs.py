@@ -23,58 +23,60 @@ from camerabooth.backbones.interface import load_model
 from camerabooth.plot import write_page
 from camerabooth.sampling import sample
 from sap3d import images as im
-from sap3d.cameras.framing import centre
-from sap3d.cameras.maths import FIELD_OF_VIEW, camera_axes, camera_positions, evaluation_grid, w2c_to_spherical
-from sap3d.cameras.poses import read_best_poses, read_middles, read_symmetry_order
+from sap3d.cameras.framing import centre, upright
+from sap3d.cameras.maths import FIELD_OF_VIEW, camera_positions, evaluation_grid, w2c_to_rolled
+from sap3d.cameras.maths import upright as unrolled
+from sap3d.cameras.poses import MAX_ROLL, read_best_poses, read_middles, read_symmetry_order
 from sap3d.cameras.symmetry import repeated
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_video
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import ROOT, stage_options
 from sap3d.scene import Scene
-from sap3d.views import read_images
+from sap3d.views import read_kept_images
 
 AZIMUTHS = 12  # columns of the evaluation grid
 VIDEO_SIZE = 256
 VIEWS_AT_ONCE = 12  # five photos from both sides, with all 84, take 3.7 GB, and longer
+OTHER_VIEW = math.radians(26)  # from the usual field of view
 OFF_CENTRE = 0.05  # a listed camera may look past the origin by so much of its distance
 
 
 def read_transforms(path: Path) -> Tensor:
-    """Cameras (elevation, azimuth, radius), [M, 3], of a nerfstudio transforms.json in the pipeline's world.
+    """Cameras [M, 7] of a nerfstudio transforms.json in the pipeline's world; lenses are the frames' own or common.
 
     Raises:
-        UserError: unreadable, another field of view, or cameras that do not look at the origin upright.
+        UserError: unreadable, or cameras that do not look at the origin, or look at it from the side or upside down.
     """
     try:
         content = json.loads(path.read_text())
         matrices = torch.tensor([frame["transform_matrix"] for frame in content["frames"]], dtype=torch.float64)
-        field_of_view = 2 * math.atan(content["h"] / 2 / content["fl_y"])
+        focal = torch.tensor([frame.get("fl_y", content.get("fl_y")) for frame in content["frames"]])
         w2c = matrices.view(-1, 4, 4).inverse()[:, :3]
+        cameras = w2c_to_rolled(w2c)
+        cameras[:, 6] = 2 * (content["h"] / 2 / focal).atan()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: not a transforms.json ({error})") from error
-    if abs(field_of_view - FIELD_OF_VIEW) > math.radians(0.5):
-        raise UserError(
-            f"{path}: a field of view of {math.degrees(field_of_view):.1f}°, but the models know "
-            f"{math.degrees(FIELD_OF_VIEW):.1f}° alone"
-        )
-    cameras = w2c_to_spherical(w2c)
     missed = (camera_positions(cameras) - matrices[:, :3, 3]).norm(dim=-1) > OFF_CENTRE * cameras[:, 2]
-    rolled = (camera_axes(cameras) - matrices[:, :3, :3]).abs().amax((1, 2)) > OFF_CENTRE
-    for index in (missed | rolled).nonzero()[:1, 0].tolist():
-        raise UserError(f"{path}: frame {index} does not look at the origin with the horizon level")
+    turned = cameras[:, 5].abs() > MAX_ROLL
+    for index in (missed | turned).nonzero()[:1, 0].tolist():
+        raise UserError(f"{path}: frame {index} does not look at the origin, nearly upright")
+    for index in ((cameras[:, 6] - FIELD_OF_VIEW).abs() > OTHER_VIEW).nonzero()[:1, 0].tolist():
+        angle = math.degrees(cameras[index, 6])
+        raise UserError(f"{path}: frame {index} has a field of view of {angle:.1f}°, which the models do not know")
     return cameras.float()
 
 
 def novel_views(
     scene: Scene, folder: Path, config: DictConfig, device: torch.device, seed: int, targets: Tensor | None = None
 ) -> np.ndarray:
-    """Pictures by the tuned model in `folder`, uint8 [M, S, S, 3], at cameras [M, 3]; by default the grid's 84."""
+    """Pictures by the tuned model in `folder`, uint8 [M, S, S, 3], at cameras [M, 3] or [M, 7]; by default the grid's
+    84."""
     seed_everything(seed)
     cameras = read_best_poses(folder / "poses.json", scene.views).to(device)
     model = load_model(folder / "model", device)
-    photos = centre(read_images(scene), read_middles(folder / "poses.json", scene.views))
-    images = im.to_tensor(photos, model.image_size).to(device)
+    photos = centre(read_kept_images(scene, folder / "poses.json"), read_middles(folder / "poses.json", scene.views))
+    images, cameras = upright(photos, cameras, model.image_size)
     targets = evaluation_grid(cameras[0]) if targets is None else targets
     with torch.no_grad():
         sources = model.embed_sources(*repeated(images, cameras, read_symmetry_order(folder / "poses.json")))
@@ -82,9 +84,11 @@ def novel_views(
 
     def sampled(batch: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return sample(model, sources, targets.to(device), generator, **model.sampling | chosen, batch=batch)
+        return sample(model, sources, unrolled(targets).to(device), generator, **model.sampling | chosen, batch=batch)
 
     views = halving(sampled, min(len(targets), VIEWS_AT_ONCE), "novel views at once", device)
+    if targets.shape[1] == 7:  # networks see upright views
+        views = im.turn(views, targets[:, 5].to(views.device))
     return im.to_uint8(views[:, :3].permute(0, 2, 3, 1))
 
 

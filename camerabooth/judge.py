@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from camerabooth.backbones.interface import Condition, DiffusionModel, Prepared
 from camerabooth.sampling import sample
+from sap3d.cameras.framing import upright
 from sap3d.field.synthesis import unexplained
 
 ENERGY_DRAWS = 4  # of noise, at each time step of a model that is judged by it
@@ -21,7 +23,7 @@ SYNTHESIS_DROP = 0.25
 class Judged:
     """Poses, and what speaks for them."""
 
-    cameras: Tensor  # [N, 3]
+    cameras: Tensor  # [N, 3] or [N, 7]
     errors: Tensor  # the pretrained model's when each view is denoised given the others, [T · draws, N]
     synthesis: float  # `sap3d.field.synthesis.unexplained` at these cameras
 
@@ -36,14 +38,17 @@ class Judged:
         return {"energy": self.errors.mean().item(), "synthesis": self.synthesis}
 
 
-def judge(model: DiffusionModel, cameras: Tensor, images: Tensor, photos: Tensor) -> Judged:
-    """Examine cameras [N, 3]; the views are `images` at the model's size and `photos` at that of the synthesis."""
-    return Judged(cameras, leave_one_out(model, images, cameras, draws=ENERGY_DRAWS), unexplained(photos, cameras))
+def judge(model: DiffusionModel, cameras: Tensor, photos: list[np.ndarray], sharp: Tensor) -> Judged:
+    """Examine cameras [N, ≥ 3] of photos with the object in the middle, uint8 RGBA; `sharp` are these for the
+    synthesis."""
+    errors = leave_one_out(model, *upright(photos, cameras, model.image_size), draws=ENERGY_DRAWS)
+    return Judged(cameras, errors, unexplained(sharp, cameras))
 
 
-def energy(model: DiffusionModel, images: Tensor, cameras: Tensor) -> float:
-    """The model's mean error when each of the images [N, 4, S, S] is made of the others, at cameras [N, 3]."""
-    return leave_one_out(model, images, cameras, draws=CHOICE_DRAWS).mean().item()
+def energy(model: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -> float:
+    """The model's mean error when each of the photos of `judge` is made of the others, at cameras [N, ≥ 3]."""
+    views = upright(photos, cameras, model.image_size)
+    return leave_one_out(model, *views, draws=CHOICE_DRAWS).mean().item()
 
 
 def leave_one_out(

@@ -9,6 +9,7 @@ checkpoint.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +27,18 @@ from camerabooth.judge import Judged, errors_on_object, judge, seen_from_others
 from camerabooth.regularisation import nearest_objects, regularisation_views
 from camerabooth.tuning import TestTimeTraining, synthesised_views
 from sap3d import images as im
-from sap3d.cameras.framing import centre
-from sap3d.cameras.maths import principal_points
-from sap3d.cameras.poses import SYMMETRY, PoseTable, read_pose_hypotheses, read_symmetry_order, write_poses
+from sap3d.cameras.framing import centre, upright
+from sap3d.cameras.maths import centred, principal_points, with_principal_points
+from sap3d.cameras.poses import (
+    LEFT_OUT,
+    SYMMETRY,
+    PoseTable,
+    read_kept,
+    read_left_out,
+    read_pose_hypotheses,
+    read_symmetry_order,
+    write_poses,
+)
 from sap3d.cameras.symmetry import repeated
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import HELD
@@ -37,7 +47,7 @@ from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import ROOT, filled, stage_options
 from sap3d.runs.training import TrainedAverage, fingerprint, fit
 from sap3d.scene import Scene
-from sap3d.views import read_images
+from sap3d.views import read_kept_images
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
 # From fewer photos what the object's own volume and voxels learn is wrong between them (docs/CHOICES.md).
@@ -54,11 +64,11 @@ def tune(
     seed: int,
     folder: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Tune `model` in place on images [N, 4, S, S] at cameras [N, 3], on views of their field, and on the `prior`
+    """Tune `model` in place on images [N, 4, S, S] at cameras [N, ≥ 3], on views of their field, and on the `prior`
     objects of the pool.
 
     Returns:
-        The refined cameras, and the cameras before every step and after the last, [steps + 1, N, 3].
+        The refined cameras, and the cameras before every step and after the last, [steps + 1, N, ≥ 3].
     """
     if not config.steps:
         return cameras, cameras[None].cpu()
@@ -101,23 +111,24 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     pretrained = model_folder(config.backbone, config.checkpoint)
     model = load_model(pretrained, device, **config.model)
     config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.tuning)})
-    start = read_pose_hypotheses(scene.initial_poses, scene.views)[0][0]
+    kept_views = read_kept(scene.initial_poses, scene.views)
+    every = read_pose_hypotheses(scene.initial_poses, scene.views)[0][0]
+    start = every[kept_views]
     order = read_symmetry_order(scene.initial_poses)
-    pictures = centre(read_images(scene), principal_points(start))
-    images = im.to_tensor(pictures, model.image_size).to(device)
-    photos = im.to_tensor(pictures, HELD.size).to(device)
-    examine = partial(judge, images=images, photos=photos)
-    judged, kept = {"initial": examine(model, start[:, :3].to(device))}, "initial"
+    photos = centre(read_kept_images(scene, scene.initial_poses), principal_points(start))
+    examine = partial(judge, photos=photos, sharp=im.to_tensor(photos, HELD.size).to(device))
+    judged, kept = {"initial": examine(model, centred(start).to(device))}, "initial"
     best = judged[kept]
+    images, cameras = upright(photos, best.cameras, model.image_size)
     prior = list(range(config.tuning.prior_objects))
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
     # Of an object with a symmetry, one or two photos count once from each side that looks alike. More are tuned to as
     # they are, and what leaves one out of their field leaves it out from all sides.
-    counted, left = (order, 1) if scene.views < INSTANCE_VIEWS else (1, order)
-    shown, shown_from = repeated(images, best.cameras, counted)
-    field, before = None, seen_from_others(model, images, best.cameras)
+    counted, left = (order, 1) if len(images) < INSTANCE_VIEWS else (1, order)
+    shown, shown_from = repeated(images, cameras, counted)
+    field, before = None, seen_from_others(model, images, cameras)
     if len(shown) >= INSTANCE_VIEWS and (model.remembers or config.tuning.synthesised):
         error = errors_on_object(before, images).mean()
         field = InstanceField.fit(shown, shown_from, error, seed, left)
@@ -136,7 +147,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     after = seen_from_others(model, images, refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
-    judged["refined"] = examine(load_model(pretrained, device, **config.model), refined)
+    held = refined + (best.cameras - cameras)  # with the roll that was turned away
+    judged["refined"] = examine(load_model(pretrained, device, **config.model), held)
     kept = "refined" if judged["refined"].better_than(best) else kept
     if field is not None and config.tuning.field and model.remembers:
         if kept == "refined":
@@ -147,15 +159,23 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         imageio.imwrite(path, before_after(images, before, after))
     with atomic_file(folder / "trajectory.npy") as path:
         np.save(path, trajectory.numpy())
-    cameras = torch.cat([judged[kept].cameras.cpu(), start[:, 3:]], -1)
-    write_judged(folder / "poses.json", cameras, judged, kept, order)
+    every[kept_views] = with_principal_points(judged[kept].cameras.cpu(), start)
+    left_out = read_left_out(scene.initial_poses)
+    write_judged(folder / "poses.json", every, judged, kept, order, left_out)
 
 
-def write_judged(path: Path, cameras: Tensor, judged: dict[str, Judged], kept: str, order: int) -> None:
-    """Write the poses that are kept, [N, 3] or [N, 5], with what speaks for them and for the others, and say it."""
+def write_judged(
+    path: Path, cameras: Tensor, judged: dict[str, Judged], kept: str, order: int, left_out: Sequence[int] = ()
+) -> None:
+    """Write the poses that are kept, of all views, [N, 3], [N, 5] or [N, 7], with what speaks for them and for the
+    others.
+
+    It is said, too.
+    """
     energies = {name: each.errors.mean().item() for name, each in judged.items()}
     synthesis = {name: each.synthesis for name, each in judged.items()}
     evidence = {"energy": energies, "synthesis": synthesis, "kept": kept, SYMMETRY: {"order": order}}
+    evidence[LEFT_OUT] = list(left_out)
     write_poses(path, cameras[None], [energies[kept]], **evidence)
     for name, energy in energies.items():
         print(f"{name} poses: energy {energy:.4f}, unexplained {synthesis[name]:.2%}{', kept' * (name == kept)}")

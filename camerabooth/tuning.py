@@ -18,7 +18,7 @@ from camerabooth.backbones.interface import TRAIN_TIMESTEPS, DiffusionModel, Pre
 from camerabooth.instance_field import InstanceField
 from camerabooth.judge import prepared_energies
 from camerabooth.sampling import sample
-from sap3d.cameras.maths import wrap_angle
+from sap3d.cameras.maths import plain, wrap_angle
 from sap3d.cameras.poses import PoseTable
 from sap3d.runs.devices import step_generator
 
@@ -182,7 +182,8 @@ def synthesised_views(
     draw = torch.rand(count, 2, generator=generator)
     low, high = SYNTHESISED_ELEVATIONS
     elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
-    targets = torch.stack([elevation, azimuth, cameras[:, 2].mean().cpu().expand(count)], -1).to(cameras)
+    radius = plain(cameras)[:, 2].mean().cpu().expand(count)
+    targets = torch.stack([elevation, azimuth, radius], -1).to(cameras)
     rendered = field.render(targets, model.image_size)
     own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling, batch=8)
     return (rendered + own) / 2, targets

@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
@@ -21,11 +20,12 @@ from tqdm import tqdm
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import Judged, energy, judge
 from relposepp.descent import descend, descend_repeatedly
+from relposepp.held import Held
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose
 from relposepp.proposals import Poses, propose, uninformed
 from relposepp.verify import Effort, verify
 from sap3d.cameras.framing import centre
-from sap3d.cameras.maths import anchored, principal_points
+from sap3d.cameras.maths import anchored, centred, principal_points, with_principal_points
 from sap3d.cameras.symmetry import repeated
 from sap3d.field.synthesis import HELD, Fit, unexplained
 from sap3d.images import to_tensor
@@ -54,27 +54,27 @@ def decide(
     config: DictConfig,
     seed: int,
     prediction: Prediction | None = None,
-    free_middles: bool = False,
+    held: Held | None = None,
 ) -> Poses:
     """Poses of N ≥ 1 photos of one object, uint8 RGBA [S, S, 4], on the models' device.
 
     Args:
         config: configs/infer.yaml.
-        prediction, free_middles: as of `estimate`.
+        prediction, held: as of `estimate`.
 
     Returns:
         Poses whose first cameras are decided upon; the others are as they were proposed.
     """
     device = next(model.parameters()).device
-    poses = estimate(model, to_tensor(photos, IMAGE_SIZE).to(device), config, seed, prediction, free_middles)
+    poses = estimate(model, to_tensor(photos, IMAGE_SIZE).to(device), config, seed, prediction, held)
     bound = symmetry_bound(config.symmetry, len(photos))
     total, compared = choose(diffusion, photos, poses.cameras.to(device), poses.scores, bound)
     if len(total) > 1:
         poses = poses.reordered(total)
     photos = centre(photos, principal_points(poses.cameras[0]))
-    images, sharp = (to_tensor(photos, size).to(device) for size in (diffusion.image_size, HELD.size))
-    examine = partial(judge, diffusion, images=images, photos=sharp)
-    judged, kept = {"chosen": examine(poses.cameras[0, :, :3].to(device))}, "chosen"
+    sharp = to_tensor(photos, HELD.size).to(device)
+    examine = partial(judge, diffusion, photos=photos, sharp=sharp)
+    judged, kept = {"chosen": examine(centred(poses.cameras[0]).to(device))}, "chosen"
     if config.descent and len(photos) > 1:
         judged["descended"] = descend_repeatedly(sharp, judged["chosen"], examine)
         kept = "descended" if judged["descended"].better_than(judged["chosen"]) else kept
@@ -83,7 +83,7 @@ def decide(
         kept, judged["both sides"] = "both sides", best
 
     cameras = poses.cameras.clone()
-    cameras[0, :, :3] = best.cameras.cpu()
+    cameras[0] = with_principal_points(best.cameras.cpu(), cameras[0])
     considered = {"compared": compared, "judged": {name: each.summary() for name, each in judged.items()}, "kept": kept}
     return replace(poses, cameras=cameras, considered=considered, symmetry=symmetry)
 
@@ -94,32 +94,38 @@ def estimate(
     config: DictConfig,
     seed: int,
     prediction: Prediction | None = None,
-    free_middles: bool = False,
+    held: Held | None = None,
 ) -> Poses:
     """Poses of N ≥ 1 views of one object by network and voxels.
 
     Args:
         images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64]; voxels are fitted where they are.
         prediction: another network's, in the place of the model's.
-        free_middles: the object's middle may be beside the images' (`sap3d.cameras.framing`), as far as
-            verification sees.
+        held: how own photos' cameras were held; these have roll and field of view, and the object's middle may
+             be beside the images' (`sap3d.cameras.framing`), as far as verification sees.
     """
     views = len(images)
-    if prediction is None:
-        prediction = model.predict(images, config.joint_elevations) if config.network else uninformed(views)
+    if prediction is None and config.network:
+        own = (images, None, None) if held is None else (held.views, held.elevations, held.fields_of_view)
+        prediction = model.predict(own[0], config.joint_elevations, *own[1:])
+    elif prediction is None:
+        prediction = uninformed(views)
     estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
     if views == 1:
-        return Poses(estimates[None], [0.0], torch.ones(1), estimates, prediction)
-    hypotheses = propose(prediction, config.candidates, torch.Generator().manual_seed(seed))
-    network = hypotheses[0]
-    if free_middles:
-        hypotheses, estimates = F.pad(hypotheses, (0, 2)), F.pad(estimates, (0, 2))
+        cameras = held.cameras(estimates) if held else estimates
+        return Poses(cameras[None], [0.0], torch.ones(1), estimates, prediction)
+    generator = torch.Generator().manual_seed(seed)
+    hypotheses = propose(prediction, config.candidates, generator)
+    network, effort = hypotheses[0], Effort(**config.effort)
+    if held:
+        hypotheses, estimates = held.hypotheses(hypotheses, generator), held.cameras(estimates)
+        effort = effort.freed() if held.free_view else effort
     kept = hypotheses[: config.hypotheses]
     fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
     # Two photos have little that must agree: the network by itself is more exact (docs/RESULTS.md).
-    verified = config.verify if config.verify is not None else views > 2 or free_middles
+    verified = config.verify if config.verify is not None else views > 2 or held is not None
     if verified:
-        fit = verify(images, hypotheses, estimates, Effort(**config.effort), config.hypotheses, seed)
+        fit = verify(images, hypotheses, estimates, effort, config.hypotheses, seed)
     cameras = anchored(fit.cameras)
     log_probabilities = prediction.log_probabilities(cameras)
     scores = -weigh(log_probabilities, fit.losses, views)
@@ -152,7 +158,7 @@ def choose(
     for a symmetry, all are compared from both sides, too, where views of opposite sides overlap.
 
     Args:
-        hypotheses: [K, N, 3] or [K, N, 5], on the model's device; scores: negative log-weights, [K].
+        hypotheses: [K, N, 3] or [K, N, 7], on the model's device; scores: negative log-weights, [K].
         bound: by less the loss must rise when the far side is to look like the photos; None: do not ask.
 
     Returns:
@@ -183,9 +189,8 @@ def choose(
 
 
 def seen_energy(diffusion: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -> float:
-    """`camerabooth.judge.energy` of photos that are moved to where cameras [N, 3] or [N, 5] look."""
-    centred = to_tensor(centre(photos, principal_points(cameras)), diffusion.image_size)
-    return energy(diffusion, centred.to(cameras.device), cameras[:, :3])
+    """`camerabooth.judge.energy` of photos that are moved to where cameras [N, 3] or [N, 7] look."""
+    return energy(diffusion, centre(photos, principal_points(cameras)), centred(cameras))
 
 
 def excess(values: list[float]) -> Tensor:

@@ -3,7 +3,7 @@
     python relposepp/evaluate.py --type HOPE_demo --views 5                       # the table of a type
     python relposepp/evaluate.py --type HOPE_demo GSO_demo --views 3 --workers 2  # faster; seconds are of one core each
     python relposepp/evaluate.py --type HOPE_demo --views 5 --label heads joint_elevations=false    # an ablation
-    python relposepp/evaluate.py --type HOPE_demo --views 5 --label framed free_middles=true    # framed as at import
+    python relposepp/evaluate.py --type HOPE_demo --views 5 --label framed own_photos=true    # framed as at import
     python relposepp/evaluate.py --type toy_demo --views 5 --noise 10 20        # the descents from cameras so far off
 
 Random view sets of every object; the error of a set is the mean over its pairs, plain and up to the object's symmetry
@@ -32,8 +32,10 @@ from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import judge
+from relposepp.attitude import load_attitude
 from relposepp.decide import decide, weigh
 from relposepp.descent import descend_repeatedly
+from relposepp.held import hold
 from relposepp.infer import CONFIG, add_flags, apply_own_flags, load_models
 from relposepp.model import IMAGE_SIZE
 from relposepp.plot import write_plot
@@ -63,7 +65,7 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     order = np.random.default_rng([seed, index]).permutation(every.views)[: scene.views]
     chosen, truth, pictures_of = torch.from_numpy(order), read_poses(scene.train, every.views), read_images(every)
     photos = [pictures_of[view] for view in order]
-    if config.free_middles:
+    if config.own_photos:
         photos = framed(photos)
     devices.seed_everything(seed)
     chosen_device = devices.choose_device(device)
@@ -71,7 +73,13 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
         torch.set_num_threads(config.threads)
     models = load_models(config, chosen_device)
     start = time.monotonic()
-    poses = decide(*models, photos, config, seed + index, free_middles=bool(config.free_middles))
+    usual = torch.full((len(photos),), cam.FIELD_OF_VIEW)
+    held = (
+        hold(load_attitude(Path(__file__).parents[1] / config.weights, chosen_device), photos, usual, known=False)
+        if config.own_photos
+        else None
+    )
+    poses = decide(*models, photos, config, seed + index, held=held)
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
     row |= {"azimuths": poses.cameras[..., 1].tolist(), "true_azimuths": truth[chosen, 1].tolist()}
     row |= {name: values.tolist() for name, values in poses.evidence.items()}

@@ -21,20 +21,25 @@ from torch import Tensor
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.backbones.interface import load_model as load_diffusion
 from camerabooth.backbones.weights import model_folder
+from relposepp.attitude import load_attitude
 from relposepp.decide import decide
+from relposepp.held import hold
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
+from relposepp.outliers import FEWEST, LEVEL, leave_each_out, outliers
 from relposepp.plot import write_plot
 from relposepp.proposals import Poses
 from relposepp.published import crop_views, load_published
 from relposepp.published_poses import Effort, predict_published
 from relposepp.search import azimuth_deviations
 from sap3d import images as image_io
-from sap3d.cameras.poses import SYMMETRY, write_poses
+from sap3d.cameras.framing import centre
+from sap3d.cameras.maths import centred, principal_points
+from sap3d.cameras.poses import LEFT_OUT, SYMMETRY, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
 from sap3d.runs import devices
-from sap3d.runs.options import POSES, stage_options
-from sap3d.views import read_images
+from sap3d.runs.options import FIELDS_OF_VIEW, POSES, stage_options
+from sap3d.views import read_fields_of_view, read_images
 
 CONFIG = Path(__file__).parent / "configs/infer.yaml"
 
@@ -54,12 +59,14 @@ def published_prediction(
 
 def table(poses: Poses) -> str:
     """The best configuration in degrees, and what was said for it and others."""
-    lines = ["view  elevation  azimuth  radius  confidence"]
-    for view, (elevation, azimuth, radius) in enumerate(poses.cameras[0, :, :3].tolist()):
+    own = poses.cameras.shape[-1] == 7
+    lines = ["view  elevation  azimuth  radius  confidence" + "   roll  field of view" * own]
+    for view, (elevation, azimuth, radius, *held) in enumerate(poses.cameras[0].tolist()):
         turn = (math.degrees(azimuth) + 180) % 360 - 180
-        lines.append(
+        line = (
             f"{view:4d}  {math.degrees(elevation):8.1f}°  {turn:6.1f}°  {radius:6.2f}  {poses.confidence[view]:10.0%}"
         )
+        lines.append(line + (f"  {math.degrees(held[2]):5.1f}°  {math.degrees(held[3]):12.1f}°" if own else ""))
     if "excess" in poses.symmetry:
         same = "yes" if poses.symmetry["order"] > 1 else "no"
         lines.append(f"the same from behind: {same} (excess {poses.symmetry['excess']:.2%})")
@@ -86,6 +93,15 @@ def evidence_of(poses: Poses) -> dict[str, object]:
             "azimuth_log_probabilities": rounded(prediction.azimuths),
         },
     }
+
+
+def find_outliers(poses: Poses, photos: list[np.ndarray]) -> tuple[list[int], dict[str, object]]:
+    """The photos that do not fit the rest, the worst first, and what poses.json says of it."""
+    cameras = poses.cameras[0]
+    moved = image_io.to_tensor(centre(photos, principal_points(cameras)), LEVEL.size)
+    fall, unseen = leave_each_out(moved, centred(cameras))
+    named = outliers(fall, unseen)
+    return named, {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
 
 
 def rounded(tensor: Tensor) -> list:
@@ -120,6 +136,10 @@ def apply_own_flags(config: DictConfig, arguments: argparse.Namespace) -> None:
     for name in ("hypotheses", "verify"):
         if getattr(arguments, name) is not None:
             config[name] = getattr(arguments, name)
+    if config.fov is not None:
+        number = isinstance(config.fov, int | float) and not isinstance(config.fov, bool)
+        if not (number and FIELDS_OF_VIEW[0] <= config.fov <= FIELDS_OF_VIEW[1]):
+            raise UserError(f"--fov must be from {FIELDS_OF_VIEW[0]} to {FIELDS_OF_VIEW[1]} degrees, not {config.fov}")
     if config.hypotheses < 1:
         raise UserError(f"--hypotheses must be at least 1, not {config.hypotheses}")
 
@@ -136,15 +156,34 @@ def main() -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     model, diffusion = load_models(config, device)
-    prediction = None
-    if config.backbone == "published" and config.network and scene.views > 1:
-        embedded = model.predict(images, config.joint_elevations)
-        prediction = published_prediction(photos, embedded, config, device, arguments.seed)
-    free_middles = scene.photo_record.exists() if config.free_middles is None else config.free_middles
-    poses = decide(model, diffusion, photos, config, arguments.seed, prediction, free_middles)
-    write_poses(scene.initial_poses, poses.cameras, poses.scores, **evidence_of(poses))
+    own = scene.photo_record.exists() if config.own_photos is None else config.own_photos
+    lenses = read_fields_of_view(scene, config.fov)
+    attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
+
+    def decided(kept: list[int]) -> Poses:
+        chosen, held, prediction = [photos[view] for view in kept], None, None
+        if own or config.fov is not None:
+            held = hold(attitude, chosen, lenses[0][kept], lenses[1])
+        if config.backbone == "published" and config.network and len(kept) > 1:
+            embedded = model.predict(images[kept], config.joint_elevations)
+            prediction = published_prediction(chosen, embedded, config, device, arguments.seed)
+        return decide(model, diffusion, chosen, config, arguments.seed, prediction, held)
+
+    kept, said = list(range(scene.views)), {}
+    first = poses = decided(kept)
+    if own and scene.views >= FEWEST:
+        named, said = find_outliers(first, photos)
+        for view in named:
+            dropped = ", and is left out" if config.drop_outliers else " (--drop-outliers leaves it out)"
+            print(f"photo {view} does not fit the others{dropped}", flush=True)
+        if named and config.drop_outliers:
+            kept, said = [view for view in kept if view not in named], said | {LEFT_OUT: named}
+            poses = decided(kept)
+    cameras = first.cameras[:1].repeat(len(poses.cameras), 1, 1)
+    cameras[:, kept] = poses.cameras
+    write_poses(scene.initial_poses, cameras, poses.scores, **evidence_of(poses), **said)
     path = scene.initial_poses.with_suffix(".png")
-    write_plot(path, images.cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
+    write_plot(path, images[kept].cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     print(table(poses))
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")
 

@@ -27,21 +27,29 @@ def cylinder_points(rings: int, levels: int, sectors: int) -> Tensor:
     return torch.stack([rho * phi.cos(), rho * phi.sin(), z], -1)
 
 
-def resample_frustum(frustum: Tensor, elevation: Tensor, radius: Tensor, points: Tensor) -> Tensor:
+def facing(elevation: Tensor, radius: Tensor, fields_of_view: Tensor | None = None) -> Tensor:
+    """Cameras at azimuth 0 from elevations [V] and the radii [V] of `plain` cameras, [V, 3]; with fields of view, [V,
+    7]."""
+    zero = torch.zeros_like(elevation)
+    if fields_of_view is None:
+        return torch.stack([elevation, zero, radius], -1)
+    radius = radius * cam.TAN_HALF_FOV / (fields_of_view / 2).tan()
+    return torch.stack([elevation, zero, radius, zero, zero, zero, fields_of_view], -1)
+
+
+def resample_frustum(frustum: Tensor, cameras: Tensor, points: Tensor) -> Tensor:
     """Trilinear samples of frustum features at world points, seen from cameras at azimuth 0; zero outside.
 
     Args:
         frustum: [V, C, D, H, W]: D depth bins of equal size that span radius ± SCENE_BOUND, rows from the image's top.
-        elevation: [V], radians.
-        radius: [V].
+        cameras: of `facing`, [V, ≥ 3].
         points: [..., 3].
 
     Returns:
         [V, C, ...].
     """
-    cameras = torch.stack([elevation, torch.zeros_like(elevation), radius], -1)
     pixels, depth = cam.project(cameras, points.reshape(1, -1, 3))
-    relative_depth = (depth - radius[:, None]) / SCENE_BOUND
+    relative_depth = (depth - cameras[:, 2:3]) / SCENE_BOUND
     coordinates = torch.stack([pixels[..., 0], -pixels[..., 1], relative_depth], -1)
     samples = F.grid_sample(frustum, coordinates[:, :, None, None], align_corners=False)
     return samples.reshape(*frustum.shape[:2], *points.shape[:-1])
@@ -117,12 +125,12 @@ class CylinderNetwork(nn.Module):
         self.norm = nn.GroupNorm(8, width)
         self.leave = nn.Conv2d(width, out, 1)
 
-    def forward(self, frustum: Tensor, elevation: Tensor, radius: Tensor) -> Tensor:
-        """frustum [V, C, D, H, W], elevation [V] in radians, radius [V] → [V, out, levels, sectors]."""
+    def forward(self, frustum: Tensor, cameras: Tensor) -> Tensor:
+        """frustum [V, C, D, H, W] and cameras of `facing` [V, ≥ 3] → [V, out, levels, sectors]."""
         with torch.autocast(frustum.device.type, enabled=False):
-            cells = resample_frustum(frustum.float().contiguous(), elevation, radius, self.points).flatten(1, 2)
+            cells = resample_frustum(frustum.float().contiguous(), cameras, self.points).flatten(1, 2)
         position = self.position.expand(len(cells), -1, -1, -1)
-        height = elevation.sin()[:, None, None, None].expand(-1, 1, *cells.shape[2:])
+        height = cameras[:, 0].sin()[:, None, None, None].expand(-1, 1, *cells.shape[2:])
         x = torch.cat([cells, position, height], 1).contiguous(memory_format=torch.channels_last)
         x = self.blocks(self.enter(wrap_columns(x)))
         return self.leave(F.relu(self.norm(x)))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from relposepp import unwrapping
 from relposepp.correlation import PairHead, circular_correlation, spectra
-from relposepp.lifting import CylinderNetwork, ImageEncoder
+from relposepp.lifting import CylinderNetwork, ImageEncoder, facing
 from relposepp.search import configuration_scores, joint_elevations, to_bins
 from sap3d.errors import UserError
 from sap3d.files import atomic_file, save_tensors, write_json
@@ -58,6 +58,23 @@ class Prediction:
     def log_probabilities(self, cameras: Tensor) -> Tensor:
         """Summed over all pairs, of configurations (elevation, azimuth, …), [K, N, 3] or more: [K]."""
         return configuration_scores(self.azimuths, to_bins(cameras[..., 1], self.azimuths))
+
+
+@dataclass
+class Elevations:
+    """Distributions of N views' elevations over evenly spaced bins."""
+
+    bins: Tensor  # radians, [E]
+    probabilities: Tensor  # [N, E]
+
+    def mixed(self, other: "Elevations") -> "Elevations":
+        """Half of each, on these bins; the other's have the same spacing."""
+        place = ((other.bins - self.bins[0]) / (self.bins[1] - self.bins[0])).round().long()
+        inside = (place >= 0) & (place < len(self.bins))
+        moved = torch.zeros_like(self.probabilities)
+        moved[:, place[inside]] = other.probabilities[:, inside]
+        moved = moved / moved.sum(-1, keepdim=True).clamp(min=1e-6)
+        return Elevations(self.bins, (self.probabilities + moved + 1e-6) / 2)
 
 
 @dataclass
@@ -111,12 +128,19 @@ class RelativePose(nn.Module):
         logits = self.elevation_head(summary).float(), self.radius_head(summary).float()
         return Encoding(images, frustum, summary), *logits
 
-    def signatures(self, views: Encoding, elevation: Tensor, radius: Tensor) -> Signature:
-        """Of V views, given their elevations (radians, [V]) and radii [V]."""
-        cells = self.cylinder(views.frustum, elevation, radius)
+    def signatures(
+        self, views: Encoding, elevation: Tensor, radius: Tensor, fields_of_view: Tensor | None = None
+    ) -> Signature:
+        """Of V views, given their elevations (radians, [V]), and radii [V] as of `plain` cameras.
+
+        Args:
+            fields_of_view: radians, [V]; by default the usual one, which the network was trained with.
+        """
+        cameras = facing(elevation, radius, fields_of_view)
+        cells = self.cylinder(views.frustum, cameras)
         learned = spectra(cells.unflatten(1, (self.config.groups, -1)).flatten(2, 3))
         with torch.no_grad(), torch.autocast(views.images.device.type, enabled=False):
-            unwrapped = unwrapping.unwrap(views.images.float(), elevation, radius, self.config.azimuth_bins)
+            unwrapped = unwrapping.unwrap(views.images.float(), cameras, self.config.azimuth_bins)
             photometric = unwrapping.moments(*unwrapped)
         return Signature(learned, photometric, views.summary)
 
@@ -136,19 +160,33 @@ class RelativePose(nn.Module):
         return (logits.softmax(-1) * self.radii).sum(-1)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, joint: bool = True) -> Prediction:
-        """All that the network says about N views of one object, images [N, 4, 64, 64].
+    def predict(
+        self,
+        images: Tensor,
+        joint: bool = True,
+        elevations: Elevations | None = None,
+        fields_of_view: Tensor | None = None,
+    ) -> Prediction:
+        """All that the network says about N upright views of one object, images [N, 4, 64, 64].
 
-        With `joint`, the elevations are inferred from the views together (`search.joint_elevations`), else each view's
-        head has the only word.
+        With `joint`, the elevations are inferred from the views together (`search.joint_elevations`), else each view
+        has the only word on its own.
+
+        Args:
+            elevations: another network's word on them, of which the head's own is then a half.
+            fields_of_view: radians, [N]; by default the usual one.
         """
         views, elevation_logits, radius_logits = self.encode(images)
-        radius, heads = self.expected_radius(radius_logits), elevation_logits.log_softmax(-1)
+        radius, heads = self.expected_radius(radius_logits), Elevations(self.elevations, elevation_logits.softmax(-1))
+        each = heads if elevations is None else elevations.mixed(heads)
         together = joint and len(images) > 1
-        posterior = joint_elevations(heads, self.elevation_evidence(views, radius)) if together else heads.exp()
-        elevation = posterior @ self.elevations
-        deviation = (posterior * (self.elevations - elevation[:, None]).square()).sum(-1).sqrt()
-        signature = self.signatures(views, elevation, radius)
+        posterior = each.probabilities
+        if together:
+            evidence = self.elevation_evidence(views, radius, each.bins, fields_of_view)
+            posterior = joint_elevations(posterior.clamp(min=1e-20).log(), evidence)
+        elevation = posterior @ each.bins
+        deviation = (posterior * (each.bins - elevation[:, None]).square()).sum(-1).sqrt()
+        signature = self.signatures(views, elevation, radius, fields_of_view)
         count, bins = len(images), self.config.azimuth_bins
         rows = torch.arange(count, device=images.device)
         first, second = rows.repeat_interleave(count), rows.repeat(count)
@@ -161,11 +199,15 @@ class RelativePose(nn.Module):
         )
         return Prediction(*(part.cpu() for part in (elevation, deviation, radius, azimuths, photometric)))
 
-    def elevation_evidence(self, views: Encoding, radius: Tensor) -> Tensor:
-        """Log-evidence of every pair for every two elevations: pair energies summed over azimuths, [N, N, E, E]."""
-        count, bins = len(radius), len(self.elevations)
+    def elevation_evidence(
+        self, views: Encoding, radius: Tensor, elevations: Tensor, fields_of_view: Tensor | None = None
+    ) -> Tensor:
+        """Log-evidence of every pair for every two of E elevations: pair energies summed over azimuths, [N, N, E,
+        E]."""
+        count, bins = len(radius), len(elevations)
         each = torch.arange(count, device=radius.device).repeat_interleave(bins)
-        signature = self.signatures(views[each], self.elevations.repeat(count), radius[each])
+        seen = None if fields_of_view is None else fields_of_view[each]
+        signature = self.signatures(views[each], elevations.repeat(count), radius[each], seen)
         rows = torch.arange(bins, device=radius.device)
         first, second = rows.repeat_interleave(bins), rows.repeat(bins)
         evidence = torch.zeros(count, count, bins, bins, device=radius.device)

@@ -54,12 +54,12 @@ def write_plot(
 def draw_cameras(figure, cameras: Tensor, confidence: Tensor) -> None:
     """Camera pyramids about the unit cube, coloured by confidence from red to green."""
     axes = figure.add_subplot(projection="3d")
-    half = FRUSTUM * cam.TAN_HALF_FOV
-    corners = torch.tensor([[x * half, y * half, -FRUSTUM] for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))])
-    for view, (camera, sure) in enumerate(zip(cameras, confidence.tolist())):
+    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    for view, (camera, sure) in enumerate(zip(cam.full_cameras(cameras), confidence.tolist())):
         rotation = cam.camera_axes(camera)  # columns: right, up, backward
         apex = rotation[:, 2] * camera[2]
-        base = apex + corners @ rotation.T
+        local = torch.cat([corners * cam.half_fov_tangents(camera), -torch.ones(4, 1)], 1)
+        base = apex + FRUSTUM * local @ rotation.T
         color = matplotlib.colormaps["RdYlGn"](sure)
         for line in [torch.stack([apex, corner]) for corner in base] + [torch.cat([base, base[:1]])]:
             axes.plot(*line.T.numpy(), color=color, linewidth=1.3)

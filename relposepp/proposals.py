@@ -16,7 +16,7 @@ from sap3d.field.synthesis import Fit
 class Poses:
     """Ranked configurations of N views and the evidence for them."""
 
-    cameras: Tensor  # [K, N, 3], view 0's azimuth 0, best first; [K, N, 5] if principal points were free
+    cameras: Tensor  # [K, N, 3], view 0's azimuth 0, best first; [K, N, 7] of own photos
     scores: list[float]  # negative log-weights, lower is better
     confidence: Tensor  # probability that a view is placed within 15° relative to the others, [N]
     network: Tensor  # the network's own best configuration, [N, 3]

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dataset.training_views import TrainingViews
+from relposepp.attitude import bin_labels
 from relposepp.correlation import azimuth_labels
 from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d.cameras import maths as cam
@@ -79,12 +80,6 @@ def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> T
     level = torch.rand(count, 1, 1, 1, generator=generator) * config.noise
     noise = torch.randn(foreground.shape, generator=generator) * level * alpha
     return torch.cat([(foreground + noise).clamp(0, 1) + 1 - alpha, alpha], 1)
-
-
-def bin_labels(values: Tensor, centres: Tensor) -> Tensor:
-    """Gaussian soft labels of values [V] over evenly spaced bins [B], one bin wide: [V, B]."""
-    width = centres[1] - centres[0]
-    return torch.softmax(-0.5 * ((values[:, None] - centres) / width).square(), -1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -27,18 +27,17 @@ LEAST_OVERLAP = 0.01  # and LEAST_VARIANCE: below them there is nothing to compa
 LEAST_VARIANCE = 1e-3
 
 
-def unwrap(images: Tensor, elevation: Tensor, radius: Tensor, sectors: int) -> tuple[Tensor, Tensor]:
+def unwrap(images: Tensor, cameras: Tensor, sectors: int) -> tuple[Tensor, Tensor]:
     """Colours around the object as a view at azimuth 0 sees them, if the object is a surface of revolution.
 
     Args:
         images: white-composited RGB + mask, [V, 4, S, S].
-        elevation, radius: of the cameras, [V].
+        cameras: at azimuth 0, [V, ≥ 3].
 
     Returns:
         Colours [V, 3, LEVELS, sectors] (sector k at azimuth 2πk / sectors) and weights [V, LEVELS, sectors], 0 where
         the view does not see the surface.
     """
-    cameras = torch.stack([elevation, torch.zeros_like(elevation), radius], -1)
     height = ((torch.arange(LEVELS, device=images.device) + 0.5) / LEVELS * 2 - 1) * SCENE_BOUND
     profile = half_widths(images[:, 3:], cameras, height)[..., None]
     azimuth = torch.arange(sectors, device=images.device) * (2 * math.pi / sectors)

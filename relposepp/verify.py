@@ -36,6 +36,11 @@ class Effort:
     children: int = 96  # by `mutate`, in each round
     finalists: int = 6  # fits that enter the fine level; half of them enter the last one
 
+    def freed(self) -> "Effort":
+        """The same with a field of view that the finalists' fits find."""
+        longer = {name: replace(getattr(self, name), free_view=True) for name in ("anneal", "fine", "last")}
+        return replace(self, **longer)
+
 
 def best(fit: Fit, keep: int, separation: float = math.radians(12)) -> Fit:
     """The `keep` distinct fits of lowest loss, best first (see `search.distinct`)."""
@@ -115,8 +120,8 @@ def verify(
 
     Args:
         images: white-composited RGB + mask, [N, 4, S, S], N ≥ 2; fits are computed where they are.
-        hypotheses: [K, N, 3], view 0 at azimuth 0; or [K, N, 5] with free principal points.
-        estimates: per-view elevations and radii (and principal points) to stay near, [N, 3] (or [N, 5]).
+        hypotheses: [K, N, 3], view 0 at azimuth 0; or [K, N, 7] with free principal points and rolls.
+        estimates: to stay near but for the azimuths, [N, 3] (or [N, 7]).
         seed: of the turns of `mutate`.
 
     Returns:

@@ -151,6 +151,19 @@ def resample(images: Tensor, grid: Tensor) -> Tensor:
     return torch.cat([color + 1 - alpha, alpha], 1)
 
 
+def turn(images: Tensor, rolls: Tensor) -> Tensor:
+    """Views as cameras that are rolled by `rolls` more see them; white and empty where they saw nothing.
+
+    Args:
+        images: colour on white and alpha, [N, 4, S, S].
+        rolls: radians, [N]; a positive one turns the camera counter-clockwise, and so the image clockwise.
+    """
+    cos, sin, zero = rolls.cos(), rolls.sin(), torch.zeros_like(rolls)
+    # In image coordinates with y downwards: where the old image shows what a point of the new one does.
+    theta = torch.stack([torch.stack([cos, sin, zero], -1), torch.stack([-sin, cos, zero], -1)], -2)
+    return resample(images, F.affine_grid(theta, list(images.shape), align_corners=False))
+
+
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
     """Values in [0, 1] of any shape → uint8."""
     array = image.detach().cpu().float().numpy() if isinstance(image, Tensor) else image

@@ -18,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 from yaml import YAMLError
 
+from sap3d.cameras.maths import centred
 from sap3d.cameras.placement import Placement
-from sap3d.cameras.poses import read_best_poses, write_poses
+from sap3d.cameras.poses import LEFT_OUT, read_best_poses, read_kept, read_left_out, read_pose_hypotheses, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder, save_tensors
 from sap3d.runs.devices import choose_device, halving, seed_everything
@@ -134,15 +135,18 @@ def train(config: dict) -> None:
         shutil.rmtree(work)  # with the last preview, and what a kill has left of an earlier one
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         # With one photo most of the shape is the model's guess, and its size says nothing.
-        scale = build(config["mesh"], system.renderer).scale() if scene.views > 1 else 1.0
+        scale = build(config["mesh"], system.renderer).scale() if len(cameras) > 1 else 1.0
         refined = system.poses.cameras()
         placement = Placement(scale, turn=-refined[0, 1].item())  # the results' world has view 0 at azimuth 0
         numbers = {SCALE: placement.scale, TURN: placement.turn, FLOOR: system.renderer.floor}
         state = system.geometry.state() | {CORRECTIONS: system.corrections.values}
         state |= {name: torch.tensor(value) for name, value in numbers.items()}
         save_tensors({name: value.detach().cpu() for name, value in state.items()}, folder / "field.safetensors")
-        placed = placement.cameras(refined)
-        write_poses(folder / "poses.json", placed[None].cpu(), [system.final_loss], refined=system.refined)
+        poses = scene.diffusion / "poses.json"
+        every, kept = centred(read_pose_hypotheses(poses, scene.views)[0][0]), read_kept(poses, scene.views)
+        every[kept] = refined
+        said = {"refined": system.refined, LEFT_OUT: read_left_out(poses)}
+        write_poses(folder / "poses.json", placement.cameras(every)[None], [system.final_loss], **said)
         export(config, system, data, folder, placement)
     print(f"reconstruction: {scene.reconstruction}")
 
@@ -171,7 +175,7 @@ def restore(config: dict) -> tuple:
         placement, floor = Placement(state.pop(SCALE).item(), state.pop(TURN).item()), state.pop(FLOOR).item()
         system = build(config["system"], data, placement.inverse().cameras(cameras))
         system.renderer.floor = floor
-        system.corrections.values.data = corrections
+        system.corrections.values.data = corrections[:, :3]  # earlier files had more
         system.geometry.load(state)
     except (OSError, KeyError, RuntimeError) as error:
         raise UserError(

@@ -304,11 +304,11 @@ def change(job: Job, index: int, kind: str, point: tuple[float, float] | None) -
     return [previews(job), picture, *show_progress(job, message), *show_results(results_folder(job))]
 
 
-def run(identifier: str, preset: str) -> list:
-    """Queue the job."""
+def run(identifier: str, preset: str, fov: float | None = None, drop_outliers: bool = False) -> list:
+    """Queue the job; see `jobs.submit`."""
     job, message = jb.find_job(JOBS, identifier), ""
     try:
-        jb.submit(job, preset)
+        jb.submit(job, preset, fov or None, drop_outliers)
     except UserError as error:
         message = str(error)
     return [*show_progress(job, message), *show_results(None)]
@@ -360,6 +360,10 @@ def build() -> gr.Blocks:
                     photo = gr.Image(show_label=False, interactive=False, elem_id="editor", buttons=[])
                     clear = gr.Button("as it was at first", size="sm")
                 preset = gr.Radio(preset_choices(4), value=PRESET, label="Effort", elem_id="preset")
+                with gr.Accordion("Camera", open=False):
+                    fov = gr.Number(None, label="Angle of view of the lens along a photo's longer side, degrees",
+                                    info="empty: what the photos say of it, or else it is estimated")  # fmt: skip
+                    drop_outliers = gr.Checkbox(False, label="leave out photos that do not fit the rest")
                 with gr.Row():
                     start = gr.Button("Run", variant="primary", interactive=False, elem_id="run")
                     cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
@@ -392,7 +396,7 @@ def build() -> gr.Blocks:
         gallery.select(edit, identifier, [editor, photo, chosen])
         photo.select(mark_point, [identifier, chosen, kind], [gallery, photo, *progress, *outcome])
         clear.click(clear_points, [identifier, chosen], [gallery, photo, *progress, *outcome])
-        start.click(run, [identifier, preset], [*progress, *outcome])
+        start.click(run, [identifier, preset, fov, drop_outliers], [*progress, *outcome])
         cancel.click(stop, identifier, progress)
         anew.click(lambda: show_job(None), None, everything).then(None, identifier, None, js=ADDRESS)
         timer.tick(tick, identifier, [*progress, *outcome], show_progress="hidden")

@@ -77,11 +77,11 @@ def camera_scene(folder: Path) -> trimesh.Scene:
     shown = trimesh.load_scene(folder / "mesh.glb")
     colors = matplotlib.colormaps["Set1"](np.arange(len(cameras)) % 9)
     positions, axes = cam.camera_positions(cameras).numpy(), cam.camera_axes(cameras).numpy()
-    half = FRUSTUM * cam.TAN_HALF_FOV
-    corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
-    corners = np.hstack([corners, np.full((4, 1), -FRUSTUM)])  # OpenGL: a camera looks along −z
-    for position, axis, color in zip(positions, axes, colors):
-        ends = corners @ axis.T + position
+    halves = FRUSTUM * cam.half_fov_tangents(cam.full_cameras(cameras)).numpy()[:, 0]
+    corners = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    for position, axis, half, color in zip(positions, axes, halves, colors):
+        # OpenGL: a camera looks along −z
+        ends = np.hstack([half * corners, np.full((4, 1), -FRUSTUM)]) @ axis.T + position
         edges = [(position, end) for end in ends] + list(zip(ends, np.roll(ends, 1, 0)))
         frustum = trimesh.util.concatenate(
             [trimesh.creation.cylinder(LINE, segment=edge, sections=6) for edge in edges]

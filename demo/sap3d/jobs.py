@@ -25,11 +25,13 @@ from functools import wraps
 from pathlib import Path
 
 import bundle
+from PIL import Image
 
 from sap3d.errors import UserError
 from sap3d.files import exclusive, find_below, write_json
+from sap3d.photos.reading import lens_exif
 from sap3d.runs.jobs import POLL, REPOSITORY, end_groups
-from sap3d.runs.options import read_tree, weights_path
+from sap3d.runs.options import FIELDS_OF_VIEW, read_tree, weights_path
 from sap3d.scene import Scene
 
 TYPE, OBJECT = "DEMO", "object"
@@ -106,11 +108,15 @@ def one_at_a_time(change: Callable[..., None]) -> Callable[..., None]:
 
 
 @one_at_a_time
-def submit(job: Job, preset: str) -> None:
+def submit(job: Job, preset: str, fov: float | None = None, drop_outliers: bool = False) -> None:
     """Queue a job, whatever became of it before, with the photos that will do.
 
+    Args:
+        fov: of whole photos along their longer sides, degrees; None: what their EXIF says, else it is estimated.
+        drop_outliers: leave out photos that do not fit the rest.
+
     Raises:
-        UserError: none will, or the job waits or runs already.
+        UserError: none will, the job waits or runs already, or no such field of view.
     """
     known = job.known
     if known["state"] in ("queued", "running"):
@@ -119,9 +125,12 @@ def submit(job: Job, preset: str) -> None:
         raise UserError("no photo will do: click one to mend its outline, or send others")
     if preset not in SECONDS:
         raise UserError(f"no preset '{preset}'")
+    if fov is not None and not FIELDS_OF_VIEW[0] <= fov <= FIELDS_OF_VIEW[1]:
+        raise UserError(f"the lens's angle of view must be from {FIELDS_OF_VIEW[0]} to {FIELDS_OF_VIEW[1]} degrees")
     (job.folder / "cancel").unlink(missing_ok=True)
     expected = expected_seconds(job.folder.parent, preset, len(job.chosen))
-    job.note(state="queued", preset=preset, queued=time.time(), expected=expected, error="")
+    camera = {"fov": fov, "drop_outliers": drop_outliers}
+    job.note(state="queued", preset=preset, **camera, queued=time.time(), expected=expected, error="")
 
 
 def cancel(job: Job) -> None:
@@ -228,10 +237,14 @@ class Worker(threading.Thread):
         shutil.rmtree(photos, ignore_errors=True)
         photos.mkdir()
         for index in job.chosen:
-            shutil.copyfile(job.cut(index), photos / job.cut(index).name)
+            with Image.open(job.cut(index)) as cut:
+                seen = known["photos"][index]["fov"]
+                cut.save(photos / job.cut(index).name, **({"exif": lens_exif(seen, cut.size)} if seen else {}))
         command = ["sh", str(REPOSITORY / "run_pipeline.sh"), TYPE, OBJECT, str(len(job.chosen)), self.device]
         command += ["--input", str(photos)]
         command += self.published if known["preset"] == PUBLISHED else ["--preset", known["preset"]]
+        command += ["--fov", f"{known['fov']:g}"] if known.get("fov") else []
+        command += ["--drop-outliers"] * known.get("drop_outliers", False)
         command += self.options
         job.note(state="running", started=time.time(), ended=None)
         with job.log.open("wb") as log:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from sap3d.images import MARGIN, bounding_box, resample
+from sap3d.cameras import maths as cam
+from sap3d.images import MARGIN, bounding_box, resample, to_tensor, turn
 
 # People stay at about one distance from what they photograph; boxes differ because objects are not round. Boxes that
 # differ more come from other distances, or other zooms.
@@ -60,3 +61,25 @@ def centre(photos: list[np.ndarray], middles: Tensor) -> list[np.ndarray]:
         x, y = (round(coordinate * photo.shape[0] / 2) for coordinate in middle)
         moved.append(ndimage.shift(photo, (y, -x, 0), order=0) if x or y else photo)
     return moved
+
+
+def upright(photos: list[np.ndarray] | Tensor, cameras: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Small views for networks, which know upright ones alone.
+
+    Args:
+        photos: of `centre`, uint8 RGBA; or colour on white and alpha, [N, 4, S, S].
+        cameras: [N, 3] or [N, 7], where the views are wanted.
+
+    Returns:
+        Colour on white and alpha, turned by the cameras' rolls where they have any, [N, 4, size, size], and the cameras
+        that see them.
+    """
+    rolled = cameras.shape[-1] == 7 and bool(cameras[:, 5].any())
+    images = photos
+    if not isinstance(photos, Tensor):
+        images = to_tensor(photos, 2 * size if rolled else size).to(cameras.device)
+    if rolled:  # at twice the size, so that little is lost
+        images = turn(images, -cameras[:, 5].to(images.device))
+    if images.shape[-1] != size:
+        images = F.interpolate(images, size=(size, size), mode="area")
+    return images, cam.upright(cameras)

@@ -69,13 +69,46 @@ def full_cameras(cameras: Tensor) -> Tensor:
     return torch.cat([cameras[..., :3], principal_points(cameras), view.expand(*cameras.shape[:-1], 2)], -1)
 
 
+def centred(cameras: Tensor) -> Tensor:
+    """Cameras of photos that were moved so that the origin came into the middle (`sap3d.cameras.framing.centre`).
+
+    Of cameras [..., 3] or [..., 5] the first three numbers; [..., 7] stay seven.
+    """
+    if cameras.shape[-1] < 7:
+        return cameras[..., :3]
+    return torch.cat([cameras[..., :3], torch.zeros_like(cameras[..., 3:5]), cameras[..., 5:]], -1)
+
+
+def with_principal_points(cameras: Tensor, of: Tensor) -> Tensor:
+    """Inverse of `centred`: `cameras` as of it, with the principal points of cameras `of`, and as many numbers."""
+    if of.shape[-1] < 7:
+        return torch.cat([cameras, of[..., 3:]], -1)
+    return torch.cat([cameras[..., :3], of[..., 3:5], cameras[..., 5:]], -1)
+
+
+def plain(cameras: Tensor) -> Tensor:
+    """Cameras (elevation, azimuth, radius) [..., 3] without roll and of the usual field of view in the place of others.
+
+    They stand where the object looks as large.
+    """
+    radius = cameras[..., 2:3] * (half_fov_tangents(cameras) / TAN_HALF_FOV)
+    return torch.cat([cameras[..., :2], radius], -1)
+
+
+def upright(cameras: Tensor) -> Tensor:
+    """The cameras without their roll, of as many numbers."""
+    if cameras.shape[-1] < 7:
+        return cameras
+    return torch.cat([cameras[..., :5], torch.zeros_like(cameras[..., 5:6]), cameras[..., 6:]], -1)
+
+
 def sight_cosines(first: Tensor, second: Tensor) -> Tensor:
     """Cosines of the angles between lines of sight of cameras [..., M, 3] and [..., N, 3]: [..., M, N]."""
     return camera_axes(first)[..., 2] @ camera_axes(second)[..., 2].transpose(-1, -2)
 
 
 def spherical_to_w2c(cameras: Tensor) -> Tensor:
-    """World-to-camera matrices, [..., 3, 4], of cameras (elevation, azimuth, radius), [..., 3]."""
+    """World-to-camera matrices, [..., 3, 4], of cameras (elevation, azimuth, radius, …), [..., ≥ 3]."""
     rotation = camera_axes(cameras).transpose(-1, -2)
     # The camera sits at radius · backward, so the origin lies at (0, 0, −radius) in its frame.
     translation = torch.zeros_like(rotation[..., :1])
@@ -95,6 +128,22 @@ def w2c_to_spherical(w2c: Tensor) -> Tensor:
     return torch.stack([elevation, torch.atan2(-right[..., 0], right[..., 1]), position.norm(dim=-1)], -1)
 
 
+def w2c_to_rolled(w2c: Tensor, field_of_view: float = FIELD_OF_VIEW) -> Tensor:
+    """Inverse of `spherical_to_w2c` for cameras with roll: [..., 3, 4] → [..., 7].
+
+    Rolls are within ±90°, so that elevations may be beyond; at the poles roll and azimuth are one thing.
+    """
+    right, up, backward = w2c[..., 0, :3], w2c[..., 1, :3], w2c[..., 2, :3]
+    position = -(w2c[..., :3].transpose(-1, -2) @ w2c[..., 3:])[..., 0]
+    side = torch.where(up[..., 2] < 0, -1.0, 1.0)  # of the poles
+    elevation = torch.atan2(backward[..., 2], side * torch.hypot(right[..., 2], up[..., 2]))
+    roll = torch.atan2(side * right[..., 2], side * up[..., 2])
+    flat = roll.cos()[..., None] * right - roll.sin()[..., None] * up
+    azimuth, zero = torch.atan2(-flat[..., 0], flat[..., 1]), torch.zeros_like(roll)
+    view = torch.full_like(roll, field_of_view)
+    return torch.stack([elevation, azimuth, position.norm(dim=-1), zero, zero, roll, view], -1)
+
+
 def anchored(cameras: Tensor) -> Tensor:
     """Configurations [..., N, 3] (or more) turned about z so that view 0 is at azimuth 0."""
     azimuths = cameras[..., 1] - cameras[..., :1, 1]
@@ -109,8 +158,10 @@ def wrap_angle(angle: Tensor) -> Tensor:
 def relative_pose(source: Tensor, target: Tensor) -> Tensor:
     """Zero-1-to-3's T = [Δpolar, sin Δazimuth, cos Δazimuth, Δradius] from source to target, [..., 4].
 
-    The polar angle is measured from +z, so Δpolar = source elevation − target elevation (arXiv 2303.11328, §3.1).
+    The polar angle is measured from +z, so Δpolar = source elevation − target elevation (arXiv 2303.11328, §3.1). Of
+    cameras with roll and field of view it is that of `plain` ones.
     """
+    source, target = plain(source), plain(target)
     azimuth = target[..., 1] - source[..., 1]
     return torch.stack(
         [source[..., 0] - target[..., 0], azimuth.sin(), azimuth.cos(), target[..., 2] - source[..., 2]], -1
@@ -202,7 +253,7 @@ def pairwise_rotation_errors(estimate: Tensor, truth: Tensor) -> Tensor:
     The original's "Rotation Error" is their mean; it does not depend on the azimuth gauge.
 
     Args:
-        estimate, truth: [N, 3].
+        estimate, truth: [N, ≥ 3].
 
     Returns:
         [N · (N − 1)].
@@ -217,10 +268,12 @@ def pairwise_rotation_errors(estimate: Tensor, truth: Tensor) -> Tensor:
 
 
 def evaluation_grid(reference: Tensor) -> Tensor:
-    """The 84 evaluation cameras about a reference camera [3]: 7 elevation offsets (−45…45°) × 12 azimuths, [84, 3].
+    """The 84 evaluation cameras about a reference camera [≥ 3]: 7 elevation offsets (−45…45°) × 12 azimuths, [84, 3].
 
-    Row-major in elevation; the radius is the reference's. Elevations may pass the poles: `camera_axes` is smooth there.
+    They are `plain`. Row-major in elevation; the radius is the reference's. Elevations may pass the poles:
+    `camera_axes` is smooth there.
     """
+    reference = plain(reference)
     offsets = torch.deg2rad(torch.arange(-45.0, 46.0, 15.0))
     turns = torch.deg2rad(torch.arange(0.0, 360.0, 30.0))
     elevation, azimuth = torch.meshgrid(reference[0].cpu() + offsets, reference[1].cpu() + turns, indexing="ij")

@@ -17,9 +17,9 @@ class Placement:
     turn: float = 0.0
 
     def cameras(self, cameras: Tensor) -> Tensor:
-        """Cameras (elevation, azimuth, radius) of the results' world, [N, 3]."""
-        elevation, azimuth, radius = cameras.unbind(1)
-        return torch.stack([elevation, wrap_angle(azimuth + self.turn), radius * self.scale], 1)
+        """Cameras (elevation, azimuth, radius, …) of the results' world, [N, ≥ 3]."""
+        azimuth, radius = wrap_angle(cameras[:, 1:2] + self.turn), cameras[:, 2:3] * self.scale
+        return torch.cat([cameras[:, :1], azimuth, radius, cameras[:, 3:]], 1)
 
     def mesh(self, mesh: trimesh.Trimesh) -> trimesh.Trimesh:
         """The mesh, moved in place into the results' world."""

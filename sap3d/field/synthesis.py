@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.cameras.poses import MAX_ROLL
 from sap3d.field import grid as voxels
 from sap3d.field.rendering import Rendering, render
 
-ELEVATION_RANGE = (math.radians(-25), math.radians(75))
-RADIUS_RANGE = (1.2, 2.6)
+ELEVATION_RANGE = (math.radians(-25), math.radians(88))
+RADIUS_RANGE = (1.2, 2.6)  # of `plain` cameras
 GRID_RATE = 0.25  # Adam's learning rate of raw grid values
 TOTAL_VARIATION = 2e-3
 PRIOR = 1e-4  # weight of the squared distance of elevations and radii from their estimates, in these units
@@ -29,6 +30,9 @@ PRIOR_SIGMA = (math.radians(10), 0.15)
 # Of principal points, where they are free, from the middle: the bounding boxes of training views deviate by 0.056 and
 # 0.045 from the object's own middle. They may go three times as far.
 MIDDLE_SIGMA = 0.06
+ROLL_SIGMA = math.radians(10)  # from their estimates, where rolls are free
+VIEW_SIGMA = 0.25  # of the logarithm of the common focal length, where it is
+VIEW_RANGE = 0.8  # so far it may go
 # Object size and distance are nearly the same thing in an image: without an anchor, fits drift away by 0.1 and more.
 MEAN_RADIUS_SIGMA = 0.022
 BATCH = 16  # hypotheses fitted at a time on the CPU
@@ -44,6 +48,7 @@ class Level:
     pixels: int  # random pixels of a view and step
     samples: int  # along a ray
     pose_rate: float = 0.02  # peak learning rate of angles (radians) and radii; 0 holds the cameras
+    free_view: bool = False  # whether the fields of view of cameras [..., 7] move, all by one factor of focal lengths
 
 
 # Voxels are fitted to the views at held cameras: what is left of the loss judges the cameras.
@@ -101,8 +106,11 @@ def pixel_loss(rendering: Rendering, target: Tensor) -> Tensor:
     return color + (rendering.opacity - target[..., 3]).square()
 
 
-def constrain(cameras: Tensor, start: Tensor) -> Tensor:
-    """Bounded elevations, radii and principal points; the mean azimuth stays (the gauge), and rolls and fields of view.
+def constrain(cameras: Tensor, start: Tensor, free_view: bool = False) -> Tensor:
+    """Bounded elevations, radii, principal points and rolls; the mean azimuth stays (the gauge).
+
+    Fields of view stay, or move by one factor of all focal lengths; then the radii go with it, so that the object's
+    size in the images does not change by that.
 
     Voxels hold all views where they are. Were view 0's azimuth the gauge, it would stay wrong where it is: all others
     would have to turn with the voxels.
@@ -110,8 +118,22 @@ def constrain(cameras: Tensor, start: Tensor) -> Tensor:
     elevation = cameras[..., 0].clamp(*ELEVATION_RANGE)
     azimuth = cameras[..., 1] - (cameras[..., 1] - start[..., 1]).mean(1, keepdim=True)
     middles = cameras[..., 3:5].clamp(-3 * MIDDLE_SIGMA, 3 * MIDDLE_SIGMA)
-    pose = torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1)
-    return torch.cat([pose, middles, start[..., 5:]], -1)
+    if cameras.shape[-1] < 7:
+        return torch.cat([torch.stack([elevation, azimuth, cameras[..., 2].clamp(*RADIUS_RANGE)], -1), middles], -1)
+    before = start[..., 6] / 2
+    shown = (cameras[..., 2] * before.tan() / cam.TAN_HALF_FOV).clamp(*RADIUS_RANGE)
+    tangent = before.tan()
+    if free_view:
+        change = focal_change(cameras, start).clamp(-VIEW_RANGE, VIEW_RANGE)
+        tangent = tangent * (-change).exp()[..., None]
+    pose = torch.stack([elevation, azimuth, shown * cam.TAN_HALF_FOV / tangent], -1)
+    rolls = cameras[..., 5].clamp(-MAX_ROLL, MAX_ROLL)
+    return torch.cat([pose, middles, torch.stack([rolls, 2 * tangent.atan()], -1)], -1)
+
+
+def focal_change(cameras: Tensor, start: Tensor) -> Tensor:
+    """Mean logarithm of the focal lengths of cameras [..., N, 7] over those at the start, [...]."""
+    return ((start[..., 6] / 2).tan() / (cameras[..., 6] / 2).tan()).log().mean(-1)
 
 
 @torch.enable_grad()
@@ -131,11 +153,10 @@ def joint_fit(
     Args:
         images: white-composited RGB + mask in [0, 1], [N, 4, S, S].
         hypotheses: (elevation, azimuth, radius) in radians, [K, N, 3]; or [K, N, 5] or [K, N, 7], whose principal
-            points move, too; rolls and fields of view are held.
+            points and rolls move, too; fields of view as the level says.
         seed: of the random pixels.
         start: grids to go on from, [K, 4, R, R, R]; by default the carved hull.
-        estimates: [N, C] as the hypotheses, whose elevations, radii and principal points are a weak prior; by default
-            the hypotheses' own.
+        estimates: [N, C] as the hypotheses, which are a weak prior on all but azimuths; by default the hypotheses' own.
         view_weights: [K, N]; 0 leaves a view out of the fit.
 
     Returns:
@@ -160,7 +181,7 @@ def joint_fit(
         optimizer.param_groups[0]["lr"] = GRID_RATE * (1 - 0.8 * progress)
         optimizer.param_groups[1]["lr"] = level.pose_rate * min(1.0, 5 * progress) * (1 - 0.9 * progress)
         chosen = torch.multinomial(density, level.pixels, replacement=True, generator=generator)
-        cameras = constrain(moving, hypotheses)
+        cameras = constrain(moving, hypotheses, level.free_view)
         rendering = render(raw, cameras, pixels[chosen], level.samples, generator)
         error = pixel_loss(rendering, target.gather(1, chosen[..., None].expand(-1, -1, 4))).mean(-1)
         loss = (error * view_weights).sum(1) / view_weights.sum(1)
@@ -168,7 +189,7 @@ def joint_fit(
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
-    cameras = constrain(moving, hypotheses).detach()
+    cameras = constrain(moving, hypotheses, level.free_view).detach()
     raw = raw.detach()
     losses = view_losses(raw, cameras, target, level).mean(1) + PRIOR * prior_cost(cameras, estimates)
     return Fit(raw, cameras, losses)
@@ -235,14 +256,17 @@ def coarse_to_fine(images: Tensor, cameras: Tensor, levels: tuple[Level, ...], s
 
 
 def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
-    """Squared distance of elevations, radii, the mean radius and principal points from their estimates, [K].
+    """Squared distance of elevations, radii, the mean radius and what else is free from their estimates, [K].
 
     In standard deviations.
     """
-    difference = cameras - estimates
+    difference = cam.plain(cameras) - cam.plain(estimates)
     single = (difference[..., [0, 2]] / difference.new_tensor(PRIOR_SIGMA)).square().mean((1, 2))
     if cameras.shape[-1] > 3:
-        single = single + (difference[..., 3:5] / MIDDLE_SIGMA).square().mean((1, 2))
+        single = single + ((cameras - estimates)[..., 3:5] / MIDDLE_SIGMA).square().mean((1, 2))
+    if cameras.shape[-1] > 5:
+        single = single + ((cameras - estimates)[..., 5] / ROLL_SIGMA).square().mean(1)
+        single = single + (focal_change(cameras, estimates) / VIEW_SIGMA).square()
     return single + (difference[..., 2].mean(1) / MEAN_RADIUS_SIGMA).square()
 
 

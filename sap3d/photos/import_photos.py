@@ -10,9 +10,11 @@ contact_sheet.png beside the images: it shows what the stages will see.
 import argparse
 import hashlib
 import json
+import math
 import tempfile
 from pathlib import Path
 
+import cv2
 import imageio.v3 as imageio
 import numpy as np
 import torch
@@ -22,25 +24,97 @@ from tqdm import tqdm
 
 from sap3d import images as im
 from sap3d.cameras.framing import square_sides
+from sap3d.cameras.maths import TAN_HALF_FOV
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, atomic_folder, write_json
 from sap3d.names import shown
 from sap3d.photos.intake import Limits, find_photos
 from sap3d.photos.reading import KINDS, Photo, read_photos
 from sap3d.scene import Scene, check_views
+from sap3d.views import FOV, FOV_KNOWN, SHARE
 
 SIZE = 512  # side of what is written
 TILE = 192  # side of a photo on the contact sheet
 
 
-def framed(photos: list[np.ndarray]) -> list[np.ndarray]:
-    """Photos of one object, uint8 [H, W, 4], as squares with its bounding box in the middle, uint8 [SIZE, SIZE, 4]."""
+def framed(photos: list[np.ndarray], fields_of_view: list[float | None]) -> tuple[list[np.ndarray], list[float]]:
+    """Photos of one object as squares with its bounding box in the middle.
+
+    Where the lens is known, the square is what a camera sees that is turned towards the box's middle.
+
+    Args:
+        photos: uint8 [H, W, 4].
+        fields_of_view: vertical, radians, where they are known.
+
+    Returns:
+        uint8 [SIZE, SIZE, 4], and the tangents of half the squares' fields of view as shares of those of half the
+        photos' along their longer sides.
+    """
     # The same lens sees the same angle along the longer side, whatever the number of pixels.
     lengths = torch.tensor([float(max(rgba.shape[:2])) for rgba in photos])
     boxes = [im.bounding_box(rgba[..., 3] > 127) for rgba in photos]
     longer = torch.tensor([float(max(bottom - top, right - left)) for top, bottom, left, right in boxes])
     sides = (square_sides(longer / lengths) * lengths).tolist()
-    return [im.straight_alpha(im.resize(im.recentre(rgba, side), SIZE)) for rgba, side in zip(photos, sides)]
+    images, shares = [], []
+    for rgba, side, length, field_of_view in zip(photos, sides, lengths.tolist(), fields_of_view):
+        if field_of_view:
+            image, tangent = turned_towards(rgba, side, rgba.shape[0] / 2 / math.tan(field_of_view / 2))
+            share = tangent / (length / 2 / (rgba.shape[0] / 2 / math.tan(field_of_view / 2)))
+        else:
+            image, share = im.recentre(rgba, side), side / length
+        images.append(im.straight_alpha(im.resize(image, SIZE)))
+        shares.append(float(share))
+    return images, shares
+
+
+def turned_towards(rgba: np.ndarray, side: float, focal: float) -> tuple[np.ndarray, float]:
+    """A square photo by the same camera, turned by the shortest way so that the object's box is in the middle.
+
+    Off its middle a lens stretches what it shows, by 7 % at 15°.
+
+    Args:
+        rgba: uint8 [H, W, 4].
+        side: of the square where the box is, pixels.
+        focal: focal length in pixels.
+
+    Returns:
+        uint8 [2 SIZE, 2 SIZE, 4], and the tangent of half its field of view.
+    """
+    top, bottom, left, right = im.bounding_box(rgba[..., 3] > 127)
+    middle = np.array([rgba.shape[1] / 2, rgba.shape[0] / 2])
+    towards = np.array([*(np.array([(left + right) / 2, (top + bottom) / 2]) - middle) / focal, 1.0])
+    cosine = 1 / np.linalg.norm(towards)
+    towards *= cosine
+    axis = np.cross([0.0, 0.0, 1.0], towards)
+    rotation = cv2.Rodrigues(axis / max(np.linalg.norm(axis), 1e-12) * math.acos(min(cosine, 1.0)))[0]
+    tangent, size = side / 2 * cosine / focal, 2 * SIZE
+    lens = np.array([[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1]])
+    view = np.array([[2 * tangent / size, 0, -tangent], [0, 2 * tangent / size, -tangent], [0, 0, 1]])
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV's pixel centres are at whole numbers
+    warp = np.linalg.inv(half) @ lens @ rotation @ view @ half
+    premultiplied = rgba.astype(np.float32)
+    premultiplied[..., :3] *= premultiplied[..., 3:] / 255
+    seen = cv2.warpPerspective(premultiplied, warp, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    seen[..., :3] *= 255 / seen[..., 3:].clip(1)
+    return (seen.clip(0, 255) + 0.5).astype(np.uint8), tangent
+
+
+def lenses(photos: list[Photo], shares: list[float]) -> tuple[list[float], bool]:
+    """Fields of view of the squares in degrees, and whether any photo's EXIF told: the others are of the same lens.
+
+    Where none does, the median square has the usual one.
+    """
+    tangents = [long_tangent(photo) for photo in photos]
+    known = [tangent for tangent in tangents if tangent]
+    common = float(np.median(known)) if known else TAN_HALF_FOV / float(np.median(shares))
+    halves = [share * (tangent or common) for share, tangent in zip(shares, tangents)]
+    return [2 * math.degrees(math.atan(half)) for half in halves], bool(known)
+
+
+def long_tangent(photo: Photo) -> float | None:
+    """Tangent of half the field of view along the longer side, if EXIF tells."""
+    height, width = photo.rgba.shape[:2]
+    return math.tan(photo.fov / 2) * max(height, width) / height if photo.fov else None
 
 
 def outlined(rgba: np.ndarray) -> np.ndarray:
@@ -125,12 +199,14 @@ def write(scene: Scene, photos: list[Photo], sources: dict[str, str], refused: l
     if any(photo.method == "grabcut" for photo in photos):
         sheet = scene.train / "contact_sheet.png"
         print(f"backgrounds were told by their colours alone (GrabCut): look at {sheet}", flush=True)
-    images = framed([photo.rgba for photo in photos])
+    images, shares = framed([photo.rgba for photo in photos], [photo.fov for photo in photos])
+    fields_of_view, known = lenses(photos, shares)
     with atomic_file(scene.train / "contact_sheet.png") as partial:
         imageio.imwrite(partial, contact_sheet(photos, images))
-    views = [{"photo": photo.name, "foreground": photo.method, "fov": photo.fov, "notices": photo.notices}
-             for photo in photos]  # fmt: skip
-    write_json(scene.photo_record, {"sources": sources, "refused": refused, "views": views})
+    views = [{"photo": photo.name, "foreground": photo.method, "fov": photo.fov, "notices": photo.notices,
+              FOV: field_of_view, SHARE: share}
+             for photo, field_of_view, share in zip(photos, fields_of_view, shares)]  # fmt: skip
+    write_json(scene.photo_record, {"sources": sources, "refused": refused, "views": views, FOV_KNOWN: known})
     with atomic_folder(scene.train / "images") as partial:
         for index, image in enumerate(images):
             imageio.imwrite(partial / f"{index:03d}.png", image)

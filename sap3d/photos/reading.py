@@ -23,6 +23,12 @@ KINDS = "JPEG, PNG, WebP, HEIC, AVIF or TIFF"
 WORKING_SIZE = 1024  # longer side of a photo as it is worked on
 THINNEST = 16  # pixels of the shorter side then
 FILM_DIAGONAL = 43.27  # of 35 mm film, in mm: EXIF's equivalent focal length refers to it
+# Diagonals of sensors in mm by the start of maker and model, where EXIF has the real focal length alone: APS-C, Four
+# Thirds and 1 inch.
+SENSORS = {"CANON CANON EOS": 26.8, "NIKON CORPORATION NIKON D": 28.2, "SONY ILCE-6": 28.2, "SONY DSC-RX100": 15.9,
+           "PENTAX": 28.2, "RICOH": 28.2, "FUJIFILM X-": 28.2, "OLYMPUS": 21.6, "OM DIGITAL": 21.6,
+           "PANASONIC DMC-G": 21.6, "PANASONIC DC-G": 21.6}  # fmt: skip
+UNITS_OF_RESOLUTION = {2: 25.4, 3: 10.0, 4: 1.0}  # EXIF's focal plane resolution is a number of pixels in so many mm
 FOCAL_LENGTHS = (4.0, 2000.0)  # of lenses for photos, as on 35 mm film, in mm
 MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}  # PIL's, of ICC's colour spaces
 # Two files of one shot: no cell of 8×8 differs by more, of 255. Codecs and resizing stay below.
@@ -133,7 +139,7 @@ def read_exif(image: Image.Image) -> tuple[float | None, str | None]:
         details = exif.get_ifd(ExifTags.IFD.Exif)
         turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         moment = [details.get(tag) for tag in (ExifTags.Base.DateTimeOriginal, ExifTags.Base.SubsecTimeOriginal)]
-        length = focal_length(details.get(ExifTags.Base.FocalLengthIn35mmFilm))
+        length = focal_length(details.get(ExifTags.Base.FocalLengthIn35mmFilm)) or film_equivalent(exif, details, image)
     except Exception:  # PIL's, of damaged EXIF
         return None, None
     taken = " ".join(str(part) for part in moment if part) if moment[0] else None
@@ -143,15 +149,41 @@ def read_exif(image: Image.Image) -> tuple[float | None, str | None]:
     return 2 * math.atan(height * FILM_DIAGONAL / 2 / length), taken
 
 
+def lens_exif(field_of_view: float, size: tuple[int, int]) -> Image.Exif:
+    """EXIF by which `read_exif` finds a vertical field of view in radians of a picture (width, height), nearly."""
+    exif, (width, height) = Image.Exif(), size
+    length = height / math.hypot(width, height) * FILM_DIAGONAL / 2 / math.tan(field_of_view / 2)
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = round(length)
+    return exif
+
+
+def film_equivalent(exif: Image.Exif, details: dict, image: Image.Image) -> float | None:
+    """The focal length on 35 mm film of the real one, where the sensor's size is told or known."""
+    real = first_number(details.get(ExifTags.Base.FocalLength), 1.0, 2000.0)
+    density = first_number(details.get(ExifTags.Base.FocalPlaneXResolution), 1.0, 1e6)
+    width = first_number(details.get(ExifTags.Base.ExifImageWidth, max(image.size)), 16.0, 1e6)
+    unit = UNITS_OF_RESOLUTION.get(details.get(ExifTags.Base.FocalPlaneResolutionUnit))
+    camera = " ".join(str(exif.get(tag, "")).strip() for tag in (ExifTags.Base.Make, ExifTags.Base.Model)).upper()
+    known = next((size for start, size in SENSORS.items() if camera.startswith(start)), None)
+    if density and width and unit:
+        known = width / density * unit * math.hypot(*image.size) / max(image.size)
+    return focal_length(real * FILM_DIAGONAL / known) if real and known else None
+
+
 def focal_length(value: object) -> float | None:
     """The first of EXIF's values, in mm, that can be a focal length on 35 mm film."""
+    return first_number(value, *FOCAL_LENGTHS)
+
+
+def first_number(value: object, low: float, high: float) -> float | None:
+    """The first of EXIF's values that is a number between the bounds."""
     for candidate in value if isinstance(value, tuple | list) else [value]:
         try:
-            length = float(candidate)
+            number = float(candidate)
         except (TypeError, ValueError, ZeroDivisionError):
             continue
-        if FOCAL_LENGTHS[0] <= length <= FOCAL_LENGTHS[1]:
-            return length
+        if low <= number <= high:
+            return number
     return None
 
 

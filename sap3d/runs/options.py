@@ -34,7 +34,9 @@ FLAGS = {
     "--backbone": ("backbone", "poses.backbone"),
     "--checkpoint": ("checkpoint",),
     "--pose-checkpoint": ("poses.checkpoint",),
+    "--fov": ("poses.fov",),
 }
+FIELDS_OF_VIEW = (5, 130)  # that --fov may be, in degrees
 STAGES = ("poses", "tuning", "novel_views", "reconstruction")
 
 
@@ -45,6 +47,8 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     checkpoint = "a model's folder or Zero-1-to-3's .ckpt, absolute or below ROOT_DIR"
     parser.add_argument("--checkpoint", metavar="PATH", help=checkpoint)
     parser.add_argument("--pose-checkpoint", metavar="PATH", help="RelPose++'s .pth, absolute or below ROOT_DIR")
+    fov = "field of view of the whole photos along their longer sides; by default EXIF's, else it is estimated"
+    parser.add_argument("--fov", metavar="DEGREES", help=fov)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see sap3d/runs/options.py")
 
 

@@ -73,7 +73,8 @@ def declare(scene: Scene, tree: DictConfig) -> dict[str, Stage]:
             [tuned / "preds", tuned / "sheet.png", tuned / "video.mp4", tuned / "page.png"],
         ),
         "reconstruction": Stage(
-            [*photos, tuned / "poses.json", tuned / "model"],
+            # Imported photos may be unlike in exposure.
+            [*photos, scene.photo_record, tuned / "poses.json", tuned / "model"],
             [field],
         ),
     }

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from sap3d.cameras.maths import wrap_angle
-from sap3d.cameras.poses import read_best_poses
+from sap3d.cameras.poses import read_best_poses, read_kept
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import REPOSITORY, write_json
 from sap3d.images import read_on_white
@@ -61,7 +61,9 @@ def evaluate(scene: Scene, seed: int, device: str) -> dict:
     if absent:
         print(f"no ground-truth {', '.join(absent)} of {scene.type}/{scene.object}: their metrics are null", flush=True)
 
-    truth = read_poses(scene.train, scene.views) if has_poses else None
+    kept = read_kept(scene.reconstruction / "poses.json", scene.views)
+    has_test = has_test and 0 in kept  # the test views stand about view 0
+    truth = read_poses(scene.train, scene.views)[kept] if has_poses else None
     results = {"NAME": scene.object}
     results |= evaluate_mesh(scene, truth, seed)
     results |= evaluate_poses(poses, truth, read_symmetry(scene))
@@ -79,7 +81,8 @@ def evaluate(scene: Scene, seed: int, device: str) -> dict:
 
 
 def read_stage_poses(scene: Scene) -> dict[int, Tensor | None]:
-    """The best cameras [N, 3] after each stage. One view needs no stage 1: without its file it is None."""
+    """The best cameras [N, 3] or [N, 7] of the kept views after each stage. One view needs no stage 1: without its
+    file it is None."""
     folders = {1: scene.initial_poses.parent, 2: scene.diffusion, 3: scene.reconstruction}
     poses = {}
     for stage, folder in folders.items():
@@ -215,11 +218,12 @@ def print_summary(scene: Scene, results: dict) -> None:
         return ", ".join(f"{title} {format_number(results[key], digits)}" for key, title in names.items())
 
     print(f"\n{scene.type}/{scene.object}, {scene.views} view{'s' * (scene.views > 1)}")
-    print("  view   elevation°    azimuth°     radius")
     poses = read_best_poses(scene.reconstruction / "poses.json", scene.views)
-    for index, (elevation, azimuth, radius) in enumerate(poses):
-        turn = wrap_angle(azimuth).rad2deg()
-        print(f"  {index:4d} {elevation.rad2deg():12.1f} {turn:11.1f} {radius:10.3f}")
+    held = poses.shape[1] == 7
+    print("  view   elevation°    azimuth°     radius" + "      roll°  field of view°" * held)
+    for index, (elevation, azimuth, radius, *_) in enumerate(poses):
+        line = f"  {index:4d} {elevation.rad2deg():12.1f} {wrap_angle(azimuth).rad2deg():11.1f} {radius:10.3f}"
+        print(line + (f" {poses[index, 5].rad2deg():10.1f} {poses[index, 6].rad2deg():15.1f}" if held else ""))
     errors = " → ".join(format_number(results[f"rotation_error_stage{stage}"], 1) for stage in POSE_STAGES)
     lines = {
         "rotation error": f"{errors}° after stages 1 → 2 → 3",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.models import AlexNet_Weights
 from tqdm import tqdm
 
-from sap3d.cameras.maths import SCENE_BOUND, pairwise_rotation_errors, wrap_angle
+from sap3d.cameras.maths import SCENE_BOUND, pairwise_rotation_errors, plain, wrap_angle
 
 MAX_PSNR = 100.0  # of equal images, whose PSNR is infinite: a mean stays finite, and JSON has no infinity
 F_SCORE_THRESHOLDS = (0.04, 0.05, 0.06)
@@ -30,7 +30,7 @@ def rotation_error(estimate: Tensor, truth: Tensor, symmetry: int | float = 1) -
     """Mean angle in degrees between estimated and true relative rotations over all ordered pairs of views.
 
     Args:
-        estimate, truth: cameras (elevation, azimuth, radius), [N, 3].
+        estimate, truth: cameras (elevation, azimuth, radius, …), [N, ≥ 3].
         symmetry: order of the object's rotational symmetry about z; `math.inf` where azimuth means nothing. Views that
             differ by a symmetry look the same, so each view's azimuth is free up to it: the smallest error counts.
 
@@ -40,7 +40,7 @@ def rotation_error(estimate: Tensor, truth: Tensor, symmetry: int | float = 1) -
     if len(truth) < 2:
         return None
     if symmetry == math.inf:
-        candidates = [torch.stack([estimate[:, 0], truth[:, 1], estimate[:, 2]], -1)]
+        candidates = [torch.cat([estimate[:, :1], truth[:, 1:2], estimate[:, 2:]], -1)]
     elif symmetry == 1:
         candidates = [estimate]
     else:
@@ -53,15 +53,16 @@ def _snap_azimuths(estimate: Tensor, truth: Tensor, order: int | float, referenc
     period = 2 * math.pi / order
     offset = truth[:, 1] - estimate[:, 1]
     turns = ((offset - offset[reference]) / period).round() * period
-    return torch.stack([estimate[:, 0], estimate[:, 1] + turns, estimate[:, 2]], -1)
+    return torch.cat([estimate[:, :1], estimate[:, 1:2] + turns[:, None], estimate[:, 2:]], -1)
 
 
 def camera_differences(estimate: Tensor, truth: Tensor) -> dict[str, float | None]:
-    """Mean absolute differences of elevation and azimuth in degrees and of the radius, [N, 3] each.
+    """Mean absolute differences of elevation and azimuth in degrees and of the radius, of cameras [N, ≥ 3] each.
 
-    View 0's azimuth is the gauge: the azimuth difference is over the other views, relative to it, and None without any.
+    Radii are those of `plain` cameras: how large the object looks. View 0's azimuth is the gauge: the azimuth
+    difference is over the other views, relative to it, and None without any.
     """
-    difference = (estimate - truth).double()
+    difference = (plain(estimate) - plain(truth)).double()
     azimuth = wrap_angle(difference[1:, 1] - difference[0, 1]).abs().rad2deg()
     return {
         "Elevation": difference[:, 0].abs().rad2deg().mean().item(),

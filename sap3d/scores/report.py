@@ -13,7 +13,7 @@ from pathlib import Path
 import trimesh
 from trimesh.viewer.notebook import scene_to_html
 
-from sap3d.cameras.maths import wrap_angle
+from sap3d.cameras.maths import full_cameras, wrap_angle
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file
@@ -98,12 +98,11 @@ def tables(scene: Scene, results: dict) -> str:
     for stage in POSE_STAGES:
         key = f"rotation_error_stage{stage}"
         errors.append([str(stage), *(format_number(results[name], 1) for name in (key, f"{key}_symmetric"))])
-    poses = [["view", "elevation°", "azimuth°", "radius"]]
-    for view, (elevation, azimuth, radius) in enumerate(
-        read_best_poses(scene.reconstruction / "poses.json", scene.views)
-    ):
-        angles = (f"{angle.rad2deg().item():.1f}" for angle in (elevation, wrap_angle(azimuth)))
-        poses.append([str(view), *angles, f"{radius.item():.3f}"])
+    poses = [["view", "elevation°", "azimuth°", "radius", "roll°", "field of view°"]]
+    for view, camera in enumerate(full_cameras(read_best_poses(scene.reconstruction / "poses.json", scene.views))):
+        angles = (f"{angle.rad2deg().item():.1f}" for angle in (camera[0], wrap_angle(camera[1]), *camera[5:]))
+        elevation, azimuth, roll, view_angle = angles
+        poses.append([str(view), elevation, azimuth, f"{camera[2].item():.3f}", roll, view_angle])
     seconds = [["", "s"], *([stage.replace("_", " "), f"{value:g}"] for stage, value in results["seconds"].items())]
     seconds.append(["all", f"{sum(results['seconds'].values()):g}"])
     parts = {

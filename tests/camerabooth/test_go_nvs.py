@@ -26,14 +26,18 @@ def write_transforms(path, cameras, field_of_view=cam.FIELD_OF_VIEW, roll=0.0, s
 
 def test_cameras_come_back(tmp_path):
     cameras = torch.tensor([[0.3, 0.5, 1.8], [-0.2, -2.0, 1.5], [1.2, 3.0, 2.2]])
-    torch.testing.assert_close(read_transforms(write_transforms(tmp_path / "t.json", cameras)), cameras)
+    found = read_transforms(write_transforms(tmp_path / "t.json", cameras))
+    torch.testing.assert_close(found, cam.full_cameras(cameras), atol=1e-6, rtol=1e-6)
+    found = read_transforms(write_transforms(tmp_path / "t.json", cameras, field_of_view=0.6, roll=0.2))
+    torch.testing.assert_close(cam.plain(found)[:, :2], cameras[:, :2], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found[:, 5:], torch.tensor([0.2, 0.6]).expand(3, 2), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"field_of_view": 0.6}, "field of view of 34.4°"),
-        ({"roll": 0.2}, "frame 0 does not look at the origin"),
+        ({"field_of_view": 0.3}, "field of view of 17.2°"),
+        ({"roll": 1.2}, "frame 0 does not look at the origin"),
         ({"shift": 0.3}, "frame 0 does not look at the origin"),
     ],
 )

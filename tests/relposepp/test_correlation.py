@@ -74,6 +74,6 @@ def test_lifting_puts_a_point_into_its_cell():
     d, y, x = torch.meshgrid(*axes, indexing="ij")
     distance = (torch.stack([d, y, x], -1) - place).square().sum(-1)
     frustum = torch.exp(-distance / 0.02)[None, None]
-    cells = resample_frustum(frustum, camera[:, 0], camera[:, 2], points)[0, 0]
+    cells = resample_frustum(frustum, camera, points)[0, 0]
     assert cells.argmax() == torch.arange(5 * 8 * 36).view(5, 8, 36)[3, 5, 8]
     assert cells.max() > 0.8

@@ -28,7 +28,7 @@ def unwrapped(cameras: Tensor, gain: Tensor | None = None) -> tuple[Tensor, Tens
     images = torch.stack([ball(camera) for camera in cameras])
     if gain is not None:
         images[:, :3] *= gain
-    return unwrapping.unwrap(images, cameras[:, 0], cameras[:, 2], SECTORS)
+    return unwrapping.unwrap(images, cameras * torch.tensor([1.0, 0.0, 1.0]), SECTORS)
 
 
 def test_unwrapped_colours_are_the_surfaces():

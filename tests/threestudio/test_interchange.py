@@ -14,7 +14,8 @@ from trimesh.visual.material import PBRMaterial
 from sap3d.cameras import maths as cam
 from threestudio.models.exporters.interchange import InterchangeExporter
 
-CAMERAS = torch.tensor([[0.3, 0.0, 1.8], [-0.2, 2.0, 1.5], [1.2, -2.5, 2.1]])
+CAMERAS = cam.full_cameras(torch.tensor([[0.3, 0.0, 1.8], [-0.2, 2.0, 1.5], [1.2, -2.5, 2.1]]))
+CAMERAS[:, 5:] = torch.tensor([[0.0, cam.FIELD_OF_VIEW], [0.5, 0.6], [-0.4, 1.2]])  # rolls and fields of view
 SIZE = 64
 POINT = np.array([0.2, -0.1, 0.3])
 
@@ -38,11 +39,12 @@ def test_nerfstudio_sees_the_point_where_we_do(tmp_path):
     written(tmp_path)
     folder = tmp_path / "interchange"
     content = json.loads((folder / "transforms.json").read_text())
-    assert math.isclose(2 * math.atan(SIZE / 2 / content["fl_y"]), cam.FIELD_OF_VIEW)
-    for frame, expected in zip(content["frames"], ours()):
+    assert math.isclose(2 * math.atan(SIZE / 2 / content["fl_y"]), cam.FIELD_OF_VIEW, rel_tol=1e-6)
+    for frame, expected, field_of_view in zip(content["frames"], ours(), CAMERAS[:, 6].tolist()):
+        assert math.isclose(2 * math.atan(SIZE / 2 / frame["fl_y"]), field_of_view, rel_tol=1e-6)
         local = np.linalg.inv(np.array(frame["transform_matrix"])) @ [*POINT, 1]  # OpenGL: looks along −z
-        x = content["fl_x"] * local[0] / -local[2] + content["cx"]
-        y = content["fl_y"] * -local[1] / -local[2] + content["cy"]
+        x = frame["fl_x"] * local[0] / -local[2] + content["cx"]
+        y = frame["fl_y"] * -local[1] / -local[2] + content["cy"]
         np.testing.assert_allclose([x, y], expected, atol=1e-4)
         assert imageio.imread(folder / frame["file_path"]).shape == (SIZE, SIZE, 4)
     cloud = trimesh.load(folder / content["ply_file_path"])
@@ -53,13 +55,15 @@ def test_nerfstudio_sees_the_point_where_we_do(tmp_path):
 def test_colmap_sees_the_point_where_we_do(tmp_path):
     written(tmp_path)
     folder = tmp_path / "interchange/sparse/0"
-    _, model, width, height, *intrinsics = (folder / "cameras.txt").read_text().split()
-    fx, fy, cx, cy = map(float, intrinsics)
-    assert (model, width, height) == ("PINHOLE", str(SIZE), str(SIZE))
+    lenses = {}
+    for line in (folder / "cameras.txt").read_text().splitlines():
+        number, model, width, height, *lenses[line.split()[0]] = line.split()
+        assert (model, width, height) == ("PINHOLE", str(SIZE), str(SIZE))
     lines = (folder / "images.txt").read_text().split("\n")
     assert lines[1::2] == [""] * 3
     for line, expected in zip(lines[::2], ours()):
         w, x, y, z, *translation = map(float, line.split()[1:8])
+        fx, fy, cx, cy = map(float, lenses[line.split()[8]])
         local = Rotation.from_quat([x, y, z, w]).apply(POINT) + translation  # OpenCV: looks along +z
         np.testing.assert_allclose([fx * local[0] / local[2] + cx, fy * local[1] / local[2] + cy], expected, atol=1e-4)
     assert len((folder / "points3D.txt").read_text().splitlines()) == 500

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 import trimesh
 
-from sap3d.cameras.maths import pixel_grid, project, rays
+from sap3d.cameras.maths import full_cameras, pixel_grid, project, rays
 from threestudio.models.exporters.texture import Atlas, bake, photo_colors, rasterise, unwrap
 
 GREY = 128
 RADIUS = 0.45
-CAMERAS = torch.tensor([[0.3, 0.0, 1.8], [0.2, 1.2, 2.0]])
+CAMERAS = full_cameras(torch.tensor([[0.3, 0.0, 1.8], [0.2, 1.2, 2.0]]))
+CAMERAS[1, 5:] = torch.tensor([0.5, 0.7])  # tilted, with another lens
 
 
 def ball() -> trimesh.Trimesh:

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
-from sap3d.cameras.framing import MARGIN, bounding_boxes, centre, reframe, square_sides
+from sap3d.cameras import maths as cam
+from sap3d.cameras.framing import MARGIN, bounding_boxes, centre, reframe, square_sides, upright
+from tests.renders import BOX_CAMERAS, coloured_box
 
 
 def views(*boxes: tuple[int, int, int, int], size: int = 64) -> torch.Tensor:
@@ -43,3 +45,14 @@ def test_photos_move_by_whole_pixels():
     same, moved = centre([photo, photo], torch.tensor([[0.0, 0.0], [0.25, 0.25]]))
     assert same is photo
     assert moved[3, 4].tolist() == [10, 20, 30, 255] and (moved[..., 3] > 0).sum() == 1
+
+
+def test_networks_get_rolled_views_upright():
+    cameras = cam.full_cameras(BOX_CAMERAS)
+    rolled = cameras.clone()
+    rolled[:, 5] = torch.tensor([0.4, -0.6, 0.0, 0.2])
+    images, seen_from = upright(coloured_box(rolled, 64), rolled, 32)
+    torch.testing.assert_close(seen_from, cameras)
+    expected, _ = upright(coloured_box(cameras, 64), cameras, 32)
+    wrong, _ = upright(coloured_box(rolled, 64), cameras, 32)
+    assert (images - expected).abs().mean() < 0.2 * (wrong - expected).abs().mean()

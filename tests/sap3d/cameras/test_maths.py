@@ -193,3 +193,30 @@ def test_gradients_flow():
     cameras = random_cameras(3).requires_grad_()
     points = torch.rand(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) - 0.5
     assert torch.autograd.gradcheck(lambda c: cam.project(c, points)[0], cameras)
+
+
+HELD = torch.tensor(
+    [
+        [0.3, 0.5, 1.8, 0.1, -0.2, 0.4, 0.6],
+        [-0.4, -2.0, 2.4, 0.0, 0.0, -0.7, 1.2],
+        [1.3, 3.0, 1.6, 0.0, 0.1, 0.0, cam.FIELD_OF_VIEW],
+        [1.8, 1.0, 1.6, 0.0, 0.0, 0.3, 0.9],  # beyond the pole
+    ]
+)
+
+
+def test_rolled_cameras_come_back_from_their_matrices():
+    found = cam.w2c_to_rolled(cam.spherical_to_w2c(HELD), field_of_view=0.6)
+    torch.testing.assert_close(found[:, [0, 1, 2, 5]], HELD[:, [0, 1, 2, 5]], atol=1e-5, rtol=1e-5)
+    assert (found[:, 6] == 0.6).all()
+
+
+def test_plain_cameras_show_the_object_as_large():
+    """A small disc that faces the camera at the origin."""
+    cameras, plain = cam.centred(HELD), cam.plain(HELD)
+    edge = 0.01 * cam.camera_axes(cameras)[:, :, 0]
+    sizes = [cam.project(each, edge[:, None])[0].norm(dim=-1) for each in (cameras, plain)]
+    torch.testing.assert_close(*sizes, atol=1e-6, rtol=1e-4)
+    assert torch.equal(cam.plain(plain), plain)
+    torch.testing.assert_close(cam.relative_pose(HELD[:1], HELD[1:]), cam.relative_pose(plain[:1], plain[1:]))
+    assert torch.equal(cam.upright(HELD)[:, 5], torch.zeros(4)) and cam.upright(plain) is plain

@@ -6,10 +6,13 @@ import math
 import pytest
 import torch
 
+from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import (
+    MAX_ROLL,
     SYMMETRY,
     PoseTable,
     read_best_poses,
+    read_kept,
     read_middles,
     read_pose_hypotheses,
     read_symmetry_order,
@@ -43,6 +46,34 @@ def test_principal_points_are_handed_on_beside_the_cameras(tmp_path):
     torch.testing.assert_close(read_middles(tmp_path / "poses.json", 4), configurations[0, :, 3:])
     write_poses(tmp_path / "poses.json", configurations[..., :3], [1.0, 2.0])
     assert torch.equal(read_middles(tmp_path / "poses.json", 4), torch.zeros(4, 2))
+
+
+def test_rolls_and_fields_of_view_are_handed_on_in_degrees(tmp_path):
+    path = tmp_path / "poses.json"
+    cameras = torch.tensor([[0.3, 0.0, 2.0, 0.1, -0.1, 0.4, 0.7], [1.4, 2.0, 1.9, 0.0, 0.2, -0.5, 0.7]])
+    write_poses(path, cameras[None], [0.0])
+    content = json.loads(path.read_text())
+    assert content["columns"][5:] == ["roll_deg", "fov_deg"]
+    assert content["hypotheses"][0]["cameras"][1][5] == pytest.approx(math.degrees(-0.5), rel=1e-6)
+    torch.testing.assert_close(read_pose_hypotheses(path, 2)[0][0], cameras)
+    best, middles = read_best_poses(path, 2), read_middles(path, 2)
+    torch.testing.assert_close(best[:, [0, 1, 2, 5, 6]], cameras[:, [0, 1, 2, 5, 6]])
+    assert not best[:, 3:5].any()
+    torch.testing.assert_close(middles, cameras[:, 3:5])
+    torch.testing.assert_close(cam.with_principal_points(best, cameras), cameras)
+
+
+def test_views_that_are_left_out_are_not_read(tmp_path):
+    path, cameras = tmp_path / "poses.json", torch.rand(4, 5, generator=torch.Generator().manual_seed(0)) + 0.5
+    write_poses(path, cameras[None], [0.0], left_out=[2])
+    assert read_kept(path, 4) == [0, 1, 3]
+    torch.testing.assert_close(read_best_poses(path, 4), cameras[[0, 1, 3], :3])
+    torch.testing.assert_close(read_middles(path, 4), cameras[[0, 1, 3], 3:])
+    torch.testing.assert_close(read_pose_hypotheses(path, 4)[0][0], cameras)
+    for wrong in ("2", [0.5], [0, 1, 2, 3]):
+        write_poses(path, cameras[None], [0.0], left_out=wrong)
+        with pytest.raises(UserError, match="left_out"):
+            read_best_poses(path, 4)
 
 
 def test_the_symmetry_is_handed_on(tmp_path):
@@ -87,7 +118,7 @@ def test_pose_table_keeps_bounds_gauge_and_mean_radius():
     cameras = table.cameras()
     torch.testing.assert_close(cameras[0, 1], start[0, 1])
     assert table()[0, 1] == start[0, 1]
-    torch.testing.assert_close(torch.rad2deg(cameras[:, 0]), torch.tensor([80.0, 80.0, -30.0]))
+    torch.testing.assert_close(torch.rad2deg(cameras[:, 0]), torch.tensor([88.0, 88.0, -30.0]))
     torch.testing.assert_close(cameras[:, 2], torch.tensor([2.6, 1.2, 1.7]))  # the mean offset is taken away first
     assert (cameras[:, 1].abs() <= math.pi).all()
 
@@ -100,6 +131,20 @@ def test_an_unanchored_pose_table_moves_view_0_too_and_keeps_the_mean_azimuth():
     table.offsets.data[:, 1] = torch.tensor([0.5, 0.1, 0.0])
     table.project()
     torch.testing.assert_close(table()[:, 1] - start[:, 1], torch.tensor([0.3, -0.1, -0.2]))
+
+
+def test_pose_table_refines_rolls_and_holds_lenses():
+    start = torch.tensor([[0.3, 0.4, 2.6, 0.0, 0.0, 0.2, 0.5], [0.5, 2.0, 2.9, 0.1, 0.0, -0.3, 0.5]])
+    table = PoseTable(start)
+    table().sum().backward()
+    assert table.offsets.grad[0].tolist() == [1, 0, 1, 0, 0, 1, 0]
+    table.offsets.data.fill_(2.0)
+    table.project()
+    cameras = table.cameras()
+    torch.testing.assert_close(cameras[:, [3, 4, 6]], start[:, [3, 4, 6]])
+    torch.testing.assert_close(cameras[:, 5], torch.full((2,), MAX_ROLL))
+    # At half the usual angle 2.9 is not out of bounds.
+    torch.testing.assert_close(cameras[:, 2], start[:, 2])
 
 
 def test_pose_table_takes_cameras_out_of_bounds_as_they_are():

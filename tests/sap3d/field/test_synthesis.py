@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
+from dataset.render import Renderer
+from dataset.toys import make_toy
 from sap3d.cameras import maths as cam
 from sap3d.field import synthesis
 from sap3d.field.rendering import render_views
 from sap3d.field.synthesis import BATCH, Level, coarse_to_fine, fit_all, joint_fit
+from sap3d.images import to_tensor
 from tests.renders import BOX_CAMERAS, coloured_box, mean_error
 
 LEVEL = Level(resolution=12, size=16, steps=60, pixels=96, samples=12)
@@ -117,7 +120,7 @@ def test_a_view_left_out_has_no_influence(scene):
     assert torch.equal(*grids)
 
 
-def test_rolls_and_fields_of_view_are_held_and_count(scene):
+def test_rolls_and_fields_of_view_count(scene):
     _, cameras = scene
     truth = cam.full_cameras(cameras)
     truth[:, 5] = truth.new_tensor([0.3, -0.2, 0.0, 0.1])
@@ -126,8 +129,8 @@ def test_rolls_and_fields_of_view_are_held_and_count(scene):
     start = truth.clone()
     start[:, 1] += truth.new_tensor([0.12, -0.12, 0.1, -0.1])
     fit = joint_fit(images, torch.stack([start, cam.full_cameras(start[:, :5])]), LEVEL)
-    assert torch.equal(fit.cameras[0, :, 5:], truth[:, 5:])
-    assert fit.losses[0] < 0.5 * fit.losses[1]
+    torch.testing.assert_close(fit.cameras[0, :, 6], truth[:, 6])
+    assert fit.losses[0] < 0.7 * fit.losses[1]
 
 
 def test_what_is_unexplained_is_a_share_of_what_an_empty_field_leaves(device, monkeypatch):
@@ -161,3 +164,32 @@ def test_all_of_a_fit_is_where_its_images_are(columns, monkeypatch):
         seen = synthesis.view_losses(fit.grid, fit.cameras, torch.rand(1, 256, 4, device="cuda"), LEVEL)
         views = render_views(fit.grid[0], fit.cameras[0], 16, 8)
         assert {each.device.type for each in (fit.grid, fit.cameras, fit.losses, seen, views)} == {"cuda"}
+
+
+def test_rolls_are_found(scene):
+    _, plain = scene
+    truth = cam.full_cameras(plain)
+    truth[:, 5] = truth.new_tensor([0.25, -0.2, 0.0, 0.15])
+    start = truth.clone()
+    # Errors that a tilt of the whole world does not explain: that is no error.
+    start[:, 5] += truth.new_tensor([0.2, -0.2, 0.2, -0.2])
+    held = joint_fit(coloured_box(truth), start[None], replace(LEVEL, pose_rate=0.0))
+    fit = joint_fit(coloured_box(truth), start[None], LEVEL)
+    assert mean_error(fit.cameras[0], truth) < 0.75 * mean_error(start, truth)
+    assert fit.losses[0] < 0.7 * held.losses[0]
+
+
+@pytest.mark.parametrize("degrees", [30.0, 68.0])
+def test_a_common_field_of_view_is_found(degrees, device):
+    """From five views of a toy at true poses; a third of the way, as the prior and the coarse voxels go."""
+    plain = torch.tensor([[0.3, 0, 1.8], [0.5, 1.3, 1.9], [0.2, 2.6, 1.75], [0.4, -1.2, 1.8], [0.6, -2.2, 1.9]])
+    start = cam.full_cameras(plain)
+    truth = start.clone()
+    truth[:, 6] = math.radians(degrees)
+    truth[:, 2] *= cam.TAN_HALF_FOV / math.tan(truth[0, 6] / 2)  # where the object looks as large
+    images = to_tensor(list(Renderer(make_toy(1_000_003)).render(truth, 48)), 48).to(device)
+    level = Level(resolution=16, size=48, steps=120, pixels=192, samples=16, pose_rate=0.03, free_view=True)
+    found = joint_fit(images, start[None].to(device), level).cameras[0].cpu()
+    torch.testing.assert_close(found[:, 6], found[:1, 6].expand(5))
+    assert abs(found[0, 6] - truth[0, 6]) < 0.85 * abs(start[0, 6] - truth[0, 6])
+    torch.testing.assert_close(cam.plain(found)[:, 2], plain[:, 2], atol=0.15, rtol=0)

@@ -1,16 +1,19 @@
 """Photos into a scene folder: what is written, and what happens the second time. tests/intake/ has kinds of files."""
 
 import json
+import math
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sap3d.errors import UserError
 from sap3d.photos import import_photos
+from sap3d.photos.reading import Photo
 from sap3d.scene import Scene
-from sap3d.views import read_images
+from sap3d.views import read_fields_of_view, read_images
 from tests.sap3d.photos.pictures import cutout, picture
 
 
@@ -37,6 +40,12 @@ def test_the_scene_holds_centred_squares_and_says_where_they_come_from(folder):
     assert rim.any() and first[rim][:, 0].min() > 120
     record = json.loads((scene.train / "photos.json").read_text())
     assert [view["foreground"] for view in record["views"]] == ["alpha", "grabcut"]
+    fields_of_view, known = read_fields_of_view(scene)
+    assert not known and fields_of_view.rad2deg().mean() == pytest.approx(49.1, abs=5)
+    given, known = read_fields_of_view(scene, 60.0)
+    shares = torch.tensor([view["share"] for view in record["views"]])
+    torch.testing.assert_close((given / 2).tan(), shares * math.tan(math.radians(30)))
+    assert known
     assert imageio.imread(scene.train / "contact_sheet.png").shape == (390, 390, 3)
 
     written = (scene.train / "images/000.png").stat().st_mtime_ns
@@ -74,3 +83,45 @@ def test_too_few_that_will_do_are_all_named_in_one_line(folder):
         (folder.parent / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=f"{nothing}.*no photos in it"):
             import_photos.import_photos(scene, [nothing])
+
+
+def direction_picture(yaw: float, focal: float, height: int = 300, width: int = 400) -> np.ndarray:
+    """What a camera turned to the left by `yaw` sees of a spot on the sky, coloured by direction, uint8 RGBA."""
+    x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
+    ray = np.stack([x, y, np.full_like(x, focal)], -1)
+    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+    turn = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
+    ray = ray @ turn.T
+    alpha = (np.hypot(ray[..., 0] / 0.12, ray[..., 1] / 0.08) < 1) & (ray[..., 2] > 0)
+    color = 0.5 + 0.4 * np.stack([np.sin(30 * ray[..., 0]), np.sin(30 * ray[..., 1]), np.cos(20 * ray[..., 0])], -1)
+    return (np.dstack([color, alpha]) * 255).astype(np.uint8)
+
+
+def test_an_object_at_the_side_looks_as_in_the_middle_where_the_lens_is_known():
+    focal, height, width = 420.0, 300, 400
+    fov = 2 * math.atan(height / 2 / focal)
+    (middle, side), shares = import_photos.framed(
+        [direction_picture(0, focal), direction_picture(-0.3, focal)], [fov] * 2
+    )
+    # Away from outlines, where half a pixel counts.
+    inside = (middle[..., 3] == 255) & (side[..., 3] == 255)
+    assert inside.sum() > 0.95 * (middle[..., 3] > 127).sum()
+    assert np.abs(middle[inside].astype(int) - side[inside]).mean() < 4
+    (_, crop), _ = import_photos.framed([direction_picture(0, focal), direction_picture(-0.3, focal)], [None] * 2)
+    both = inside & (crop[..., 3] == 255)
+    assert np.abs(middle[both].astype(int) - crop[both]).mean() > 8
+    # The square's half angle: the spot is 0.12 wide to either side, with import's margin.
+    for share in shares:
+        assert share * width / 2 / focal == pytest.approx(1.68 * 0.12 / math.sqrt(1 - 0.12**2), rel=0.03)
+
+
+def test_unknown_lenses_are_those_of_photos_that_tell():
+    def shot(fov: float | None) -> Photo:
+        return Photo("a", None, "JPEG", np.zeros((300, 400, 4), np.uint8), "alpha", fov)
+
+    tangent = math.tan(0.5) * 4 / 3  # along the longer side
+    fields_of_view, known = import_photos.lenses([shot(1.0), shot(None)], [0.4, 0.5])
+    assert known and fields_of_view == pytest.approx([2 * math.degrees(math.atan(s * tangent)) for s in (0.4, 0.5)])
+    fields_of_view, known = import_photos.lenses([shot(None)] * 3, [0.4, 0.5, 0.6])
+    assert not known and fields_of_view[1] == pytest.approx(49.1)
+    assert math.tan(math.radians(fields_of_view[2] / 2)) == pytest.approx(1.2 * math.tan(math.radians(49.1 / 2)))

@@ -53,6 +53,26 @@ def test_only_what_can_be_a_focal_length_counts(value, length):
     assert focal_length(value) == length
 
 
+@pytest.mark.parametrize(
+    ("make", "model", "details", "length"),
+    [
+        ("Canon", "Canon EOS 450D", {0x920A: 50.0}, 50 * 43.27 / 26.8),
+        ("NIKON CORPORATION", "NIKON D90", {0x920A: IFDRational(35)}, 35 * 43.27 / 28.2),
+        ("Acme", "One", {0x920A: 50.0}, None),  # a sensor that nobody knows
+        # 3000 pixels at 200 to the millimetre: 15 mm wide, and 4 to 3.
+        ("Acme", "One", {0x920A: 20.0, 0xA20E: 5080.0, 0xA210: 2, 0xA002: 3000}, 20 * 43.27 / (15 * 1.25)),
+        ("Acme", "One", {0x920A: 20.0, 0xA405: 30}, 30.0),
+    ],
+)
+def test_real_focal_lengths_count_where_the_sensor_is_known(tmp_path, make, model, details, length):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = make, model
+    exif.get_ifd(EXIF).update(details)
+    Image.new("RGB", (400, 300), "grey").save(tmp_path / "a.jpg", exif=exif)
+    fov = open_upright(tmp_path / "a.jpg", "a.jpg")[2]
+    assert fov == (length and pytest.approx(2 * math.atan(0.6 * 43.27 / 2 / length), rel=1e-4))
+
+
 def shot(name: str, shift: int = 0, taken: str | None = None, noise: float = 0.0) -> Photo:
     rgb = np.asarray(photo(shift=shift)) + np.random.default_rng(0).normal(0, noise, (HEIGHT, WIDTH, 3))
     rgba = np.dstack([rgb.clip(0, 255), np.full((HEIGHT, WIDTH), 255)]).astype(np.uint8)

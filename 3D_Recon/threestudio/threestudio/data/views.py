@@ -12,7 +12,7 @@ from sap3d.cameras.framing import centre
 from sap3d.cameras.poses import read_middles, read_symmetry_order
 from sap3d.runs.devices import step_generator
 from sap3d.scene import Scene, check_views
-from sap3d.views import read_images
+from sap3d.views import read_kept_images
 from threestudio.config import Milestones, milestone
 
 
@@ -81,8 +81,8 @@ class Views:
         """
         self.config, self.seed = config, seed
         self.scene = Scene(config.type, config.object, check_views(config.views))
-        photos, poses = read_images(self.scene), self.scene.diffusion / "poses.json"
-        self.photos = centre(photos, read_middles(poses, self.scene.views))
+        poses = self.scene.diffusion / "poses.json"
+        self.photos = centre(read_kept_images(self.scene, poses), read_middles(poses, self.scene.views))
         self.order = read_symmetry_order(poses) if config.symmetric else 1
 
     def images(self, size: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sap3d.cameras import maths as cam
+from sap3d.cameras.framing import upright
 from sap3d.cameras.poses import PoseTable
 from sap3d.cameras.symmetry import repeated, turned
 from sap3d.field.occupancy import Occupancy
@@ -16,6 +17,8 @@ from sap3d.runs.devices import step_generator
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor
+
+OWN_EXPOSURE = 0.1  # expected deviation of the logarithm of own photos' gains
 
 
 class SAP3D(pl.LightningModule):
@@ -53,7 +56,7 @@ class SAP3D(pl.LightningModule):
         """
         Args:
             data: the input photos.
-            cameras: their cameras as stage 2 left them, [N, 3].
+            cameras: their cameras as stage 2 left them, [N, 3] or [N, 7].
         """
         super().__init__()
         self.automatic_optimization = False
@@ -63,7 +66,10 @@ class SAP3D(pl.LightningModule):
         self.geometry = build(config.geometry)
         self.renderer = build(config.renderer, self.geometry)
         self.poses = PoseTable(cameras, anchored=False)
-        self.corrections = build(config.corrections, len(cameras))
+        exposure = config.corrections.get("exposure")
+        if exposure is None:
+            exposure = OWN_EXPOSURE if data.scene.photo_record.exists() else 0.0
+        self.corrections = build(config.corrections | {"exposure": exposure}, len(cameras))
         self.guidance = self.expected = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -78,7 +84,7 @@ class SAP3D(pl.LightningModule):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
         if expects:
             # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
-            self._condition(self._guidance_photos(), self.poses.initial)
+            self._condition(self.photos.to(self.device), self.poses.initial)
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
                 size = self.guidance.image_size
@@ -186,9 +192,9 @@ class SAP3D(pl.LightningModule):
         return color_weight * F.mse_loss(color, batch.color) + mask_weight * F.mse_loss(rendering.opacity, batch.alpha)
 
     def _rays(self, batch: RayBatch, cameras: Tensor, side: Tensor | int = 0) -> tuple[Tensor, Tensor]:
-        """Origins and directions [R, 3] of a batch's rays from cameras [N, 3], or [order · N, 3] of which `side`."""
-        pixel = self.corrections.ideal_pixels(batch.view, batch.pixel)
-        origins, directions = cam.rays(cameras[batch.view + len(self.photos) * side], pixel[:, None])
+        """Origins and directions [R, 3] of a batch's rays from cameras [N, ≥ 3], or [order · N, ≥ 3] of which
+        `side`."""
+        origins, directions = cam.rays(cameras[batch.view + len(self.photos) * side], batch.pixel[:, None])
         return origins[:, 0], directions[:, 0]
 
     def _shown(
@@ -221,17 +227,14 @@ class SAP3D(pl.LightningModule):
         return self.expected_share(step) * errors.mean()
 
     def _condition(self, photos: Tensor, cameras: Tensor) -> None:
-        """Show the guidance photos [N, 4, S, S] at cameras [N, 3]."""
-        self.guidance.condition(*repeated(photos, cameras, self.order))
-
-    def _guidance_photos(self) -> Tensor:
-        """The photos at the guidance's size, [N, 4, S, S]."""
-        return F.interpolate(self.photos.to(self.device), size=self.guidance.image_size, mode="area")
+        """Show the guidance photos [N, 4, S, S] at cameras [N, ≥ 3]."""
+        views = upright(photos, cameras, self.guidance.image_size)
+        self.guidance.condition(*repeated(*views, self.order))
 
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        self._condition(self.corrections.undo(self._guidance_photos()), known)
+        self._condition(self.corrections.undo(self.photos.to(self.device)), known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(

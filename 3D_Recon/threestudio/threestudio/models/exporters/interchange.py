@@ -33,7 +33,7 @@ class InterchangeExporter:
 
         Args:
             photos: colour on white and alpha, [N, 4, size, size].
-            cameras: [N, 3].
+            cameras: [N, ≥ 3].
             mesh: textured; points are drawn from its surface. An empty one has none.
         """
         names = [f"{index:03d}.png" for index in range(len(photos))]
@@ -48,10 +48,9 @@ class InterchangeExporter:
             for name, lines in self.colmap(names, cameras, points, colors).items():
                 (partial / "sparse/0" / name).write_text("".join(line + "\n" for line in lines))
 
-    @property
-    def focal_length(self) -> float:
-        """In pixels."""
-        return self.config.size / 2 / cam.TAN_HALF_FOV
+    def focal_lengths(self, cameras: Tensor) -> list[float]:
+        """In pixels, of each camera."""
+        return (self.config.size / 2 / cam.half_fov_tangents(cam.full_cameras(cameras.double())))[:, 0].tolist()
 
     def sample(self, mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
         """Points on the surface [P, 3] and their colours, uint8 [P, 3]."""
@@ -64,35 +63,38 @@ class InterchangeExporter:
 
     def transforms(self, names: list[str], cameras: Tensor) -> dict:
         """nerfstudio's description: camera-to-world matrices with OpenGL's axes."""
-        size = self.config.size
+        size, focal = self.config.size, self.focal_lengths(cameras)
         matrices = torch.eye(4, dtype=torch.float64).repeat(len(cameras), 1, 1)
         matrices[:, :3, :3] = cam.camera_axes(cameras.double())
         matrices[:, :3, 3] = cam.camera_positions(cameras.double())
         return {
             "camera_model": "PINHOLE",
-            "fl_x": self.focal_length,
-            "fl_y": self.focal_length,
+            "fl_x": focal[0],
+            "fl_y": focal[0],
             "cx": size / 2,
             "cy": size / 2,
             "w": size,
             "h": size,
             "ply_file_path": "points.ply",
             "frames": [
-                {"file_path": f"images/{name}", "transform_matrix": matrix.tolist()}
-                for name, matrix in zip(names, matrices)
+                {"file_path": f"images/{name}", "fl_x": length, "fl_y": length, "transform_matrix": matrix.tolist()}
+                for name, length, matrix in zip(names, focal, matrices)
             ],
         }
 
     def colmap(self, names: list[str], cameras: Tensor, points: np.ndarray, colors: np.ndarray) -> dict[str, list[str]]:
         """COLMAP's three text files, line by line: world-to-camera poses with OpenCV's axes, no feature tracks."""
-        size, focal, images = self.config.size, self.focal_length, []
+        size, images = self.config.size, []
         poses = cam.spherical_to_w2c(cameras.double()).numpy()
         for index, (name, pose) in enumerate(zip(names, poses), start=1):
             x, y, z, w = Rotation.from_matrix(TO_OPENCV @ pose[:, :3]).as_quat()
             numbers = " ".join(f"{value:.9g}" for value in (w, x, y, z, *(TO_OPENCV @ pose[:, 3])))
-            images += [f"{index} {numbers} 1 {name}", ""]  # the second line would list the image's features
+            images += [f"{index} {numbers} {index} {name}", ""]  # the second line would list the image's features
         return {
-            "cameras.txt": [f"1 PINHOLE {size} {size} {focal:.9g} {focal:.9g} {size / 2} {size / 2}"],
+            "cameras.txt": [
+                f"{index} PINHOLE {size} {size} {focal:.9g} {focal:.9g} {size / 2} {size / 2}"
+                for index, focal in enumerate(self.focal_lengths(cameras), start=1)
+            ],
             "images.txt": images,
             "points3D.txt": [
                 f"{index} {x:.6g} {y:.6g} {z:.6g} {r} {g} {b} 0"

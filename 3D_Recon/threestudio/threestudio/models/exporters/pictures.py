@@ -72,7 +72,7 @@ class PictureExporter:
             yield from tqdm(images, desc=label, total=len(cameras), unit="image")
 
     def write_test_views(self, folder: Path, reference: Tensor) -> None:
-        """The 84 views of `sap3d.cameras.maths.evaluation_grid` about a reference camera [3], RGB on white."""
+        """The 84 views of `sap3d.cameras.maths.evaluation_grid` about a reference camera [≥ 3], RGB on white."""
         with atomic_folder(folder) as partial:
             for index, image in enumerate(self.render(cam.evaluation_grid(reference), "test views")):
                 imageio.imwrite(partial / f"{index:03d}.png", to_uint8(image.color))
@@ -87,8 +87,9 @@ class PictureExporter:
             imageio.imwrite(partial, sheet(to_uint8(torch.cat([photos, renders, errors])), len(cameras)))
 
     def write_turntable(self, path: Path, reference: Tensor) -> None:
-        """RGB | normal | depth | opacity once around the object, from a reference camera's [3] elevation and radius."""
-        cameras = reference.repeat(self.config.frames, 1)
+        """RGB | normal | depth | opacity once around the object, from a reference camera's [≥ 3] elevation and
+        radius."""
+        cameras = cam.plain(reference).repeat(self.config.frames, 1)
         cameras[:, 1] += torch.arange(self.config.frames) * (2 * math.pi / self.config.frames)
         normals = normal_grid(self.renderer.geometry.grid.detach())
         images = self.render(cameras, "turntable")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sap3d.cameras.maths import sight_cosines
+from sap3d.cameras.maths import plain, sight_cosines
 from sap3d.scene import Scene
 from threestudio.config import Schedule, scheduled
 
@@ -61,12 +61,12 @@ class MultiViewSDS(nn.Module):
 
     @torch.no_grad()
     def condition(self, images: Tensor, cameras: Tensor) -> None:
-        """Take the inputs [N, 4, S, S] (colour on white and alpha in [0, 1]) and their cameras [N, 3]."""
+        """Take the inputs [N, 4, S, S] (colour on white and alpha in [0, 1]) and their cameras [N, ≥ 3]."""
         self.sources = self.model.embed_sources(images, cameras)
 
     @torch.no_grad()
     def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The model's views from all round, at the mean radius of the inputs [N, 3].
+        """The model's views from all round, at the mean radius of the inputs [N, ≥ 3].
 
         A mean is blurred where the inputs leave much open, but a field fitted to many of them has a whole shape. Of a
         model that is sampled they are made in turn, so that they agree.
@@ -79,7 +79,7 @@ class MultiViewSDS(nn.Module):
         count = self.config.expected_views
         order = torch.arange(count, device=inputs.device)
         elevation = self._elevations((order + 0.5) / count)
-        cameras = torch.stack([elevation, order * GOLDEN_ANGLE, inputs[:, 2].mean().expand(count)], -1)
+        cameras = torch.stack([elevation, order * GOLDEN_ANGLE, plain(inputs)[:, 2].mean().expand(count)], -1)
         nearest = sight_cosines(cameras, inputs).amax(1)
         cameras = cameras[nearest < math.cos(math.radians(self.config.unseen_from))]
         if not len(cameras):
@@ -90,11 +90,12 @@ class MultiViewSDS(nn.Module):
         return sharpen(views, self._setting("contrast")), cameras
 
     def draw_cameras(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Random cameras about the inputs' radii [N, 3] → [B, 3]: azimuths all round, elevations uniform by area."""
+        """Random cameras about the inputs' radii [N, ≥ 3] → [B, 3]: azimuths all round, elevations uniform by area."""
         count = self.config.cameras
         uniform = torch.rand(3, count, generator=generator).to(inputs.device)
         elevation = self._elevations(uniform[0])
-        radius = inputs[:, 2].min() + (inputs[:, 2].max() - inputs[:, 2].min()) * uniform[2]
+        radii = plain(inputs)[:, 2]
+        radius = radii.min() + (radii.max() - radii.min()) * uniform[2]
         return torch.stack([elevation, 2 * math.pi * uniform[1], radius], -1)
 
     def _elevations(self, shares: Tensor) -> Tensor:

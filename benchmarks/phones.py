@@ -1,0 +1,133 @@
+"""Stage 1 on photos as phones take them: other lenses, tilted, from above, with a photo of something else.
+
+    OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --toys toy_301 flat_001 --kinds plain roll
+
+Five photos a set of toys that no training uses, framed as import does, beside plain ones of the same toy from the same
+places. Prints the rotation error of each set and, over all, the median, the share of sets within 15°, and how many of
+the views that stage 1 calls at least 75 % sure are within 15° of the others. What is done is kept in
+results/phones.json below ROOT_DIR.
+"""
+
+import argparse
+import json
+import math
+import time
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from dataset.prepare import load_object
+from dataset.render import Renderer
+from relposepp.attitude import load_attitude
+from relposepp.decide import decide
+from relposepp.evaluate import FAILURE, placed
+from relposepp.held import hold
+from relposepp.infer import load_models
+from relposepp.outliers import LEVEL, leave_each_out, outliers
+from sap3d.cameras import maths as cam
+from sap3d.cameras.framing import centre
+from sap3d.errors import one_line_errors
+from sap3d.files import REPOSITORY, root_dir, write_json
+from sap3d.images import to_tensor
+from sap3d.photos.import_photos import framed
+from sap3d.runs.options import POSES, read_tree
+from sap3d.scores.metrics import rotation_error
+
+VIEWS, SIZE = 5, 512
+ELEVATIONS, TOP, RADII, ROLL = (5.0, 45.0), (72.0, 82.0), (1.6, 1.9), 30.0  # degrees but for the radii
+LENSES = (25.0, 40.0, 60.0, 75.0)  # fields of view in degrees, with EXIF and without
+KINDS = ("plain", "roll", "top", "stranger", *(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "lens")))
+SURE = 0.75
+
+
+def set_cameras(kind: str, seed: int) -> torch.Tensor:
+    """Cameras of a kind's set, [5, 7]; those of one seed stand on the same azimuths."""
+    rng = np.random.default_rng(seed)
+    azimuth = np.radians(np.arange(VIEWS) * 72 + rng.uniform(-20, 20, VIEWS))
+    elevation, radius = np.radians(rng.uniform(*ELEVATIONS, VIEWS)), rng.uniform(*RADII, VIEWS)
+    rolls, top, view = np.radians(rng.uniform(-ROLL, ROLL, VIEWS)), math.radians(rng.uniform(*TOP)), cam.FIELD_OF_VIEW
+    if kind == "top":
+        elevation[rng.integers(VIEWS)] = top
+    if kind.startswith(("exif", "lens")):
+        view = math.radians(float(kind[4:]))
+    cameras = cam.full_cameras(torch.tensor(np.column_stack([elevation, azimuth, radius]), dtype=torch.float32))
+    cameras[:, 5] = torch.tensor(rolls) * (kind == "roll")
+    cameras[:, 6], cameras[:, 2] = view, cameras[:, 2] * cam.TAN_HALF_FOV / math.tan(view / 2)
+    return cameras
+
+
+def run(toy: str, kind: str, seed: int, config, models, attitude) -> dict:
+    """Stage 1 of one set."""
+    truth = set_cameras(kind, seed)
+    photos = list(Renderer(load_object("toy_demo", toy)).render(truth, SIZE))
+    stranger = seed % VIEWS
+    if kind == "stranger":
+        photos[stranger] = Renderer(load_object("toy_demo", f"toy_{900 + seed:03d}")).render(truth[:1], SIZE)[0]
+    known = not kind.startswith("lens")
+    photos, shares = framed(photos, [truth[0, 6].item() if known else None] * VIEWS)
+    tangents = torch.tensor(shares) * (truth[0, 6] / 2).tan()
+    if not known:
+        tangents = torch.tensor(shares) * cam.TAN_HALF_FOV / np.median(shares)
+    start = time.monotonic()
+    poses = decide(*models, photos, config, seed, held=hold(attitude, photos, 2 * tangents.atan(), known))
+    seconds = time.monotonic() - start
+    cameras, inliers = poses.cameras[0], [view for view in range(VIEWS) if kind != "stranger" or view != stranger]
+    moved = to_tensor(centre(photos, cam.principal_points(cameras)), LEVEL.size)
+    fall, unseen = leave_each_out(moved, cam.centred(cameras))
+    return {
+        "error": rotation_error(cameras[inliers], truth[inliers]),
+        "confidence": poses.confidence[inliers].tolist(),
+        "placed": placed(cameras[inliers, 1], truth[inliers, 1]).tolist(),
+        "rolls": (cameras[:, 5] - truth[:, 5]).rad2deg().tolist(),
+        "field_of_view": cameras[:, 6].rad2deg().mean().item(),
+        "fall": fall.tolist(), "unseen": unseen.tolist(), "named": outliers(fall, unseen),
+        "stranger": stranger if kind == "stranger" else None, "seconds": seconds,
+    }  # fmt: skip
+
+
+def report(rows: dict[str, dict[str, dict]]) -> None:
+    """A line for each kind, then the calibration."""
+    for kind, sets in rows.items():
+        errors = np.array([row["error"] for row in sets.values()])
+        median, near = np.median(errors), (errors < FAILURE).mean()
+        print(f"{kind:10s} {len(errors)} sets  median {median:5.1f}°  within 15° {near:4.0%}")
+    every = [row for sets in rows.values() for row in sets.values()]
+    sure = [ok for row in every for ok, share in zip(row["placed"], row["confidence"]) if share >= SURE]
+    near = np.mean(sure) if sure else math.nan
+    print(f"called {SURE:.0%} sure: {len(sure)} views, of which {near:.0%} are within 15°")
+    wrong = sum(bool(row["named"]) for row in every if row["stranger"] is None)
+    right = [row["stranger"] in row["named"] for row in every if row["stranger"] is not None]
+    print(f"strangers named: {sum(right)} of {len(right)}; sets in which another photo is: {wrong} of {len(every)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toys", nargs="+", default=[f"toy_{number}" for number in range(301, 307)])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--seeds", type=int, default=1, help="sets a toy and kind")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of relposepp/configs/infer.yaml")
+    arguments = parser.parse_intermixed_args()
+    config = OmegaConf.to_container(read_tree(arguments.overrides, "cpu", POSES)[POSES], resolve=True)
+    path = root_dir() / "results/phones.json"
+    done = json.loads(path.read_text()) if path.exists() else {}
+    rows = done["rows"] if done.get("overrides") == arguments.overrides else {}
+    config, device = OmegaConf.create(config), torch.device("cpu")
+    models, attitude = load_models(config, device), load_attitude(REPOSITORY / config.weights, device)
+    for toy in arguments.toys:
+        for kind in arguments.kinds:
+            for seed in range(arguments.seeds):
+                sets, name = rows.setdefault(kind, {}), f"{toy} {seed}"
+                if name in sets:
+                    continue
+                row = sets[name] = run(toy, kind, seed, config, models, attitude)
+                write_json(path, {"overrides": arguments.overrides, "rows": rows})
+                print(f"{kind:10s} {name:14s} {row['error']:6.1f}°  fov {row['field_of_view']:4.1f}°  "
+                      f"roll {np.abs(row['rolls']).mean():4.1f}°  named {row['named']}  {row['seconds']:4.0f} s",
+                      flush=True)  # fmt: skip
+    report(rows)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
