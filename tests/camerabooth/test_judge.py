@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,11 +40,13 @@ def test_models_that_predict_noise_are_asked_at_their_own_time_steps():
         return torch.full((len(latents),), 0.5)
 
     model = SimpleNamespace(
+        image_size=8,
         settings=SimpleNamespace(energy_of="noise", energy_timesteps=(200, 350)),
         prepare=lambda images: Prepared(images),
         embed=lambda prepared, cameras: Sources(prepared.latents[None], cameras[None], prepared.latents[None]),
         condition=lambda sources, cameras: Condition(cameras),
         energy=error,
     )
-    assert energy(model, torch.rand(3, 4, 8, 8), torch.zeros(3, 3)) == 0.5
+    photos = [np.full((8, 8, 4), 255, np.uint8)] * 3
+    assert energy(model, photos, torch.tensor([0.0, 0.0, 1.8]).repeat(3, 1)) == 0.5
     assert asked == [step for step in (200, 350) for _ in range(CHOICE_DRAWS)]
