@@ -4,10 +4,9 @@
     python camerabooth/evaluate.py --list dataset/benchmarks/models12.txt
     python camerabooth/evaluate.py --type toy_demo --object toy_001 toy_002 --model FOLDER --sensitivity
 
-Prints PSNRs over 24 test views an object, compared at 64×64 on white, of the conditional mean, of one denoising step
-from pure noise, of DDIM samples, and of two baselines; how sharp they are; with --sensitivity, on how many pairs of
-neighbouring views the denoising loss is lowest near the true azimuth. Writes
-results/camerabooth/{model.json,samples.png,sensitivity.png}.
+Prints PSNRs over 24 test views an object, compared at 64×64 on white, of the conditional mean, of DDIM samples, and of
+two baselines; how sharp they are; with --sensitivity, on how many pairs of neighbouring views the denoising loss is
+lowest near the true azimuth. Writes results/camerabooth/{model.json,samples.png,sensitivity.png}.
 """
 
 import argparse
@@ -91,7 +90,6 @@ def evaluate_object(
         generator, there = torch.Generator().manual_seed(0), targets.to(model.device)
         sources = model.embed_sources(images[:count].to(model.device), cameras[:count].to(model.device))
         views = {"conditional mean": model.conditional_mean(sources, there, generator)}
-        views["one step"] = sample(model, sources, there, generator, steps=1)
         for temperature in temperatures:
             options = {"temperature": temperature, **sampling}
             views[f"samples, temperature {temperature}"] = sample(model, sources, there, generator, **options)

@@ -178,29 +178,6 @@ class DiffusionModel(nn.Module):
         alpha = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
         return alpha.sqrt(), (1 - alpha).sqrt()
 
-    def training_loss(
-        self,
-        sources: Sources,
-        target_images: Tensor,
-        target_cameras: Tensor,
-        timesteps: Tensor,
-        noise: Tensor,
-        drop: Tensor | None = None,
-    ) -> Tensor:
-        """Error of each target's prediction, averaged over its latents, [B · M].
-
-        Args:
-            target_images: [B, M, 4, S, S] in [0, 1]; target_cameras: [B, M, 3].
-            timesteps: [B · M]; noise: [B · M, 4, s, s].
-            drop: targets whose condition is dropped, [B · M].
-        """
-        with torch.no_grad():
-            latents = self.encode(target_images).flatten(0, 1)
-        condition = self.condition(sources, target_cameras)
-        if drop is not None:
-            condition = condition.dropped(drop)
-        return self.denoising_error(latents, condition, timesteps, noise)
-
     def denoising_error(self, latents: Tensor, condition: Condition, timesteps: Tensor, noise: Tensor) -> Tensor:
         """Squared error of the prediction (v or ε) for latents [B, 4, s, s], averaged over each, [B]."""
         prediction = self.predict(self.add_noise(latents, noise, timesteps), timesteps, condition)

@@ -8,7 +8,14 @@ from torch import nn
 
 from camerabooth.backbones.published.lora import LoRA
 from sap3d.files import REPOSITORY
-from tests.camerabooth.backbones.published.tiny import make_model, predict, smooth_images, some_cameras, trainable
+from tests.camerabooth.backbones.published.tiny import (
+    make_model,
+    predict,
+    smooth_images,
+    some_cameras,
+    trainable,
+    training_loss,
+)
 
 
 def test_lora_starts_as_identity_and_alone_is_trained():
@@ -27,7 +34,7 @@ def test_lora_starts_as_identity_and_alone_is_trained():
     losses = []
     for _ in range(4):
         sources = lora.train().embed_sources(images[:1], cameras[:1])
-        losses.append(lora.training_loss(sources, images[None, 1:], cameras[None, 1:], timesteps, noise).mean())
+        losses.append(training_loss(lora, sources, images[None, 1:], cameras[None, 1:], timesteps, noise).mean())
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -47,7 +54,7 @@ def test_half_precision_slicing_and_checkpointing_change_little():
     assert (prediction - predict(exact, images, cameras)).std() < 0.05 * prediction.std()
     sources = frugal.embed_sources(images[:1], cameras[:1])
     noise = torch.randn(1, 4, 16, 16)
-    frugal.training_loss(sources, images[None, 1:], cameras[None, 1:], torch.tensor([400]), noise).mean().backward()
+    training_loss(frugal, sources, images[None, 1:], cameras[None, 1:], torch.tensor([400]), noise).mean().backward()
     up = [module.lora_up.weight.grad for module in frugal.modules() if isinstance(module, LoRA)]
     assert all(gradient.isfinite().all() for gradient in up) and any(gradient.any() for gradient in up)
 
@@ -56,7 +63,7 @@ def training_gradients(model, images, cameras):
     """Of what is tuned, for one target and a fixed draw."""
     sources = model.embed_sources(images[:1], cameras[:1])
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    loss = model.training_loss(sources, images[None, 1:], cameras[None, 1:], torch.tensor([400]), noise)
+    loss = training_loss(model, sources, images[None, 1:], cameras[None, 1:], torch.tensor([400]), noise)
     return torch.autograd.grad(loss.mean(), [value for value in model.parameters() if value.requires_grad])
 
 

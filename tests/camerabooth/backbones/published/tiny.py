@@ -52,3 +52,10 @@ def predict(model, images, cameras, guidance_scale=1.0):
     with torch.no_grad():
         condition = model.condition(model.embed_sources(images[1:], cameras[1:]), cameras[:1])
         return model.predict(noisy, torch.tensor([700]), condition, guidance_scale)
+
+
+def training_loss(model, sources, images, cameras, timesteps, noise, drop=None):
+    """The error of each target, images [B, M, 4, S, S] at cameras [B, M, 3], without conditions where `drop` says so."""
+    condition = model.condition(sources, cameras)
+    condition = condition if drop is None else condition.dropped(drop)
+    return model.denoising_error(model.encode(images).flatten(0, 1).detach(), condition, timesteps, noise)
