@@ -152,8 +152,7 @@ class TestTimeTraining(lightning.LightningModule):
         timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=self.generator)
         timesteps[torch.rand(count, generator=self.generator) < self.config.pure_noise] = TRAIN_TIMESTEPS - 1
         noise = torch.randn(latents.shape, generator=self.generator)
-        draw = torch.rand(len(cameras), generator=self.generator)
-        condition = self.model.training_condition(sources, cameras, draw).rows(rows)
+        condition = self.model.training_condition(sources, cameras, rows, torch.rand(count, generator=self.generator))
         return self.model.denoising_error(latents, condition, timesteps.to(device), noise.to(device)).mean()
 
 

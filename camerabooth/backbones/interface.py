@@ -127,9 +127,12 @@ class DiffusionModel(nn.Module):
         """`embed_sources` of prepared views."""
         return self.embed_sources(views.images, cameras)
 
-    def training_condition(self, sources: Sources, targets: Tensor, draw: Tensor) -> Condition:
-        """`condition`, without the parts that this model's training drops for draws [B · M] from [0, 1)."""
-        return self.condition(sources, targets)
+    def training_condition(self, sources: Sources, targets: Tensor, rows: Tensor, draw: Tensor) -> Condition:
+        """`condition` of some targets of one object, [M, 3], any of them several times: `rows` [K] says which.
+
+        Without the parts that this model's training drops for draws [K] from [0, 1).
+        """
+        return self.condition(sources, targets).rows(rows)
 
     def add_instance_volume(self, resolution: int) -> None:
         """Give tuning a place for what it learns of one object; a model that lifts nothing has none."""

@@ -205,11 +205,12 @@ class PublishedDiffusion(DiffusionModel):
         latent = sources.images[rows, nearest]
         return TokenCondition(targets.reshape(-1, 3), token.flatten(0, 1), latent.flatten(0, 1))
 
-    def training_condition(self, sources: Sources, targets: Tensor, draw: Tensor) -> TokenCondition:
-        """`condition` with what the original's training drops: below 10 % CLIP's embedding, before the projection,
-        which still sees T; from 5 to 15 % the latent."""
-        targets = targets[None] if targets.dim() == 2 else targets
-        draw = draw.to(targets.device)
+    def training_condition(self, sources: Sources, targets: Tensor, rows: Tensor, draw: Tensor) -> TokenCondition:
+        """`condition` of `targets[rows]` without what the original's training drops.
+
+        Below 10 % that is CLIP's embedding, before the projection, which still sees T; from 5 to 15 % the latent.
+        """
+        targets, draw = targets[rows], draw.to(targets.device)
         without = self.condition(replace(sources, features=torch.zeros_like(sources.features)), targets)
         condition = self.condition(sources, targets)
         embedding = draw < 2 * DROPPED

@@ -47,7 +47,7 @@ def test_training_drops_what_the_originals_does(model):
     sources = model.embed_sources(images, cameras)
     with torch.no_grad():
         whole = model.condition(sources, targets)
-        told = model.training_condition(sources, targets, torch.tensor([0.02, 0.07, 0.12, 0.5]))
+        told = model.training_condition(sources, targets[0], torch.arange(4), torch.tensor([0.02, 0.07, 0.12, 0.5]))
         pose = cam.relative_pose(cameras.expand(4, 3), targets[0])
         null = model.cc_projection(torch.cat([torch.zeros(4, TINY.context), pose], -1))
     torch.testing.assert_close(told.token, torch.cat([null[:2], whole.token[2:]]))
@@ -61,7 +61,9 @@ def test_tuning_draws_dropped_conditions(flat_model, monkeypatch):
     config = filled(OmegaConf.load(CONFIG).tuning, flat_model.tuning)
     draws = []
     monkeypatch.setattr(
-        flat_model, "training_condition", lambda s, t, draw: draws.append(draw) or flat_model.condition(s, t)
+        flat_model,
+        "training_condition",
+        lambda s, t, rows, draw: draws.append(draw) or flat_model.condition(s, t).rows(rows),
     )
     none = images[:0], cameras[:0]
     module = TestTimeTraining(flat_model, PoseTable(cameras), images, (images[None], cameras[None]), none, config, 0)

@@ -55,7 +55,7 @@ def predict(model, images, cameras, guidance_scale=1.0):
 
 
 def training_loss(model, sources, images, cameras, timesteps, noise, drop=None):
-    """The error of each target, images [B, M, 4, S, S] at cameras [B, M, 3], without conditions where `drop` says so."""
+    """The error of each target [B, M, 4, S, S] at cameras [B, M, 3], without conditions where `drop` says so."""
     condition = model.condition(sources, cameras)
     condition = condition if drop is None else condition.dropped(drop)
     return model.denoising_error(model.encode(images).flatten(0, 1).detach(), condition, timesteps, noise)
