@@ -10,8 +10,8 @@ from camerabooth.backbones.interface import Condition, DiffusionModel, Prepared
 from sap3d.field.synthesis import unexplained
 
 ENERGY_DRAWS = 4  # of noise, at each of the model's time steps
-# Of a model that judges by its clean estimates. Middle noise levels tell right configurations from wrong more often than
-# those near pure noise, but two views lack the sources for it (docs/CHOICES.md).
+# Of a model that judges by its clean estimates: middle noise levels tell right configurations from wrong more often
+# than those near pure noise, but two views lack the sources for it (docs/CHOICES.md).
 CHOICE_TIMESTEPS, CHOICE_TIMESTEPS_OF_TWO, CHOICE_DRAWS = [400, 500, 600], [700, 850, 999], 2
 # Moved cameras must lower the synthesis loss by this share. Where they lower it by less they have moved within what the
 # photos leave open, and mostly away from the truth (docs/CHOICES.md).
