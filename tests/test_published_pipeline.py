@@ -73,7 +73,7 @@ def test_published_weights_go_through_all_stages(root, monkeypatch):
     log = (scene.results / "run.log").read_text()
     assert "goes on from step" in log and log.count("up to date") == 1, "a killed tuning is resumed"
     results = json.loads((scene.results / "results.json").read_text())
-    assert results["options"][:2] == ["--backbone", "published"] and results["3d_psnr_mean"] > 5
+    assert results["options"][2:4] == ["--backbone", "published"] and results["3d_psnr_mean"] > 5
     settings = json.loads((scene.diffusion / "model/settings.json").read_text())
     assert settings["image_size"] == 32 and settings["dtype"] == "float32", "they travel with the tuned model"
     assert (scene.diffusion / "model/model_index.json").exists() and (scene.reconstruction / "mesh.glb").exists()
