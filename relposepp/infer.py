@@ -166,11 +166,11 @@ def main() -> None:
         hypotheses = published_hypotheses(sharp, elevation, config, device, arguments.seed)
     own = scene.photo_record.exists() if config.own_photos is None else config.own_photos
     lenses = read_fields_of_view(scene, config.fov)
-    attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
 
     def decided(kept: list[int], hypotheses: Tensor | None = None) -> Poses:
         chosen, held = [photos[view] for view in kept], None
         if own or config.fov is not None:
+            attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
             held = hold(attitude, chosen, lenses[0][kept], lenses[1])
         return decide(model, diffusion, chosen, config, arguments.seed, hypotheses, held)
 
