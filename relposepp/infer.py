@@ -158,11 +158,11 @@ def main() -> None:
     model, diffusion = load_models(config, device)
     own = scene.photo_record.exists() if config.own_photos is None else config.own_photos
     lenses = read_fields_of_view(scene, config.fov)
-    attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
 
     def decided(kept: list[int]) -> Poses:
         chosen, held, prediction = [photos[view] for view in kept], None, None
         if own or config.fov is not None:
+            attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
             held = hold(attitude, chosen, lenses[0][kept], lenses[1])
         if config.backbone == "published" and config.network and len(kept) > 1:
             embedded = model.predict(images[kept], config.joint_elevations)

@@ -58,13 +58,13 @@ def read_fields_of_view(scene: Scene, given: float | None = None) -> tuple[Tenso
     usual, whole = torch.full((scene.views,), cameras.FIELD_OF_VIEW), torch.ones(scene.views)
     try:
         record = json.loads(scene.photo_record.read_text())
-        views, known = record["views"][: scene.views], record.get(FOV_KNOWN) is True
-        if all(FOV in view and SHARE in view for view in views):  # else of a version that kept none
+        views, known = record.get("views", [])[: scene.views], record.get(FOV_KNOWN) is True
+        if len(views) == scene.views and all(FOV in view and SHARE in view for view in views):
             usual = torch.tensor([float(view[FOV]) for view in views]).deg2rad()
             whole = torch.tensor([float(view[SHARE]) for view in views])
     except FileNotFoundError:
         known = False
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{scene.photo_record}: not a record of photos ({error}); import them again") from error
     if given is None:
         return usual, known

@@ -21,9 +21,11 @@ from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from relposepp import descent, infer, verify
+from relposepp.attitude import Attitude
 from relposepp.model import ModelConfig, RelativePose, save_model
+from relposepp.train_attitude import save as save_attitude
 from sap3d.cameras import maths as cam
-from sap3d.cameras.poses import read_middles, read_pose_hypotheses
+from sap3d.cameras.poses import read_best_poses, read_pose_hypotheses
 from sap3d.errors import UserError
 from sap3d.field import synthesis
 from sap3d.images import read_on_white, to_uint8
@@ -58,6 +60,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     torch.manual_seed(0)
     save_model(RelativePose(ModelConfig(width=16, blocks=1)), root / "relposepp")
+    save_attitude(Attitude(), root / "relposepp")
     tiny_model().save_pretrained(root / "diffusion")
     mesh = make_toy(toy_seed(TOY))
     with pytest.MonkeyPatch.context() as patch:
@@ -94,8 +97,12 @@ def untrained(root: Path) -> list[str]:
     return [f"weights={root / 'relposepp'}", f"diffusion.checkpoint={root / 'diffusion'}"]
 
 
-def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
-    """Stages 1–3 in a fresh set of outputs; returns a hash for each file that they hand on."""
+def run_stages(monkeypatch, root: Path, views: int = 3, left_out: list[int] | None = None) -> dict[str, str]:
+    """Stages 1–3 in a fresh set of outputs; returns a hash for each file that they hand on.
+
+    Args:
+        left_out: views that stage 1 is taken to have found not to fit.
+    """
     monkeypatch.setenv("ROOT_DIR", str(root))
     scene = Scene("toy_demo", TOY, views)
     for folder in (scene.initial_poses.parent, scene.diffusion, scene.reconstruction):
@@ -103,6 +110,9 @@ def run_stages(monkeypatch, root: Path, views: int = 3) -> dict[str, str]:
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
     search = ["candidates=4", "hypotheses=2", "effort.rounds=1", "effort.children=2", "effort.beam=2"]
     run(monkeypatch, infer, *common, *untrained(root), *search)
+    if left_out:
+        found = json.loads(scene.initial_poses.read_text())
+        scene.initial_poses.write_text(json.dumps(found | {"left_out": left_out}))
     tuning = [
         "tuning.steps=2",
         "tuning.batch=2",
@@ -157,19 +167,27 @@ def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypa
         assert np.isfinite(results[key]), key
 
 
-def test_where_own_photos_show_the_middle_is_handed_on(root, monkeypatch):
+def test_own_photos_cameras_and_what_is_left_out_are_handed_on(root, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(root))
     scene = Scene("toy_demo", TOY, 3)
     scene.photo_record.write_text("{}")
     try:
-        run_stages(monkeypatch, root)
+        run_stages(monkeypatch, root, left_out=[1])
     finally:
         scene.photo_record.unlink()
     hypotheses, _ = read_pose_hypotheses(scene.initial_poses, 3)
-    middles = read_middles(scene.diffusion / "poses.json", 3)
-    assert hypotheses.shape[1:] == (3, 5) and middles.abs().max() > 0
-    assert any(torch.allclose(middles, hypothesis[:, 3:]) for hypothesis in hypotheses)
-    assert read_middles(scene.reconstruction / "poses.json", 3).abs().max() == 0
+    assert hypotheses.shape[1:] == (3, 7) and hypotheses[0, :, 3:].abs().min() > 0
+    tuned, _ = read_pose_hypotheses(scene.diffusion / "poses.json", 3)
+    placed, _ = read_pose_hypotheses(scene.reconstruction / "poses.json", 3)
+    for handed_on in (tuned, placed):
+        torch.testing.assert_close(handed_on[0, :, 6], hypotheses[0, :, 6])
+    torch.testing.assert_close(tuned[0, :, 3:5], hypotheses[0, :, 3:5])
+    torch.testing.assert_close(tuned[0, 1], hypotheses[0, 1])  # the left-out one stays where it was
+    assert not placed[0, :, 3:5].any()
+    for folder in (scene.diffusion, scene.reconstruction):
+        assert read_best_poses(folder / "poses.json", 3).shape == (2, 7)
+    interchange = json.loads((scene.reconstruction / "interchange/transforms.json").read_text())
+    assert len(interchange["frames"]) == 2
 
 
 def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path):

@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from dataset import training_views
-from relposepp import decide, train
-from relposepp.attitude import Attitude
+from relposepp import decide, train, train_attitude
+from relposepp.attitude import Attitude, load_attitude
 from relposepp.decide import estimate
 from relposepp.held import hold
 from relposepp.infer import (
@@ -142,6 +142,15 @@ def test_flags_override_the_config():
         apply_own_flags(config, parser.parse_args(["--hypotheses", "0"]))
 
 
+@pytest.mark.parametrize("fov", [0, 200, -60, "wide", True])
+def test_fields_of_view_that_no_lens_has_are_refused(fov):
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    config = OmegaConf.merge(OmegaConf.load(CONFIG), {"fov": fov})
+    with pytest.raises(UserError, match="--fov must be from 5 to 130 degrees"):
+        apply_own_flags(config, parser.parse_args([]))
+
+
 def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     monkeypatch.setattr(training_views, "OBJECTS_PER_SHARD", 2)
@@ -158,6 +167,11 @@ def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):
     curve = (tmp_path / "run/curve.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in curve] == ["step", "2", "3"]
     assert all(math.isfinite(float(value)) for value in curve[-1].split(","))
+    for name in ("OBJECTS", "TURNS", "VALIDATION"):
+        monkeypatch.setattr(train_attitude, name, 1)
+    shards = tuple(training_views.TrainingViews(tmp_path / "views", split) for split in ("train", "val"))
+    train_attitude.train(1e-4, shards, tmp_path / "weights", report=0.0)
+    assert load_attitude(tmp_path / "weights", torch.device("cpu"))(torch.zeros(1, 4, 32, 32)).isfinite().all()
     trained = load_model(tmp_path / "weights", torch.device("cpu"))
     assert trained.elevations[[0, -1]].rad2deg().tolist() == pytest.approx([-25, 90])
 

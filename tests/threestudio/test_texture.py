@@ -69,7 +69,7 @@ def test_unwrapping_keeps_the_surface():
 def test_a_ball_gets_the_colours_of_its_photos_where_they_see_it():
     mesh = bake(ball(), photos_of_ball(), CAMERAS, size=512)
     normals = mesh.triangles_center / np.linalg.norm(mesh.triangles_center, axis=1, keepdims=True)
-    elevation, azimuth, _ = CAMERAS.T.numpy()
+    elevation, azimuth, *_ = CAMERAS.T.numpy()
     eyes = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], -1)
     facing = (normals @ eyes.T).max(1)
     seen, hidden = np.flatnonzero(facing > 0.7), np.flatnonzero(facing < -0.1)
