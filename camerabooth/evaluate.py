@@ -37,7 +37,8 @@ from sap3d.views import read_images, read_poses
 
 SCANS8 = Path(__file__).parents[1] / "dataset/benchmarks/scans8.txt"
 SOURCES = (1, 2, 3, 5)
-TARGETS = 24  # test views an object
+TARGETS = 24  # test views an object …
+AT_ONCE = 4  # … of which so many are made together
 SIZE = 64  # pixels a side, at which views are compared
 TEMPERATURES = (0.5, 1.0)  # of the initial noise
 OFFSETS = torch.arange(-45, 45.1, 2.5)  # degrees of azimuth error
@@ -89,9 +90,9 @@ def evaluate_object(
     for count in SOURCES:
         generator, there = torch.Generator().manual_seed(0), targets.to(model.device)
         sources = model.embed_sources(images[:count].to(model.device), cameras[:count].to(model.device))
-        views = {"conditional mean": model.conditional_mean(sources, there, generator)}
+        views = {"conditional mean": sample(model, sources, there, generator, steps=0, batch=AT_ONCE)}
         for temperature in temperatures:
-            options = {"temperature": temperature, **sampling}
+            options = {"temperature": temperature, "batch": AT_ONCE, **sampling}
             views[f"samples, temperature {temperature}"] = sample(model, sources, there, generator, **options)
         views["nearest source"] = images[cam.sight_cosines(targets, cameras[:count]).argmax(1)]
         views["white"] = torch.ones_like(truth)

@@ -38,7 +38,15 @@ class PublishedSettings(Settings):
     guidance_scale: float = 3.0
     contrast: float = 1.0
     # LoRA's usual rate; trainable=full has the original's. A sample and voxels have no mean that is a view: no ghosts.
-    tuning: dict[str, Any] = field(default_factory=lambda: {"learning_rate": 1e-4, "synthesised": 0, "pure_noise": 0.0})
+    tuning: dict[str, Any] = field(
+        default_factory=lambda: {
+            "learning_rate": 1e-4,
+            "batch": 8,
+            "prior_batch": 4,
+            "synthesised": 0,
+            "pure_noise": 0.0,
+        }
+    )
     # SAP3D's (arXiv 2404.03652): the model takes one source at a time.
     sampling: dict[str, Any] = field(
         default_factory=lambda: {
