@@ -256,7 +256,7 @@ def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypa
 
     def tune(model, images, cameras, prior, field, config, *_):
         if (config.batch, config.prior_batch) != (4, 2):
-            model.encoder.layers[0].weight.data.fill_(float("nan"))
+            model.network.encoder.stem.weight.data.fill_(float("nan"))
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return cameras, cameras[None]
 

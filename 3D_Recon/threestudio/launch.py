@@ -36,7 +36,7 @@ from sap3d.runs.options import (
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
-OmegaConf.register_resolver("up_to_two", lambda views, few, more: few if views <= 2 else more)
+OmegaConf.register_resolver("up_to_two", lambda views, few, more: few if views <= 2 else more, replace=True)
 # Keys in field.safetensors, beside the geometry's.
 CORRECTIONS, SCALE, TURN, FLOOR = "corrections", "scale", "turn", "floor"
 

@@ -238,7 +238,7 @@ class Worker(threading.Thread):
         photos.mkdir()
         for index in job.chosen:
             with Image.open(job.cut(index)) as cut:
-                seen = known["photos"][index]["fov"]
+                seen = known["photos"][index].get("fov")
                 cut.save(photos / job.cut(index).name, **({"exif": lens_exif(seen, cut.size)} if seen else {}))
         command = ["sh", str(REPOSITORY / "run_pipeline.sh"), TYPE, OBJECT, str(len(job.chosen)), self.device]
         command += ["--input", str(photos)]

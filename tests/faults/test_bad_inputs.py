@@ -309,7 +309,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
     "cameras missing": (nothing, views("--cameras", "none.json"), "none.json"),
     "cameras without frames": (put("t.json", "{}"), views("--cameras", "t.json"), "t.json"),
     "cameras elsewhere": (
-        put("t.json", json.dumps({"h": 9, "fl_y": 9, "frames": [FRAME]})), views("--cameras", "t.json"), "t.json"),
+        put("t.json", json.dumps({"h": 9, "fl_y": 2, "frames": [FRAME]})), views("--cameras", "t.json"), "t.json"),
     # Photos to import.
     "no photos' folder": (gone("photos"), photos(), "photos"),
     "photos' folder empty": (lambda root: [p.unlink() for p in (root / "photos").iterdir()], photos(), "photos"),

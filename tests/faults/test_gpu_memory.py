@@ -57,7 +57,7 @@ def test_novel_views_are_made_in_halves_or_end_in_one_line(limit, tmp_path, monk
         "read_best_poses": lambda *_: cameras,
         "read_middles": lambda *_: torch.zeros(1, 2),
         "read_symmetry_order": lambda *_: 1,
-        "read_images": lambda _: [np.full((8, 8, 4), 255, np.uint8)],
+        "read_kept_images": lambda *_: [np.full((8, 8, 4), 255, np.uint8)],
         "VIEWS_AT_ONCE": 84,
     }
     for name, value in stand_ins.items():

@@ -211,7 +211,7 @@ class PublishedDiffusion(DiffusionModel):
         pose = cam.relative_pose(sources.cameras[rows, nearest], targets)
         token = self.cc_projection(torch.cat([sources.features[rows, nearest], pose], -1))
         latent = sources.images[rows, nearest]
-        return TokenCondition(targets.reshape(-1, 3), token.flatten(0, 1), latent.flatten(0, 1))
+        return TokenCondition(targets.flatten(0, 1), token.flatten(0, 1), latent.flatten(0, 1))
 
     def training_condition(self, sources: Sources, targets: Tensor, rows: Tensor, draw: Tensor) -> TokenCondition:
         """`condition` of `targets[rows]` without what the original's training drops.

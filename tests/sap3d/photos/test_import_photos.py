@@ -112,7 +112,7 @@ def test_an_object_at_the_side_looks_as_in_the_middle_where_the_lens_is_known():
         # The square's half angle: the spot is 0.12 wide to either side, with import's margin.
         assert share * width / 2 / focal == pytest.approx(1.68 * 0.12 / math.sqrt(1 - 0.12**2), rel=0.06)
     (middle, side), _ = import_photos.framed(pictures, [None] * 2)
-    assert proportions(side) > 1.03 * proportions(middle)  # the lens stretches it by 1 / cos 0.3
+    assert proportions(side) > 1.02 * proportions(middle)  # the lens stretches it by 1 / cos 0.3, pixels apart
 
 
 def test_unknown_lenses_are_those_of_photos_that_tell():

@@ -31,6 +31,9 @@ class RayBatch:
         return RayBatch(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
+BLANK = 1e-6  # density of drawing background
+
+
 class RayBatches:
     """A batch for every training step; the seed and the step alone decide what is drawn."""
 
@@ -38,9 +41,12 @@ class RayBatches:
         """Args: pyramid: image size → images [N, 4, S, S] of colour on white and alpha."""
         self.pyramid, self.sizes, self.rays, self.seed = pyramid, sizes, rays, seed
         # Half of the rays are drawn near the object, where there is something to learn: by its mask, widened. Of a
-        # thin object every pixel may be background for the most part, so it is drawn from as from a density.
+        # thin object every pixel may be background for the most part, so it is drawn from as from a density; of views
+        # that show nothing, from everywhere.
         self.near = {
-            size: F.max_pool2d(views[:, 3:4], 2 * (size // 32) + 1, 1, size // 32).flatten().double().cumsum(0)
+            size: (F.max_pool2d(views[:, 3:4], 2 * (size // 32) + 1, 1, size // 32).flatten().double() + BLANK).cumsum(
+                0
+            )
             for size, views in pyramid.items()
         }
 
