@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from camerabooth.backbones.settings import Settings
+from sap3d.cameras.maths import full_cameras
 
 TRAIN_TIMESTEPS = 1000
 
@@ -47,9 +48,11 @@ class Sources:
 
     def joined(self, other: "Sources") -> "Sources":
         """These views and the other's, of the same objects."""
-        names = ("images", "cameras", "features")
-        parts = (torch.cat([getattr(self, name), getattr(other, name)], 1) for name in names)
-        return type(self)(*parts, self.instance)
+        cameras = self.cameras, other.cameras
+        if self.cameras.shape[-1] != other.cameras.shape[-1]:
+            cameras = tuple(full_cameras(each) for each in cameras)
+        pairs = (self.images, other.images), cameras, (self.features, other.features)
+        return type(self)(*(torch.cat(pair, 1) for pair in pairs), self.instance)
 
 
 @dataclass
