@@ -81,6 +81,11 @@ def run(root: Path, command: list[str], device: str) -> dict[str, float]:
     return peaks
 
 
+def short(backbone: str) -> list[str]:
+    """Options that make every stage short; the model's are the published one's own."""
+    return [option for option in OPTIONS if backbone == "published" or not option.startswith("model.")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="ROOT_DIR")
@@ -97,7 +102,7 @@ def main() -> None:
     table = []
     for backbone in arguments.backbones:
         command = ["sh", "run_pipeline.sh", TYPE, OBJECT, str(arguments.views), arguments.device]
-        command += ["--backbone", backbone, *(OPTIONS if arguments.tiny else [])]
+        command += ["--backbone", backbone, *(short(backbone) if arguments.tiny else [])]
         peaks = run(root, command, arguments.device)
         seconds = {name: stage["seconds"] for name, stage in json.loads((results / "stages.json").read_text()).items()}
         rows = [(name, spent, peaks.get(name, 0.0)) for name, spent in seconds.items()]
