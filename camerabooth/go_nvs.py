@@ -70,8 +70,11 @@ def read_transforms(path: Path) -> Tensor:
 def novel_views(
     scene: Scene, folder: Path, config: DictConfig, device: torch.device, seed: int, targets: Tensor | None = None
 ) -> np.ndarray:
-    """Pictures by the tuned model in `folder`, uint8 [M, S, S, 3], at cameras [M, 3] or [M, 7]; by default the grid's
-    84."""
+    """Pictures by the tuned model in `folder`, uint8 [M, S, S, 3].
+
+    Args:
+        targets: cameras [M, 3] or [M, 7]; by default the grid's 84.
+    """
     seed_everything(seed)
     cameras = read_best_poses(folder / "poses.json", scene.views).to(device)
     model = load_model(folder / "model", device)

@@ -78,9 +78,8 @@ def hold(network: Attitude, photos: list[np.ndarray], fields_of_view: Tensor, kn
     """What is known of N photos, uint8 RGBA [S, S, 4].
 
     Args:
-        fields_of_view: of the photos, radians, [N]; where they are not `known`, they are right but for a common factor
-        of
-            focal lengths.
+        fields_of_view: of the photos, radians, [N].
+        known: whether they are right, or only but for a common factor of the focal lengths.
     """
     device = next(network.parameters()).device
     logits = network(to_tensor(photos, attitude.SIZE).to(device)).cpu()

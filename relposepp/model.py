@@ -202,8 +202,7 @@ class RelativePose(nn.Module):
     def elevation_evidence(
         self, views: Encoding, radius: Tensor, elevations: Tensor, fields_of_view: Tensor | None = None
     ) -> Tensor:
-        """Log-evidence of every pair for every two of E elevations: pair energies summed over azimuths, [N, N, E,
-        E]."""
+        """Log-evidence of each pair for every two of E elevations: energies summed over azimuths, [N, N, E, E]."""
         count, bins = len(radius), len(elevations)
         each = torch.arange(count, device=radius.device).repeat_interleave(bins)
         seen = None if fields_of_view is None else fields_of_view[each]

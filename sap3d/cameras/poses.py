@@ -138,9 +138,8 @@ class PoseTable(torch.nn.Module):
     """Cameras to be optimised: bounded elevations, radii and rolls, and a fixed azimuth (the gauge).
 
     Args:
-        cameras: where they start, (elevation, azimuth, radius) in radians, [N, 3], or with roll and field of view, [N,
-        7];
-            fields of view and principal points stay as they are.
+        cameras: where they start, (elevation, azimuth, radius) in radians, [N, 3], or [N, 7]; fields of view and
+            principal points stay as they are.
         anchored: whether view 0's azimuth is the fixed one, or else the views' mean. A field holds all views where they
             are, so beside one an anchored view 0 that is wrong stays wrong: all others would have to turn with it.
     """

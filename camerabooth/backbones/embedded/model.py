@@ -50,8 +50,8 @@ class LiftedSources(Sources):
 class EmbeddedDiffusion(DiffusionModel):
     """Novel views of an object from any number of posed source views, which are lifted into one volume in the world.
 
-    It denoises colour and foreground mask together, [4, S, S] in [−1, 1], and predicts v (arXiv 2202.00512) on a
-    schedule whose last step is pure noise (arXiv 2305.08891): there, one step gives the conditional mean.
+    The field's renders are its conditional mean. It denoises colour and foreground mask together, [4, S, S] in [−1, 1],
+    and predicts v (arXiv 2202.00512) on a schedule whose last step is pure noise (arXiv 2305.08891).
     """
 
     remembers = True
