@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from camerabooth.backbones.interface import load_model
+from camerabooth.go_nvs import VIEWS_AT_ONCE
 from camerabooth.pretrain import DEFAULTS, Trainer
 from camerabooth.sampling import sample
 from dataset.training_views import Batch
@@ -115,8 +116,8 @@ def main() -> None:
     images, cameras = random_views(1, SOURCES, model.image_size)
     sources = model.embed_sources(images[0, :SOURCES], cameras[0, :SOURCES])
     grid = evaluation_grid(cameras[0, 0])
-    for count in (1, 25):
-        draw = partial(sample, model, sources, grid, generator, steps=count)
+    for count in (0, 8):  # the conditional mean, and a sample
+        draw = partial(sample, model, sources, grid, generator, steps=count, batch=VIEWS_AT_ONCE)
         flops, calls = count_flops(draw), rate(draw, arguments.seconds)
         print(f"sampling, {count:2d} steps: {len(grid) * calls:.1f} views/s, {flops * calls:.0f} GFLOP/s, "
               f"{flops * calls / peak:.0%} of the peak")  # fmt: skip
