@@ -2,10 +2,10 @@
 
 import contextlib
 import math
+from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler
 
 from camerabooth.backbones.embedded import network, volume
@@ -13,7 +13,8 @@ from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from camerabooth.sampling import sample, source_probabilities
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
-from tests.tiny import tiny_model
+from tests import tiny
+from tests.tiny import some_cameras, tiny_model
 
 
 @pytest.fixture
@@ -24,14 +25,7 @@ def model(monkeypatch):
     return tiny_model(16)
 
 
-def smooth_images(count: int, size: int = 16) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return F.interpolate(torch.rand(count, 4, 4, 4, generator=generator), size=size, mode="bicubic").clamp(0, 1)
-
-
-def some_cameras(count: int) -> torch.Tensor:
-    index = torch.arange(count)
-    return torch.stack([0.2 + 0.1 * index, 0.9 * index, 1.6 + 0.1 * index], -1)
+smooth_images = partial(tiny.smooth_images, size=16)
 
 
 def predict(model, images, cameras, targets):

@@ -12,14 +12,8 @@ from camerabooth.backbones.published.networks import COMPONENTS
 from camerabooth.backbones.weights import model_folder
 from sap3d.errors import UserError
 from sap3d.files import write_json
-from tests.camerabooth.backbones.published.tiny import (
-    make_model,
-    predict,
-    smooth_images,
-    some_cameras,
-    trainable,
-    write_folder,
-)
+from tests.camerabooth.backbones.published.tiny import make_model, predict, trainable, write_folder
+from tests.tiny import smooth_images, some_cameras
 
 
 def test_converted_folder_loads_and_tuned_model_is_saved_merged(tmp_path, networks, checkpoint):

@@ -5,7 +5,8 @@ import torch
 from camerabooth.backbones.published.model import saliency
 from camerabooth.judge import leave_one_out
 from sap3d.cameras import maths as cam
-from tests.camerabooth.backbones.published.tiny import TINY, predict, smooth_images, some_cameras, training_loss
+from tests.camerabooth.backbones.published.tiny import TINY, predict, training_loss
+from tests.tiny import smooth_images, some_cameras
 
 
 def test_images_and_latents(model):

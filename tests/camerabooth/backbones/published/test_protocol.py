@@ -12,7 +12,8 @@ from camerabooth.tuning import TestTimeTraining
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
 from sap3d.runs.options import filled
-from tests.camerabooth.backbones.published.tiny import FLAT, TINY, make_model, smooth_images, some_cameras
+from tests.camerabooth.backbones.published.tiny import FLAT, TINY, make_model
+from tests.tiny import smooth_images, some_cameras
 
 
 @pytest.mark.parametrize("conditioning", ["joint", "stochastic"])

@@ -9,15 +9,8 @@ from torch import nn
 from camerabooth.backbones.published.lora import LoRA
 from camerabooth.backbones.published.networks import Architecture
 from sap3d.files import REPOSITORY
-from tests.camerabooth.backbones.published.tiny import (
-    TINY,
-    make_model,
-    predict,
-    smooth_images,
-    some_cameras,
-    trainable,
-    training_loss,
-)
+from tests.camerabooth.backbones.published.tiny import TINY, make_model, predict, trainable, training_loss
+from tests.tiny import smooth_images, some_cameras
 
 
 def test_lora_starts_as_identity_and_alone_is_trained():

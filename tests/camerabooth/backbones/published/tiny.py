@@ -1,7 +1,6 @@
 """Tiny networks of the published backbone, and what the tests show them."""
 
 import torch
-import torch.nn.functional as F
 
 from camerabooth.backbones.published.model import PublishedDiffusion, PublishedSettings
 from camerabooth.backbones.published.networks import Architecture, build_networks, write_networks
@@ -34,16 +33,6 @@ def trainable(model):
 def write_folder(folder, networks, states):
     folder.mkdir()
     write_networks(folder, networks, states)
-
-
-def smooth_images(count: int, size: int = 32) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return F.interpolate(torch.rand(count, 4, 4, 4, generator=generator), size=size, mode="bicubic").clamp(0, 1)
-
-
-def some_cameras(count: int) -> torch.Tensor:
-    index = torch.arange(count)
-    return torch.stack([0.2 + 0.1 * index, 0.9 * index, 1.6 + 0.1 * index], -1)
 
 
 def predict(model, images, cameras, guidance_scale=1.0):
