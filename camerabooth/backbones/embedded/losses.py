@@ -38,7 +38,7 @@ def denoising_losses(
     chosen = slice(sources, sources + config.denoised)
     images, cameras = photo_errors(batch.images[:, :sources], generator), batch.cameras[:, :sources]
     field = model(images, cameras)
-    told, view = guide(field, images * 2 - 1, cameras, batch.cameras[:, chosen], model.config.samples)
+    told, view = guide(field, batch.cameras[:, chosen], model.config.samples)
     losses = view_losses(view, batch.images[:, chosen], batch.depths[:, : config.denoised])
     latents = batch.images[:, chosen].flatten(0, 1) * 2 - 1
     count, device = len(latents), latents.device

@@ -113,7 +113,7 @@ class EmbeddedDiffusion(DiffusionModel):
         """Condition for target cameras [M, ≥ 3] (one object) or [B, M, ≥ 3]."""
         targets = targets[None] if targets.dim() == 2 else targets
         field, samples = self.lift(sources), self.network.config.samples
-        return guide(field, sources.images, sources.cameras, targets, samples)[0]
+        return guide(field, targets, samples)[0]
 
     def lift(self, sources: LiftedSources) -> Field:
         """The field of the sources, made when it is first asked for."""

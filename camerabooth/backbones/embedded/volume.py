@@ -1,7 +1,8 @@
 """A volume in the world: sources lifted once into a grid about the object, completed, and rendered to any target.
 
 Source features are looked up at every node of a coarse grid and fused over any number of sources; a 3-D U-Net fills in
-what no source saw and says density, colour and features on a finer grid, where it blends in the sources' own colours.
+what no source saw and says density, colour and features on a finer grid, and how much each source's own colours count
+at a point: `blended`.
 After GeNVS (arXiv 2304.02602), with the fusion of sources by mean and variance as in multi-view stereo.
 
 The grid's frame is the first source's: its azimuth is 0 there. Geometry is computed in float32, and only what
@@ -25,16 +26,18 @@ VARIANCES = 16  # feature channels whose variance over the sources enters the vo
 GEOMETRY = 8  # numbers that describe how a source sees a point, see `_sight`
 KEYS = 16  # channels in which a point's wish for a source and the source's view of it are compared
 BORDER = 0.1  # width of the ramp at a source image's border, in normalised image coordinates
-COLOUR_SIZE = 64  # side of the source images whose colours are blended in
 
 
 @dataclass
 class Field:
     """What is known of B objects: grids over the cube of half side SCENE_BOUND, cell-centred, indexed z, y, x."""
 
-    values: Tensor  # density before activation, colour in [0, 1] and features, [B, 1 + 3 + C, R, R, R]
+    density: Tensor  # before activation, [B, 1, R, R, R]
+    values: Tensor  # own colour in [0, 1], its logit beside the sources', features, [B, 3 + 1 + C, R, R, R]
     azimuth: Tensor  # of the first source, by which the grid's frame is turned against the world, [B]
     wish: Tensor  # how much each source is wished for at the nodes of the coarse grid, logits [B, N, G, G, G]
+    images: Tensor  # sources in [−1, 1], [B, N, 4, S, S]
+    cameras: Tensor  # theirs, in the grid's frame, [B, N, ≥ 3]
 
 
 class SourceEncoder(nn.Module):
@@ -142,10 +145,9 @@ class Volume(nn.Module):
             keys = self.key(sight).unflatten(2, (self.resolution,) * 3)
             wish = torch.einsum("bkzyx,bnzyxk->bnzyx", self.query(volume), keys)
         density, own, own_logit = raw.float().split([1, 3, 1], 1)
-        wish = wish.float()
-        colour = self._blend(images, cameras, wish, own_logit, own.sigmoid())
-        values = torch.cat([density, colour, extra.float()], 1)
-        return Field(values.contiguous(memory_format=torch.channels_last_3d), azimuth, wish)
+        values = torch.cat([own.sigmoid(), own_logit, extra.float()], 1)
+        values = values.contiguous(memory_format=torch.channels_last_3d)
+        return Field(density, values, azimuth, wish.float(), images, cameras)
 
     def _fuse(self, hidden: Tensor, colours: Tensor, sight: Tensor) -> Tensor:
         """Score-weighted mean and variance over the sources, what all silhouettes say, and where each point lies."""
@@ -181,18 +183,6 @@ class Volume(nn.Module):
         values = sample_grid(instance[None].expand(len(azimuth), -1, -1, -1, -1), world)
         return values.transpose(1, 2).unflatten(-1, (self.resolution,) * 3)
 
-    def _blend(self, images: Tensor, cameras: Tensor, wish: Tensor, own_logit: Tensor, own: Tensor) -> Tensor:
-        """The sources' colours and the network's own, weighted by a softmax over them, [B, 3, R, R, R]."""
-        fine = (2 * self.resolution,) * 3
-        small = F.interpolate(images[:, :, :3].flatten(0, 1), size=(COLOUR_SIZE,) * 2, mode="area", antialias=False)
-        pixels, _ = cam.project(cameras, grid_points(fine[0], cameras).expand(*cameras.shape[:2], -1, -1))
-        colours = look_up(small.unflatten(0, images.shape[:2]), pixels) / 2 + 0.5
-        within = inside(pixels).unflatten(-1, fine)
-        logits = F.interpolate(wish, size=fine, mode="trilinear", align_corners=False) + (within - 1) * 4
-        weights = torch.cat([logits, own_logit], 1).softmax(1)
-        blended = (weights[:, :-1, None] * colours.unflatten(-1, fine)).sum(1)
-        return blended + weights[:, -1:] * own
-
 
 def turned(cameras: Tensor, azimuth: Tensor) -> Tensor:
     """Cameras [B, N, ≥ 3] in a frame that is turned by azimuths [B] about z."""
@@ -212,6 +202,31 @@ def sample_grid(grid: Tensor, points: Tensor) -> Tensor:
     resolution = grid.shape[-1]
     # `grids.sample` counts from the centres of the outermost nodes.
     return grids.sample(grid, points * (resolution / (resolution - 1)))
+
+
+def blended(field: Field, points: Tensor, own: Tensor, own_logit: Tensor) -> Tensor:
+    """Colours at points of the grid's frame: the sources' and the network's own, weighted by a softmax over them.
+
+    Args:
+        points: [B, P, 3]; own: the network's colours there in [0, 1], [B, P, 3]; own_logit: [B, P, 1].
+
+    Returns:
+        [B, P, 3] in [0, 1].
+    """
+    pixels, logits = source_logits(field, points)
+    colours = look_up(field.images[:, :, :3], pixels) / 2 + 0.5
+    weights = torch.cat([logits, own_logit.transpose(1, 2)], 1).softmax(1)
+    return (weights[:, :-1, None] * colours).sum(1).transpose(1, 2) + weights[:, -1, :, None] * own
+
+
+def source_logits(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each source sees points [B, P, 3] of the grid's frame, and how much it is wished for there.
+
+    Returns:
+        Normalised image coordinates [B, N, P, 2], and logits [B, N, P], lower where a point is outside the image.
+    """
+    pixels, _ = cam.project(field.cameras, points[:, None].expand(-1, field.cameras.shape[1], -1, -1))
+    return pixels, sample_grid(field.wish, points).transpose(1, 2) + (inside(pixels) - 1) * 4
 
 
 def inside(pixels: Tensor) -> Tensor:

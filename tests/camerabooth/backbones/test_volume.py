@@ -39,12 +39,12 @@ def model() -> Reconstructor:
 
 
 def ball(radius: float, colour: tuple[float, float, float], resolution: int = 48) -> vol.Field:
-    """A dense ball about the origin."""
-    distance = vol.grid_points(resolution, torch.zeros(1)).norm(dim=-1)
-    density = ((radius - distance) * 400).clamp(-20, 30)
-    values = torch.stack([density, *(torch.full_like(density, c) for c in colour)])
-    grid = values.reshape(1, 4, resolution, resolution, resolution)
-    return vol.Field(grid, torch.zeros(1), torch.zeros(1, 2, 4, 4, 4))
+    """A dense ball about the origin, of a colour of its own, beside two black photos that nothing wishes for."""
+    side = (resolution,) * 3
+    density = ((radius - vol.grid_points(resolution, torch.zeros(1)).norm(dim=-1)) * 400).clamp(-20, 30)
+    values = torch.tensor([*colour, 30.0])[None, :, None, None, None].expand(1, -1, *side)
+    black, wish = torch.full((1, 2, 4, 8, 8), -1.0), torch.zeros(1, 2, 4, 4, 4)
+    return vol.Field(density.reshape(1, 1, *side), values, torch.zeros(1), wish, black, cameras((0, 0), (0, 90)))
 
 
 def test_a_ball_is_rendered_as_its_outline_and_depth():
@@ -59,15 +59,18 @@ def test_a_ball_is_rendered_as_its_outline_and_depth():
     assert view.image[0, 0, 0].tolist() == pytest.approx([1, 1, 1, 0], abs=1e-4)
 
 
-def test_compositing_has_the_derivatives_of_the_plain_formula():
-    generator = torch.Generator().manual_seed(0)
-    values = (torch.randn(3, 5, 6, dtype=torch.float64, generator=generator) * 3 + 3).requires_grad_()
-    spacing = (torch.rand(3, dtype=torch.float64, generator=generator) * 0.3 + 0.01).requires_grad_()
-    assert torch.autograd.gradcheck(rendering._Composite.apply, (values, spacing))
-    weights, rendered = rendering._Composite.apply(values, spacing)
-    expected, _ = rendering.grids.composite(rendering.grids.activate_density(values[..., 0]) * spacing[..., None])
-    torch.testing.assert_close(weights, expected)
-    torch.testing.assert_close(rendered, (expected[..., None] * values).sum(-2))
+def test_a_thin_sheet_has_the_colours_of_where_it_is():
+    """Whatever sample of a group is dense: colours are looked up there, not at the group's middle."""
+    resolution = 64
+    field = ball(0.4, (0.0, 0.0, 0.0), resolution)
+    planes = torch.linspace(0, 1, resolution)  # red grows along x, the axis that the camera looks along
+    field.values = field.values.clone()
+    field.values[:, 0] = planes
+    for plane in (20, 30, 41):
+        field.density = torch.full_like(field.density, -20.0)
+        field.density[..., plane] = 30.0
+        view = rendering.render(field, cameras((0, 0)), torch.zeros(1, 2), 64)
+        assert view.image[0, 0, 0, 0].item() == pytest.approx(planes[plane].item(), abs=0.6 / resolution)
 
 
 def test_pixel_positions_are_exact_under_autocast(model, monkeypatch):
@@ -77,10 +80,9 @@ def test_pixel_positions_are_exact_under_autocast(model, monkeypatch):
     these = cameras((10, 0), (40, 170), roll=0.2, view=35.0)
     with torch.no_grad():
         model(sources(2), these)
-    assert [pixels.shape[2] for pixels in asked] == [12**3, 12**3, 24**3]
-    for pixels, resolution in zip(asked, (12, 12, 24), strict=True):
-        points = vol.grid_points(resolution, these.double())
-        exact, _ = cam.project(these.double(), points.expand(1, 2, -1, -1))
+    assert [pixels.shape[2] for pixels in asked] == [12**3, 12**3]
+    exact, _ = cam.project(these.double(), vol.grid_points(12, these.double()).expand(1, 2, -1, -1))
+    for pixels in asked:
         assert (pixels - exact).abs().max().item() * 64 < 1e-3
 
 
@@ -124,12 +126,15 @@ def test_gradients_reach_the_cameras(model):
     assert these.grad[..., :3].abs().min() > 0 and target.grad[..., :3].abs().min() > 0
 
 
-def test_colours_come_from_the_source_that_is_wished_for(model):
+def test_colours_come_from_the_source_that_is_wished_for():
     """With all weight on the sources, a red and a blue photo mix to what the weights say."""
     red, blue = torch.tensor([1.0, -1, -1, 1]), torch.tensor([-1.0, -1, 1, 1])
-    images = torch.stack([red, blue])[None, :, :, None, None].expand(1, 2, 4, 32, 32)
-    wish = torch.zeros(1, 2, 12, 12, 12)
-    wish[:, 0] = math.log(3)
-    own_logit, own = torch.full((1, 1, 24, 24, 24), -30.0), torch.ones(1, 3, 24, 24, 24)
-    colours = model.volume._blend(images, cameras((0, 0), (0, 90)), wish, own_logit, own)
-    torch.testing.assert_close(colours[0, :, 12, 12, 12], torch.tensor([0.75, 0, 0.25]), atol=1e-5, rtol=0)
+    field = ball(0.4, (1.0, 1.0, 1.0))
+    field.images = torch.stack([red, blue])[None, :, :, None, None].expand(1, 2, 4, 32, 32)
+    field.wish = torch.tensor([math.log(3), 0.0])[None, :, None, None, None].expand(1, 2, 4, 4, 4)
+    points = torch.rand(1, 5, 3, generator=torch.Generator().manual_seed(0)) * 0.4 - 0.2
+    none, all_own = torch.full((1, 5, 1), -30.0), torch.full((1, 5, 1), 30.0)
+    own = torch.full((1, 5, 3), 0.4)
+    expected = torch.tensor([0.75, 0, 0.25]).expand(1, 5, 3)
+    torch.testing.assert_close(vol.blended(field, points, own, none), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vol.blended(field, points, own, all_own), own, atol=1e-5, rtol=0)
