@@ -1,6 +1,7 @@
 """Train the embedded model on toys and modelled objects.
 
     nice -n 10 python camerabooth/pretrain.py max_minutes=600            # goes on from the last checkpoint
+    python camerabooth/pretrain.py processes=2 threads=1                 # two cores: faster than two threads
     python camerabooth/pretrain.py device=0 workers=12 objects=32        # the same on a CUDA card
     python camerabooth/pretrain.py export=camerabooth/weights/embedded   # EMA weights → a model folder below ROOT_DIR
 
@@ -11,6 +12,7 @@ checkpoint, training begins from the weights in `start`, if that is given.
 import csv
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -39,7 +43,8 @@ DEFAULTS = {
     "output": "runs/camerabooth",
     "device": "cpu",
     "model": asdict(EmbeddedConfig()),
-    "objects": 4,  # a step
+    "processes": 1,  # that average their gradients: as many cards from `device` on, or processes on the CPU
+    "objects": 4,  # a step and process
     "targets": 4,  # of each object
     "rays": 768,  # of each target
     "source_counts": [0.3, 0.25, 0.2, 0.1, 0.15],  # probability of 1, 2, … source views
@@ -72,8 +77,9 @@ REFRESH = 200  # batches between looks for new shards
 class Trainer:
     """Model, its exponential moving average, optimiser and progress: everything a checkpoint holds."""
 
-    def __init__(self, config: DictConfig):
-        self.config, self.device = config, choose_device(str(config.device))
+    def __init__(self, config: DictConfig, rank: int = 0):
+        self.config = config
+        self.device = choose_device("cpu" if config.device == "cpu" else str(int(config.device) + rank))
         torch.manual_seed(config.seed)
         self.model = Reconstructor(EmbeddedConfig(**OmegaConf.to_container(config.model))).to(self.device)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -134,14 +140,28 @@ class Trainer:
         loss = loss + config.denoising_weight * losses.get("denoising", 0)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.average_gradients()
         if torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite():
             self.optimizer.step()
         self.step += 1
-        self.objects += len(batch.images)
+        self.objects += len(batch.images) * config.processes
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.model.state_dict().values()), 1 - decay)
         return {name: value.item() for name, value in losses.items()}
+
+    def average_gradients(self) -> None:
+        """Gradients become their means over the processes, and minutes the first's: all stay alike."""
+        if self.config.processes == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        minutes = torch.tensor([self.minutes if dist.get_rank() == 0 else 0.0], device=self.device)
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), minutes])
+        dist.all_reduce(flat)
+        *sums, minutes = flat.split([gradient.numel() for gradient in gradients] + [1])
+        for gradient, total in zip(gradients, sums, strict=True):
+            gradient.copy_(total.view_as(gradient) / self.config.processes)
+        self.minutes = minutes.item()
 
 
 @torch.no_grad()
@@ -180,15 +200,15 @@ def log_row(path: Path, row: dict[str, float]) -> None:
 
 
 class Batches(IterableDataset):
-    """Endless training batches, other ones in each worker; shards that appear meanwhile are picked up."""
+    """Endless training batches, other ones in each process and worker; shards that appear meanwhile are picked up."""
 
-    def __init__(self, folder: Path, config: DictConfig, step: int):
-        self.folder, self.config, self.step = folder, config, step
+    def __init__(self, folder: Path, config: DictConfig, step: int, rank: int = 0):
+        self.folder, self.config, self.step, self.rank = folder, config, step, rank
 
     def __iter__(self) -> Iterator[Batch]:
         config, worker = self.config, get_worker_info()
         data = TrainingViews(self.folder, "train")
-        rng = np.random.default_rng([config.seed, self.step, worker.id if worker else 0])
+        rng = np.random.default_rng([config.seed, self.step, self.rank, worker.id if worker else 0])
         for count in itertools.count(1):
             sources = 1 + rng.choice(len(config.source_counts), p=list(config.source_counts))
             yield data.batch(rng, config.objects, sources, config.targets)
@@ -196,38 +216,60 @@ class Batches(IterableDataset):
                 data.refresh()
 
 
-def train(config: DictConfig) -> Trainer:
-    """Train until the minutes are used up; a killed run goes on from its last checkpoint."""
+def train(config: DictConfig, rank: int = 0) -> Trainer:
+    """Train until the minutes are used up; a killed run goes on from its last checkpoint.
+
+    Args:
+        rank: which of `config.processes` this one is; the first writes the checkpoint and the curve.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
-    trainer = Trainer(config)
+    trainer = Trainer(config, rank)
     trainer.load()
     folder = root_dir() / config.data
     held_out = TrainingViews(folder, "val")
-    loader = DataLoader(Batches(folder, config, trainer.step), batch_size=None, num_workers=config.workers)
-    generator = torch.Generator().manual_seed(config.seed + trainer.step)
+    loader = DataLoader(Batches(folder, config, trainer.step, rank), batch_size=None, num_workers=config.workers)
+    generator = torch.Generator().manual_seed(config.seed + trainer.step + 10**6 * rank)
     losses, last = [], time.monotonic()
     saved = last
-    bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10)
+    bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10, disable=rank > 0)
     for batch in loader:
         if trainer.minutes >= config.max_minutes or (config.max_steps and trainer.step >= config.max_steps):
             break
-        losses.append(trainer.train_step(batch.to(trainer.device), generator))
-        bar.update()
         now = time.monotonic()
         trainer.minutes, last = trainer.minutes + (now - last) / 60, now
-        if now - saved > 60 * config.checkpoint_minutes:
+        losses.append(trainer.train_step(batch.to(trainer.device), generator))
+        bar.update()
+        if rank > 0:
+            continue
+        if time.monotonic() - saved > 60 * config.checkpoint_minutes:
             trainer.save()
-            saved = now
+            saved = time.monotonic()
         if trainer.step % config.validate_steps == 0:
-            row = {"step": trainer.step, "objects": trainer.objects, "minutes": round(trainer.minutes, 2)}
-            row |= {name: mean_loss(losses, name) for name in ("colour", "mask", "depth", "denoising")}
-            row |= validate(trainer.averaged_model(), held_out, trainer.device)
-            log_row(trainer.path.with_name("curve.csv"), row)
-            tqdm.write(str(row))
+            log_row(trainer.path.with_name("curve.csv"), curve_row(trainer, losses, held_out))
             losses, last = [], time.monotonic()
-    trainer.save()
+    if rank == 0:
+        trainer.save()
     return trainer
+
+
+def curve_row(trainer: Trainer, losses: list[dict[str, float]], held_out: TrainingViews) -> dict[str, float]:
+    """Where training stands: mean losses since the last row, and scores of the averaged model."""
+    row = {"step": trainer.step, "objects": trainer.objects, "minutes": round(trainer.minutes, 2)}
+    row |= {name: mean_loss(losses, name) for name in ("colour", "mask", "depth", "denoising")}
+    row |= validate(trainer.averaged_model(), held_out, trainer.device)
+    tqdm.write(str(row))
+    return row
+
+
+def train_in_process(rank: int, config: DictConfig, meeting: str) -> None:
+    """One of several processes, which find each other by the file `meeting`."""
+    backend = "gloo" if config.device == "cpu" else "nccl"
+    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=config.processes)
+    try:
+        train(config, rank)
+    finally:
+        dist.destroy_process_group()
 
 
 def main() -> None:
@@ -236,9 +278,12 @@ def main() -> None:
         trainer = Trainer(config)
         trainer.load()
         EmbeddedDiffusion(trainer.averaged_model()).save_pretrained(root_dir() / config.export)
+        print(f"{trainer.step} steps, {trainer.objects} objects, {trainer.minutes:.1f} minutes")
+    elif config.processes > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            mp.spawn(train_in_process, args=(config, str(Path(folder) / "meeting")), nprocs=config.processes)
     else:
-        trainer = train(config)
-    print(f"{trainer.step} steps, {trainer.objects} objects, {trainer.minutes:.1f} minutes")
+        train(config)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """Training of the embedded model: losses against hand-made cases, resumption, and that it learns."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 
 from camerabooth import pretrain
@@ -50,6 +54,30 @@ def test_a_killed_run_goes_on_from_its_checkpoint(root, tmp_path, monkeypatch):
     resumed.load()
     states = zip(second.optimizer.state.values(), resumed.optimizer.state.values(), strict=True)
     assert all(torch.equal(a["exp_avg"], b["exp_avg"]) for a, b in states)
+
+
+def train_together(rank, config, meeting, root):
+    os.environ["ROOT_DIR"] = root
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    trainer = pretrain.train(config, rank)
+    weights = torch.cat([value.flatten() for value in trainer.model.state_dict().values()])
+    both = [torch.empty_like(weights) for _ in range(2)]
+    dist.all_gather(both, weights)
+    assert torch.equal(*both) and trainer.objects == 8
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.full_like(parameter, 1.0 + rank)
+    trainer.minutes = 5.0 + rank
+    trainer.average_gradients()
+    assert all(torch.equal(p.grad, torch.full_like(p, 1.5)) for p in trainer.model.parameters())
+    assert trainer.minutes == 5.0
+    dist.destroy_process_group()
+
+
+def test_two_processes_average_their_gradients_and_stay_alike(root, tmp_path):
+    config = settings(output=str(tmp_path / "out"), processes=2, max_steps=2)
+    mp.spawn(train_together, args=(config, str(tmp_path / "meeting"), str(root)), nprocs=2)
+    assert torch.load(tmp_path / "out/checkpoint.pt", weights_only=True)["objects"] == 8
 
 
 def test_exported_weights_are_where_another_run_begins(root, tmp_path, monkeypatch):
