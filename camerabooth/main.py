@@ -22,10 +22,9 @@ from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel, load_model
 from camerabooth.backbones.weights import model_folder
-from camerabooth.instance_field import InstanceField
-from camerabooth.judge import Judged, errors_on_object, judge, seen_from_others
+from camerabooth.judge import Judged, judge, seen_from_others
 from camerabooth.regularisation import nearest_objects, regularisation_views
-from camerabooth.tuning import TestTimeTraining, synthesised_views
+from camerabooth.tuning import TestTimeTraining
 from sap3d import images as im
 from sap3d.cameras.framing import centre, upright
 from sap3d.cameras.maths import centred, principal_points, with_principal_points
@@ -50,8 +49,6 @@ from sap3d.scene import Scene
 from sap3d.views import read_kept_images
 
 CONFIG = Path(__file__).parent / "configs/sap3d.yaml"
-# From fewer photos what the object's own volume and voxels learn is wrong between them (docs/CHOICES.md).
-INSTANCE_VIEWS = 3
 
 
 def tune(
@@ -59,13 +56,11 @@ def tune(
     images: Tensor,
     cameras: Tensor,
     prior: list[int],
-    field: InstanceField | None,
     config: DictConfig,
     seed: int,
     folder: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Tune `model` in place on images [N, 4, S, S] at cameras [N, ≥ 3], on views of their field, and on the `prior`
-    objects of the pool.
+    """Tune `model` in place on images [N, 4, S, S] at cameras [N, ≥ 3], and on the `prior` objects of the pool.
 
     Returns:
         The refined cameras, and the cameras before every step and after the last, [steps + 1, N, ≥ 3].
@@ -77,10 +72,7 @@ def tune(
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size, cache=folder.parent / ".regularisation")
-    synthesised = synthesised_views(model, images, cameras, field, 0 if config.poses_only else config.synthesised, seed)
-    if config.instance_resolution and len(images) >= INSTANCE_VIEWS and not config.poses_only:
-        model.add_instance_volume(config.instance_resolution)
-    module = TestTimeTraining(model, poses, images, views, synthesised, config, seed)
+    module = TestTimeTraining(model, poses, images, views, config, seed)
     callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
     if config.ema:
         callbacks.append(TrainedAverage(config.ema))
@@ -97,6 +89,29 @@ def tune(
     )
     model.to(images.device).eval()  # Lightning leaves it on the CPU
     return poses.cameras().to(images.device), module.trajectory.cpu()
+
+
+def fit_object(
+    model: DiffusionModel,
+    images: Tensor,
+    cameras: Tensor,
+    order: int,
+    options: DictConfig,
+    seed: int,
+    held: bool = False,
+) -> Tensor:
+    """Let `model` learn what belongs to the object alone; from a single view there is nothing that it could be told by.
+
+    Args:
+        held: whether the cameras stay.
+
+    Returns:
+        The cameras [N, ≥ 3] as they fit best then.
+    """
+    if not model.remembers or not options.steps or len(images) * order == 1:
+        return cameras
+    chosen = OmegaConf.to_container(options) | ({"pose_rate": 0.0} if held else {})
+    return model.fit_instance(images, cameras, order, chosen, seed)
 
 
 def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
@@ -124,14 +139,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     if config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
-    # Of an object with a symmetry, one or two photos count once from each side that looks alike. More are tuned to as
-    # they are, and what leaves one out of their field leaves it out from all sides.
-    counted, left = (order, 1) if len(images) < INSTANCE_VIEWS else (1, order)
-    shown, shown_from = repeated(images, cameras, counted)
-    field, before = None, seen_from_others(model, images, cameras)
-    if len(shown) >= INSTANCE_VIEWS and (model.remembers or config.tuning.synthesised):
-        error = errors_on_object(before, images).mean()
-        field = InstanceField.fit(shown, shown_from, error, seed, left)
+    before = seen_from_others(model, images, cameras)
+    shown, shown_from = repeated(images, cameras, order)
 
     def tuned(batch: int) -> tuple[Tensor, Tensor]:
         nonlocal model
@@ -140,20 +149,21 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
             changes["prior_batch"] = max(1, config.tuning.prior_batch // 2)
             model = load_model(pretrained, device, **config.model)  # the first attempt may have changed it
         settings = OmegaConf.merge(config.tuning, changes)
-        return tune(model, shown, shown_from, prior, field, settings, seed, folder)
+        return tune(model, shown, shown_from, prior, settings, seed, folder)
 
     moved = halving(tuned, config.tuning.batch, "tuning.batch", device)
     refined, trajectory = (cameras[..., : len(images), :] for cameras in moved)  # other sides come last
     after = seen_from_others(model, images, refined)
+    remember = partial(fit_object, model, images, order=order, options=config.tuning.instance, seed=seed)
+    refined = remember(refined)
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     held = refined + (best.cameras - cameras)  # with the roll that was turned away
     judged["refined"] = examine(load_model(pretrained, device, **config.model), held)
-    kept = "refined" if judged["refined"].better_than(best) else kept
-    if field is not None and config.tuning.field and model.remembers:
-        if kept == "refined":
-            field = InstanceField.fit(*repeated(images, refined, counted), field.error, seed, left)
-        model.add_field(field)
+    if judged["refined"].better_than(best):
+        kept = "refined"
+    else:
+        remember(cameras, held=True)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
         imageio.imwrite(path, before_after(images, before, after))

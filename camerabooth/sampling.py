@@ -45,8 +45,7 @@ def sample(
     parts = [slice(start, start + batch) for start in range(0, len(targets), batch)]
     if steps == 0:
         bar = tqdm(parts, desc="novel views", leave=False, mininterval=1)
-        means = ((part, model.conditional_mean(sources, targets[part], generator)) for part in bar)
-        return torch.cat([model.recall(mean, targets[part]) for part, mean in means])
+        return torch.cat([model.conditional_mean(sources, targets[part], generator) for part in bar])
     if conditioning == "joint" or views == 1:
         choices = [sources]
         probabilities = torch.ones(len(targets), 1)
@@ -70,7 +69,7 @@ def sample(
         prediction = torch.cat(predictions)
         noise = torch.randn(shape, generator=generator).to(latents.device) if eta > 0 else None
         latents = model.scheduler.step(prediction, timestep, latents, eta=eta, variance_noise=noise).prev_sample
-    return torch.cat([model.recall(model.decode(latents[part]), targets[part]) for part in parts])
+    return torch.cat([model.decode(latents[part]) for part in parts])
 
 
 def sample_in_turn(

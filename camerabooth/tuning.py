@@ -1,13 +1,9 @@
 """Test-time training: the diffusion model and the pose table learn an object together (SAP3D, arXiv 2404.03652, §3.2).
 
-Each input view is denoised given others at the current poses; gradients reach the network, the cameras, and a volume
-of features in the world's frame that belongs to the object. Views between the inputs, to which voxels fitted to the
-inputs have contributed, are denoised given all inputs. Procedural objects with known cameras are denoised beside them,
-so that the model keeps what it knew (prior preservation, DreamBooth, arXiv 2208.12242).
+Each input view is denoised given others at the current poses; gradients reach the network and the cameras. Procedural
+objects with known cameras are denoised beside them, so that the model keeps what it knew (prior preservation,
+DreamBooth, arXiv 2208.12242).
 """
-
-import math
-from dataclasses import replace
 
 import pytorch_lightning as lightning
 import torch
@@ -15,10 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from camerabooth.backbones.interface import TRAIN_TIMESTEPS, DiffusionModel, Prepared, Sources
-from camerabooth.instance_field import InstanceField
 from camerabooth.judge import prepared_energies
-from camerabooth.sampling import sample
-from sap3d.cameras.maths import plain, wrap_angle
 from sap3d.cameras.poses import PoseTable
 from sap3d.runs.devices import step_generator
 
@@ -26,7 +19,6 @@ from sap3d.runs.devices import step_generator
 # what it can.
 HELD_OUT_TIMESTEPS = [650, 900]
 PRIOR_SOURCES = 3  # at most, of a procedural object
-SYNTHESISED_ELEVATIONS = (math.radians(-15), math.radians(60))
 
 
 class TestTimeTraining(lightning.LightningModule):
@@ -36,7 +28,6 @@ class TestTimeTraining(lightning.LightningModule):
         images: input views in [0, 1], [N, 4, S, S].
         poses: their cameras. Where they go is written into `trajectory`, [steps + 1, N, 3].
         regularisation: images [K, V, 4, S, S] and cameras [K, V, 3] of procedural objects.
-        synthesised: `synthesised_views`, images [V, 4, S, S] and cameras [V, 3]; V may be 0.
     """
 
     __test__ = False  # not a pytest class, whatever its name
@@ -47,7 +38,6 @@ class TestTimeTraining(lightning.LightningModule):
         poses: PoseTable,
         images: Tensor,
         regularisation: tuple[Tensor, Tensor],
-        synthesised: tuple[Tensor, Tensor],
         config: DictConfig,
         seed: int,
     ):
@@ -55,9 +45,7 @@ class TestTimeTraining(lightning.LightningModule):
         self.model, self.poses, self.config = model, poses, config
         with torch.no_grad():
             self.views, self.prior = model.prepare(images), model.prepare(regularisation[0])
-            self.synthesised = model.prepare(synthesised[0]) if len(synthesised[0]) else None
         self.register_buffer("prior_cameras", regularisation[1], persistent=False)
-        self.register_buffer("synthesised_cameras", synthesised[1], persistent=False)
         self.seed, self.generator = seed, step_generator(seed, 0)
         self.register_buffer("trajectory", poses.cameras().expand(config.steps + 1, -1, -1).clone())
         if config.poses_only:
@@ -65,12 +53,10 @@ class TestTimeTraining(lightning.LightningModule):
 
     def configure_optimizers(self):
         config = self.config
-        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        instance = [trained.pop("instance")] if "instance" in trained else []
+        trained = [value for value in self.model.parameters() if value.requires_grad]
         optimizer = torch.optim.AdamW(
             [
-                {"params": list(trained.values()), "lr": config.learning_rate},
-                {"params": instance, "lr": config.instance_learning_rate},
+                {"params": trained, "lr": config.learning_rate},
                 {"params": self.poses.parameters(), "lr": config.pose_learning_rate},
             ],
             weight_decay=0.0,
@@ -87,13 +73,11 @@ class TestTimeTraining(lightning.LightningModule):
     def training_step(self, _, step: int) -> Tensor:
         self.generator = step_generator(self.seed, step)
         loss = self._instance_loss()
-        synthesised, prior = loss.new_zeros(()), loss.new_zeros(())
-        if self.synthesised is not None:
-            synthesised = self._synthesised_loss()
+        prior = loss.new_zeros(())
         if self.config.prior_weight > 0 and not self.config.poses_only:
             prior = self._prior_loss()
-        self.log_dict({"loss": loss, "synthesised_loss": synthesised, "prior_loss": prior}, prog_bar=True)
-        return loss + self.config.synthesised_weight * synthesised + self.config.prior_weight * prior
+        self.log_dict({"loss": loss, "prior_loss": prior}, prog_bar=True)
+        return loss + self.config.prior_weight * prior
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leave out what is held: it is on disk already, and of a large model it is nearly everything."""
@@ -120,20 +104,13 @@ class TestTimeTraining(lightning.LightningModule):
         sources = self.model.embed(self.views[shown], cameras[shown])
         return self._denoising_loss(sources, self.views[hidden], cameras[hidden], self.config.batch)
 
-    def _synthesised_loss(self) -> Tensor:
-        """Denoise views between the inputs, given all inputs."""
-        rows = torch.randint(len(self.synthesised_cameras), (self.config.batch,), generator=self.generator)
-        # The voxels know only where the cameras were when they were fitted.
-        sources = self.model.embed(self.views, self.poses().detach())
-        return self._denoising_loss(sources, self.synthesised[rows], self.synthesised_cameras[rows], len(rows))
-
     def _prior_loss(self) -> Tensor:
         """Denoise views of a procedural object at its true cameras."""
         objects, views = self.prior_cameras.shape[:2]
         row = int(torch.randint(objects, (1,), generator=self.generator))
         shown, hidden = self._split(views, PRIOR_SOURCES)
         cameras, count = self.prior_cameras[row], self.config.prior_batch
-        sources = replace(self.model.embed(self.prior[row][shown], cameras[shown]), instance=None)
+        sources = self.model.embed(self.prior[row][shown], cameras[shown])
         hidden = hidden[:count]
         return self._denoising_loss(sources, self.prior[row][hidden], cameras[hidden], count)
 
@@ -154,35 +131,3 @@ class TestTimeTraining(lightning.LightningModule):
         noise = torch.randn(latents.shape, generator=self.generator)
         condition = self.model.training_condition(sources, cameras, rows, torch.rand(count, generator=self.generator))
         return self.model.denoising_error(latents, condition, timesteps.to(device), noise.to(device)).mean()
-
-
-@torch.no_grad()
-def synthesised_views(
-    model: DiffusionModel, images: Tensor, cameras: Tensor, field: InstanceField | None, count: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Views from all around, at the inputs' mean radius: half voxels fitted to the inputs, half the model's own.
-
-    Voxels are right where inputs agree and wrong where nothing was seen; the embedded model's mean is blurred
-    everywhere. Their errors have little in common, so their average is nearer to the truth than either, or not far from
-    the better one.
-
-    Args:
-        model: as pretrained.
-        images: input views in [0, 1], [N, 4, S, S]; cameras: [N, 3].
-        field: of the inputs; there is none, nor are there views, for one or two, whose voxels have no back.
-        count: how many.
-
-    Returns:
-        Images [count, 4, S, S] and cameras [count, 3].
-    """
-    if field is None or count == 0:
-        return images[:0], cameras[:0]
-    generator = torch.Generator().manual_seed(seed)
-    draw = torch.rand(count, 2, generator=generator)
-    low, high = SYNTHESISED_ELEVATIONS
-    elevation, azimuth = low + (high - low) * draw[:, 0], wrap_angle(2 * math.pi * draw[:, 1])
-    radius = plain(cameras)[:, 2].mean().cpu().expand(count)
-    targets = torch.stack([elevation, azimuth, radius], -1).to(cameras)
-    rendered = field.render(targets, model.image_size)
-    own = sample(model, model.embed_sources(images, cameras), targets, generator, **model.sampling, batch=8)
-    return (rendered + own) / 2, targets

@@ -98,7 +98,7 @@ class DiffusionModel(nn.Module):
 
     scheduler: DDIMScheduler
     settings: Settings
-    remembers = False  # whether `add_field` does anything: fitting voxels for it takes a while
+    remembers = False  # whether `fit_instance` does anything
 
     @property
     def device(self) -> torch.device:
@@ -137,15 +137,18 @@ class DiffusionModel(nn.Module):
         """
         return self.condition(sources, targets).rows(rows)
 
-    def add_instance_volume(self, resolution: int) -> None:
-        """Give tuning a place for what it learns of one object; a model that lifts nothing has none."""
+    def fit_instance(self, images: Tensor, cameras: Tensor, order: int, options: dict[str, Any], seed: int) -> Tensor:
+        """Learn what belongs to one object beside the weights, from all its photos; a model that lifts nothing cannot.
 
-    def add_field(self, field: nn.Module) -> None:
-        """Remember voxels of one object; a model whose latents are no pixels has none."""
+        Args:
+            images: views in [0, 1], [N, 4, S, S]; cameras: theirs, [N, ≥ 3].
+            order: of the object's symmetry (`sap3d.cameras.symmetry`).
+            options: `tuning.instance` of configs/sap3d.yaml.
 
-    def recall(self, views: Tensor, cameras: Tensor) -> Tensor:
-        """Views in [0, 1] at target cameras [B, 3], [B, 4, S, S], as what is remembered of the object changes them."""
-        return views
+        Returns:
+            The cameras as they fit best then, [N, ≥ 3].
+        """
+        return cameras
 
     def conditional_mean(self, sources: Sources, targets: Tensor, generator: torch.Generator) -> Tensor:
         """What is expected before anything is seen of the targets [M, 3] of one object, in [0, 1], [M, 4, S, S].

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from camerabooth.backbones.embedded.denoiser import Guide
 from camerabooth.backbones.embedded.guide import guide
+from camerabooth.backbones.embedded.instance import InstanceFit, fit_instance
 from camerabooth.backbones.embedded.network import EmbeddedConfig, Reconstructor, noise_schedule
 from camerabooth.backbones.embedded.rendering import render
 from camerabooth.backbones.embedded.volume import Field
 from camerabooth.backbones.interface import DiffusionModel, Sources
 from camerabooth.backbones.settings import Settings
-from camerabooth.instance_field import InstanceField
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder, save_tensors
@@ -35,7 +35,7 @@ SETTINGS = Settings(
     energy_timesteps=(),
     guidance_scale=1.0,
     contrast=2.0,
-    tuning={"learning_rate": 2e-4, "batch": 4, "prior_batch": 2, "synthesised": 0, "pure_noise": 0.3},
+    tuning={"learning_rate": 2e-4, "batch": 4, "prior_batch": 2, "pure_noise": 0.3},
     sampling={"steps": 0, "conditioning": "joint"},
 )
 
@@ -59,7 +59,6 @@ class EmbeddedDiffusion(DiffusionModel):
     def __init__(self, network: Reconstructor, settings: Settings = SETTINGS):
         super().__init__()
         self.network, self.settings = network, replace(settings, image_size=network.config.image_size)
-        self.field: InstanceField | None = None
         self.register_parameter("instance", None)
         self.scheduler = noise_schedule()
 
@@ -68,22 +67,16 @@ class EmbeddedDiffusion(DiffusionModel):
         """Side of the latents, here the images'."""
         return self.image_size
 
-    def add_instance_volume(self, resolution: int) -> None:
-        """Features in the world's frame, zero at first, that are added to the volume's."""
-        channels = self.network.config.volume_widths[0]
-        self.instance = nn.Parameter(torch.zeros(channels, *(resolution,) * 3, device=self.device))
-
-    def add_field(self, field: InstanceField) -> None:
-        """Let `recall` weigh voxels of the object against the network."""
-        self.field = field
-
-    def recall(self, views: Tensor, cameras: Tensor) -> Tensor:
-        """Views [B, 4, S, S] at cameras [B, 3] combined with the instance field, if there is one."""
-        return views if self.field is None else self.field.combine(views, cameras).clamp(0, 1)
+    def fit_instance(self, images: Tensor, cameras: Tensor, order: int, options: dict[str, Any], seed: int) -> Tensor:
+        """Learn features of one object; see `camerabooth.backbones.embedded.instance`."""
+        self.requires_grad_(False)
+        features, moved = fit_instance(self.network, images, cameras, order, InstanceFit(**options), seed)
+        self.instance = nn.Parameter(features, requires_grad=False)
+        return moved
 
     def forget_object(self) -> None:
-        """Drop the instance volume and the instance field."""
-        self.instance = self.field = None
+        """Drop the object's features."""
+        self.instance = None
 
     # Latents. The embedded model works on pixels, so these only change the range.
 
@@ -188,10 +181,7 @@ class EmbeddedDiffusion(DiffusionModel):
             model = cls(Reconstructor(EmbeddedConfig(**json.loads((folder / "config.json").read_text()))), settings)
             weights = load_file(folder / "model.safetensors")
             if "instance" in weights:
-                model.add_instance_volume(weights["instance"].shape[-1])
-            if "field.whole" in weights:
-                whole, partial = weights["field.whole"], weights["field.partial"]
-                model.add_field(InstanceField(whole.shape[-1], len(partial), partial.shape[-1]))
+                model.instance = nn.Parameter(torch.empty_like(weights["instance"], dtype=torch.float32))
             model.load_state_dict({name: value.float() for name, value in weights.items()})
         except Exception as error:
             raise UserError(f"{folder}: not a model of ours ({str(error).splitlines()[0]})") from error

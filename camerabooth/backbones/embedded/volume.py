@@ -29,6 +29,17 @@ BORDER = 0.1  # width of the ramp at a source image's border, in normalised imag
 
 
 @dataclass
+class Lifted:
+    """Sources of B objects, fused and completed."""
+
+    volume: Tensor  # what the U-Net says at the nodes of the coarse grid, [B, C, G, G, G]
+    keys: Tensor  # how each source sees these, to be compared with what is wished for there, [B, N, G, G, G, KEYS]
+    azimuth: Tensor  # of the first source, by which the grid's frame is turned against the world, [B]
+    images: Tensor  # sources in [−1, 1], [B, N, 4, S, S]
+    cameras: Tensor  # theirs, in the grid's frame, [B, N, ≥ 3]
+
+
+@dataclass
 class Field:
     """What is known of B objects: grids over the cube of half side SCENE_BOUND, cell-centred, indexed z, y, x."""
 
@@ -121,15 +132,16 @@ class Volume(nn.Module):
         with_features: bool = True,
         instance: Tensor | None = None,
     ) -> Field:
-        """Fuse and complete.
+        """Fuse, complete and say what is there: `lift`, then `field`.
 
         Args:
             images: sources in [−1, 1], [B, N, 4, S, S]; cameras: theirs, [B, N, ≥ 3].
             features: of the sources, [B, N, C, s, s].
-            with_features: whether the field has more than density and colour.
-            instance: what else is known of the object, in the world's frame, [widths[0], R, R, R]; it is added to what
-                the U-Net says.
         """
+        return self.field(self.lift(images, cameras, features), with_features, instance)
+
+    def lift(self, images: Tensor, cameras: Tensor, features: Tensor) -> Lifted:
+        """Fuse what the sources show at each node, and complete it."""
         azimuth = cameras[:, 0, 1]
         cameras = turned(cameras, azimuth)
         pixels, sight = _sight(cameras, grid_points(self.resolution, cameras))
@@ -137,17 +149,29 @@ class Volume(nn.Module):
         with autocast(images.device):
             hidden = F.silu(looked_up + self.geometry(sight).transpose(-1, -2))
             volume = self.unet(self._fuse(hidden, colours, sight))
+            keys = self.key(sight).unflatten(2, (self.resolution,) * 3)
+        return Lifted(volume, keys, azimuth, images, cameras)
+
+    def field(self, lifted: Lifted, with_features: bool = True, instance: Tensor | None = None) -> Field:
+        """What is where.
+
+        Args:
+            with_features: whether the field has more than density and colour.
+            instance: what else is known of the object, in the world's frame, [widths[0], R, R, R]; it is added to what
+                the U-Net says.
+        """
+        volume = lifted.volume
+        with autocast(volume.device):
             if instance is not None:
-                volume = volume + self._in_grid_frame(instance, azimuth)
+                volume = volume + self._in_grid_frame(instance, lifted.azimuth)
             heads = F.silu(self.head_norm(volume))
             raw = _shuffle(self.head(heads))
             extra = _shuffle(self.feature_head(heads)) if with_features else raw[:, :0]
-            keys = self.key(sight).unflatten(2, (self.resolution,) * 3)
-            wish = torch.einsum("bkzyx,bnzyxk->bnzyx", self.query(volume), keys)
+            wish = torch.einsum("bkzyx,bnzyxk->bnzyx", self.query(volume), lifted.keys)
         density, own, own_logit = raw.float().split([1, 3, 1], 1)
         values = torch.cat([own.sigmoid(), own_logit, extra.float()], 1)
         values = values.contiguous(memory_format=torch.channels_last_3d)
-        return Field(density, values, azimuth, wish.float(), images, cameras)
+        return Field(density, values, lifted.azimuth, wish.float(), lifted.images, lifted.cameras)
 
     def _fuse(self, hidden: Tensor, colours: Tensor, sight: Tensor) -> Tensor:
         """Score-weighted mean and variance over the sources, what all silhouettes say, and where each point lies."""

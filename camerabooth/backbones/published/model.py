@@ -37,13 +37,12 @@ class PublishedSettings(Settings):
     energy_timesteps: tuple[int, ...] = (200, 350, 500)
     guidance_scale: float = 3.0
     contrast: float = 1.0
-    # LoRA's usual rate; trainable=full has the original's. A sample and voxels have no mean that is a view: no ghosts.
+    # LoRA's usual rate; trainable=full has the original's.
     tuning: dict[str, Any] = field(
         default_factory=lambda: {
             "learning_rate": 1e-4,
             "batch": 8,
             "prior_batch": 4,
-            "synthesised": 0,
             "pure_noise": 0.0,
         }
     )

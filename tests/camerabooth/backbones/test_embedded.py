@@ -177,7 +177,7 @@ def test_the_instance_volume_lies_in_the_worlds_frame(model):
 def test_an_instance_volume_of_zeros_changes_nothing(model):
     images, cameras, targets = smooth_images(2), some_cameras(2), some_cameras(4)[2:]
     before = predict(model, images, cameras, targets)
-    model.add_instance_volume(4)
+    model.instance = torch.nn.Parameter(torch.zeros(8, 4, 4, 4))
     torch.testing.assert_close(predict(model, images, cameras, targets), before)
     with torch.no_grad():
         model.instance += 1
@@ -187,8 +187,7 @@ def test_an_instance_volume_of_zeros_changes_nothing(model):
 @pytest.mark.parametrize("tuned", [False, True])
 def test_save_and_load(model, tmp_path, tuned):
     if tuned:
-        model.add_instance_volume(4)
-        torch.nn.init.normal_(model.instance)
+        model.instance = torch.nn.Parameter(torch.randn(8, 4, 4, 4))
     model.save_pretrained(tmp_path / "model")
     loaded = EmbeddedDiffusion.from_pretrained(tmp_path / "model")
     assert loaded.image_size == 16
