@@ -115,7 +115,7 @@ def fit_object(
 
 
 def before_after(inputs: Tensor, before: Tensor, after: Tensor) -> torch.Tensor:
-    """Rows: inputs, each view predicted from the others before tuning, and after; uint8 [H, W, 3]."""
+    """Rows: inputs, and each as the model makes it of the others' colours before tuning, and after; uint8 [H, W, 3]."""
     rows = torch.cat([inputs, before, after])[:, :3].permute(0, 2, 3, 1)
     return im.sheet(im.to_uint8(rows), columns=len(inputs))
 
@@ -136,7 +136,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     best = judged[kept]
     images, cameras = upright(photos, best.cameras, model.image_size)
     prior = list(range(config.tuning.prior_objects))
-    if config.tuning.prior_nearest:
+    if config.tuning.steps and config.tuning.prior_nearest:
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
     before = seen_from_others(model, images, cameras)
@@ -153,7 +153,6 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
 
     moved = halving(tuned, config.tuning.batch, "tuning.batch", device)
     refined, trajectory = (cameras[..., : len(images), :] for cameras in moved)  # other sides come last
-    after = seen_from_others(model, images, refined)
     remember = partial(fit_object, model, images, order=order, options=config.tuning.instance, seed=seed)
     refined = remember(refined)
 
@@ -164,6 +163,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
         kept = "refined"
     else:
         remember(cameras, held=True)
+    after = seen_from_others(model, images, refined if kept == "refined" else cameras)
     model.save_pretrained(folder / "model")
     with atomic_file(folder / "before_after.png") as path:
         imageio.imwrite(path, before_after(images, before, after))

@@ -118,6 +118,7 @@ def run_stages(monkeypatch, root: Path, views: int = 3, left_out: list[int] | No
         "tuning.prior_batch=1",
         "tuning.prior_objects=2",
         "tuning.prior_nearest=false",
+        "tuning.instance.steps=2",
     ]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
     run(monkeypatch, go_nvs, *common, "novel_views.steps=2")
@@ -195,7 +196,7 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     run(monkeypatch, infer, *common, *untrained(root), "verify=false")
     (tmp_path / "list.txt").write_text(f"toy_demo {TOY}\n")
     tiny = [f"checkpoint={root / 'diffusion'}", "tuning.steps=2", "tuning.batch=2", "tuning.prior_objects=1"]
-    tiny.append("tuning.prior_nearest=false")
+    tiny += ["tuning.prior_nearest=false", "tuning.instance.steps=2"]
     tuned, tune = [], main.tune
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
 
@@ -210,7 +211,7 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     rows = [objects[f"toy_demo/{TOY}"] for objects in table.values()]
     assert rows[0]["psnr"] != rows[1]["psnr"] and rows[0]["stage2"] == rows[1]["stage2"]
     assert ablations("full", "without tuning")["full"] == table["full"]
-    assert len(tuned) == 2 and tuned[1][5].steps == 0
+    assert len(tuned) == 2 and tuned[1][4].steps == 0
 
 
 def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
@@ -253,7 +254,7 @@ def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypa
     common = ["--type", "toy_demo", "--object", TOY, "--views", "1", "--device", "cpu"]
     run(monkeypatch, infer, *common, *untrained(root), "verify=false")
 
-    def tune(model, images, cameras, prior, field, config, *_):
+    def tune(model, images, cameras, prior, config, *_):
         if (config.batch, config.prior_batch) != (4, 2):
             model.network.encoder.stem.weight.data.fill_(float("nan"))
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -289,24 +290,22 @@ def test_one_view_is_enough(root, monkeypatch):
     ],
 )
 def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatch, views, option, taken):
-    """Stage 1 finds it, stage 2 tunes to one or two from both sides, shows any so to the model, and hands it on."""
+    """Stage 1 finds it, stage 2 tunes to them from both sides, shows them so to the model, and hands it on."""
     monkeypatch.setenv("ROOT_DIR", str(root))
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
     run(monkeypatch, infer, *common, *untrained(root), "verify=false", option)
     tuned, shown, tune, embed = [], [], main.tune, EmbeddedDiffusion.embed_sources
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
     tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=1"]
-    tuning += ["tuning.prior_nearest=false"]
+    tuning += ["tuning.prior_nearest=false", "tuning.instance.steps=2"]
     run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
     scene = Scene("toy_demo", TOY, views)
     decided, poses = (json.loads(path.read_text()) for path in (scene.initial_poses, scene.diffusion / "poses.json"))
     assert decided["symmetry"]["order"] == poses["symmetry"]["order"] == 1 + taken
     assert abs(decided["symmetry"].get("excess", 0)) < 1
     assert len(poses["hypotheses"][0]["cameras"]) == views
-    model, images, cameras, _, field, *_ = tuned[0]
-    # Three are tuned to as they are, and their field is fitted to both sides.
-    assert len(images) == len(cameras) == (views if views > 2 else views * (1 + taken))
-    assert (field is not None) == (len(images) > 2)
+    _, images, cameras, *_ = tuned[0]
+    assert len(images) == len(cameras) == views * (1 + taken)
 
     monkeypatch.setattr(
         EmbeddedDiffusion, "embed_sources", lambda *arguments: (shown.append(arguments), embed(*arguments))[1]

@@ -35,7 +35,7 @@ SETTINGS = Settings(
     energy_timesteps=(),
     guidance_scale=1.0,
     contrast=2.0,
-    tuning={"learning_rate": 2e-4, "batch": 4, "prior_batch": 2, "pure_noise": 0.3},
+    tuning={"steps": 0, "learning_rate": 2e-4, "batch": 4, "prior_batch": 2, "pure_noise": 0.3},
     sampling={"steps": 0, "conditioning": "joint"},
 )
 

@@ -40,6 +40,7 @@ class PublishedSettings(Settings):
     # LoRA's usual rate; trainable=full has the original's.
     tuning: dict[str, Any] = field(
         default_factory=lambda: {
+            "steps": 60,
             "learning_rate": 1e-4,
             "batch": 8,
             "prior_batch": 4,
