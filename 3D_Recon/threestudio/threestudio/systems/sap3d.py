@@ -79,6 +79,7 @@ class SAP3D(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.batches.to(self.device)
+        self.renderer.occupancy = self.renderer.occupancy.to(self.device)  # of a checkpoint
         expects = ever(self.config.expected_weight)
         if expects or ever(self.config.guidance_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
@@ -150,7 +151,7 @@ class SAP3D(pl.LightningModule):
         At 64×64 what rays through the pixels' middles miss of fine print is more than cameras 2° off cost.
         """
         photos = self._ideal_photos(size).permute(0, 2, 3, 1)
-        images = [self.renderer.image(camera.to(self.device), size) for camera in cameras]
+        images = [self.renderer.image(camera, size) for camera in cameras]
         renders = torch.stack([torch.cat([image.color, image.opacity[..., None]], -1) for image in images])
         return F.mse_loss(renders.cpu(), photos).item()
 
