@@ -187,7 +187,7 @@ def ran(lines: list[str]) -> list[str]:
     for line in lines:
         if line.startswith("["):
             found.append(line.split()[1])
-        elif line.strip() == "up to date":
+        elif line.strip() == "up to date" or line.strip().startswith("left as it is"):
             found.pop()
     return found
 
@@ -213,6 +213,19 @@ def test_the_pipeline_runs_what_is_stale_and_nothing_else(pipeline):
     assert ran(pipeline("--force")) == ALL
     (pipeline.folder / "dataset/data/train/T/o/images/000.png").write_text("another photo")
     assert ran(pipeline()) == ALL
+
+
+def test_from_leaves_what_was_made_by_hand(pipeline):
+    pipeline()
+    model = pipeline.folder / "camerabooth/experiments_nvs/T/o_view_1/model"
+    model.write_text("by hand")
+    lines = pipeline("--from", "novel_views")
+    assert ran(lines) == ["data", "novel_views", "reconstruction", "evaluation"]
+    assert f"      left as it is: {model.relative_to(pipeline.folder)} has changed" in lines
+    assert model.read_text() == "by hand"
+    assert "tuning" in ran(pipeline("--from", "novel_views", "tuning.steps=7")), "of other options"
+    model.write_text("by hand")
+    assert "tuning" in ran(pipeline()) and model.read_text() != "by hand"
 
 
 def test_stages_number_gpus_as_nvidia_smi_does(pipeline):
