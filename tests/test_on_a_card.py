@@ -96,6 +96,9 @@ def test_stage_3_stays_there_to_its_last_picture(tmp_path, monkeypatch):
         losses["symmetry"] = system.symmetry_loss(batch, 0, generator)
         losses["expected"] = system.expected_loss(0, generator)
         losses["guidance"] = system.distill(0, step_generator(0, 0))
+        read = system.guidance.prepared
+        losses["guidance"] = system.distill(1, step_generator(0, 1))
+        assert system.guidance.prepared is read, "photos are encoded once"
         sum(losses.values()).backward()
         assert system.poses.offsets.grad.any() and system.geometry.values.grad.any()
 
