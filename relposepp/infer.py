@@ -105,11 +105,11 @@ def evidence_of(poses: Poses) -> dict[str, object]:
     }
 
 
-def find_outliers(poses: Poses, photos: list[np.ndarray]) -> tuple[list[int], dict[str, object]]:
+def find_outliers(poses: Poses, photos: list[np.ndarray], device: torch.device) -> tuple[list[int], dict[str, object]]:
     """The photos that do not fit the rest, the worst first, and what poses.json says of it."""
     cameras = poses.cameras[0]
     moved = image_io.to_tensor(centre(photos, principal_points(cameras)), LEVEL.size)
-    fall, unseen = leave_each_out(moved, centred(cameras))
+    fall, unseen = leave_each_out(moved.to(device), centred(cameras).to(device))
     named = outliers(fall, unseen)
     return named, {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
 
@@ -182,7 +182,7 @@ def main() -> None:
     kept, said = list(range(scene.views)), {}
     first = poses = decided(kept)
     if own and scene.views >= FEWEST:
-        named, said = find_outliers(first, photos)
+        named, said = find_outliers(first, photos, device)
         for view in named:
             dropped = ", and is left out" if config.drop_outliers else " (--drop-outliers leaves it out)"
             print(f"photo {view} does not fit the others{dropped}", flush=True)

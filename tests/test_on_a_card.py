@@ -1,16 +1,19 @@
 """The hot path on a device that is pretended (tests/pretend.py), in whose place a GPU would be."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
 import launch
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from camerabooth import main
 from camerabooth.judge import leave_one_out, seen_from_others
+from relposepp import infer, outliers
 from relposepp.model import Prediction
 from relposepp.published import PublishedRelPose
 from relposepp.published_poses import Effort, predict_published
@@ -75,6 +78,16 @@ def test_relposepp_searches_where_it_is():
         found = predict_published(network.to(device), images, crops, embedded, effort, 0)
         likely = found.log_probabilities(found.configurations)
     assert {each.device.type for each in (found.azimuths, found.configurations, likely)} == {"cpu"}
+
+
+def test_outliers_are_looked_for_where_all_else_is(monkeypatch):
+    monkeypatch.setattr(outliers, "LEVEL", replace(outliers.LEVEL, steps=1))
+    fitted, fit = [], outliers.joint_fit
+    monkeypatch.setattr(outliers, "joint_fit", lambda images, *a, **k: fitted.append(images) or fit(images, *a, **k))
+    photos = [np.full((32, 32, 4), 100 + 20 * view, np.uint8) for view in range(4)]
+    with pretended() as device:
+        found = infer.find_outliers(SimpleNamespace(cameras=some_cameras(4)[None]), photos, device)
+    assert fitted[0].device == DEVICE and len(found[1]["outliers"]["fall"]) == 4
 
 
 def test_stage_3_stays_there_to_its_last_picture(tmp_path, monkeypatch):
