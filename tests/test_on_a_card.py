@@ -27,6 +27,8 @@ from tests.threestudio.test_launch import CAMERAS, config, make_scene
 from tests.tiny import smooth_images, some_cameras
 from threestudio.models.exporters import pictures
 
+SHORT = {"steps": 2, "guidance_scale": 3.0, "eta": 1.0, "conditioning": "stochastic"}
+
 
 def test_what_is_pretended_raises_where_devices_mix():
     with pretended() as device:
@@ -44,7 +46,7 @@ def test_what_is_pretended_raises_where_devices_mix():
 
 
 def test_a_published_model_is_judged_and_tuned_where_it_is(tmp_path, monkeypatch):
-    model, prior = make_model(FLAT, image_size=16), (smooth_images(3, 16)[None], some_cameras(3)[None])
+    model, prior = make_model(FLAT, image_size=16, sampling=SHORT), (smooth_images(3, 16)[None], some_cameras(3)[None])
     monkeypatch.setattr(main, "regularisation_views", lambda *_, **__: prior)
     settings = filled(OmegaConf.load(main.CONFIG).tuning, model.tuning)
     settings = OmegaConf.merge(settings, {"steps": 1, "batch": 2, "prior_batch": 1})
@@ -94,9 +96,7 @@ def test_stage_3_stays_there_to_its_last_picture(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     scene = make_scene(tmp_path, CAMERAS)
     write_poses(scene.diffusion / "poses.json", CAMERAS[None], [0.0], symmetry={"order": 2})
-    make_model(FLAT, image_size=16, sampling={"steps": 2, "conditioning": "stochastic"}).save_pretrained(
-        scene.diffusion / "model"
-    )
+    make_model(FLAT, image_size=16, sampling=SHORT).save_pretrained(scene.diffusion / "model")
     few = ["data.rays=64", "system.geometry.resolution=[[0,8]]", "system.expected_weight=1", "system.floor_spare=0.5"]
     few += ["pictures.size=16", "pictures.frames=2", "mesh.density=0.1", "system.corrections.exposure=0.1"]
     options = config(3, *few, "system.symmetry_rays=16", "mesh.texture_size=32")
