@@ -7,7 +7,8 @@
 # Any option of a stage:            sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 tuning.steps=240
 #
 # What is up to date is not run again (sap3d/runs/stages.py): --force runs all, --from STAGE that stage (poses, tuning,
-# novel_views, reconstruction) and those after it, --dry-run says what would run and why.
+# novel_views, reconstruction) and those after it, and leaves results before it that were made by hand; --dry-run says
+# what would run and why.
 #
 # Environment: ROOT_DIR, where data and outputs live (default: this folder); SEED (default 0).
 set -eu
@@ -140,9 +141,10 @@ stage() { # stage NAME COMMAND...: run it under a header unless it is up to date
     shift
     step=$((step + 1))
     echo "[$step/6] $name"
-    [ "$name" != "$from" ] || force=--force
+    [ "$name" != "$from" ] || force=--force from=
+    leave=${from:+--leave}
     start=$(date +%s) status=0
-    "$python" -m sap3d.runs.stages run "$name" $scene $force $dry_run $after -- "$@" || status=$?
+    "$python" -m sap3d.runs.stages run "$name" $scene $force $leave $dry_run $after -- "$@" || status=$?
     if [ "$dry_run" ] && [ $status -eq 3 ]; then
         after="--after $name"
     elif [ $status -ne 0 ]; then

@@ -88,6 +88,12 @@ def decide(
     return replace(poses, cameras=cameras, considered=considered, symmetry=symmetry)
 
 
+def seen_by(model: RelativePose, images: Tensor, config: DictConfig, held: Held | None) -> Prediction:
+    """What the model says of views; arguments as of `estimate`."""
+    own = (images, None, None) if held is None else (held.views, held.elevations, held.fields_of_view)
+    return model.predict(own[0], config.joint_elevations, *own[1:])
+
+
 def estimate(
     model: RelativePose,
     images: Tensor,
@@ -106,8 +112,7 @@ def estimate(
     """
     views = len(images)
     if prediction is None and config.network:
-        own = (images, None, None) if held is None else (held.views, held.elevations, held.fields_of_view)
-        prediction = model.predict(own[0], config.joint_elevations, *own[1:])
+        prediction = seen_by(model, images, config, held)
     elif prediction is None:
         prediction = uninformed(views)
     estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)

@@ -22,8 +22,8 @@ from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.backbones.interface import load_model as load_diffusion
 from camerabooth.backbones.weights import model_folder
 from relposepp.attitude import load_attitude
-from relposepp.decide import decide
-from relposepp.held import hold
+from relposepp.decide import decide, seen_by
+from relposepp.held import Held, hold
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
 from relposepp.outliers import FEWEST, LEVEL, leave_each_out, outliers
 from relposepp.plot import write_plot
@@ -45,15 +45,25 @@ CONFIG = Path(__file__).parent / "configs/infer.yaml"
 
 
 def published_prediction(
-    photos: list[np.ndarray], embedded: Prediction, config: DictConfig, device: torch.device, seed: int
+    photos: list[np.ndarray],
+    embedded: Prediction,
+    config: DictConfig,
+    device: torch.device,
+    seed: int,
+    held: Held | None = None,
 ) -> Prediction:
     """What RelPose++ says of N photos, uint8 RGBA [S, S, 4]; the embedded network's for what that does not know.
+
+    It sees them turned upright where it is known how they were held: SAP3D has tuned it on level cameras.
 
     Raises:
         UserError: no such weights, or too many photos.
     """
     model = load_published(root_dir() / config.checkpoint, device)
-    crops, parameters = crop_views(image_io.to_tensor(photos, photos[0].shape[0]))
+    views = image_io.to_tensor(photos, photos[0].shape[0])
+    if held is not None:
+        views = image_io.turn(views, -held.likeliest_rolls.cpu())
+    crops, parameters = crop_views(views)
     return predict_published(model, crops, parameters, embedded, Effort(**config.published), seed)
 
 
@@ -95,11 +105,11 @@ def evidence_of(poses: Poses) -> dict[str, object]:
     }
 
 
-def find_outliers(poses: Poses, photos: list[np.ndarray]) -> tuple[list[int], dict[str, object]]:
+def find_outliers(poses: Poses, photos: list[np.ndarray], device: torch.device) -> tuple[list[int], dict[str, object]]:
     """The photos that do not fit the rest, the worst first, and what poses.json says of it."""
     cameras = poses.cameras[0]
     moved = image_io.to_tensor(centre(photos, principal_points(cameras)), LEVEL.size)
-    fall, unseen = leave_each_out(moved, centred(cameras))
+    fall, unseen = leave_each_out(moved.to(device), centred(cameras).to(device))
     named = outliers(fall, unseen)
     return named, {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
 
@@ -165,14 +175,14 @@ def main() -> None:
             attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
             held = hold(attitude, chosen, lenses[0][kept], lenses[1])
         if config.backbone == "published" and config.network and len(kept) > 1:
-            embedded = model.predict(images[kept], config.joint_elevations)
-            prediction = published_prediction(chosen, embedded, config, device, arguments.seed)
+            embedded = seen_by(model, images[kept], config, held)
+            prediction = published_prediction(chosen, embedded, config, device, arguments.seed, held)
         return decide(model, diffusion, chosen, config, arguments.seed, prediction, held)
 
     kept, said = list(range(scene.views)), {}
     first = poses = decided(kept)
     if own and scene.views >= FEWEST:
-        named, said = find_outliers(first, photos)
+        named, said = find_outliers(first, photos, device)
         for view in named:
             dropped = ", and is left out" if config.drop_outliers else " (--drop-outliers leaves it out)"
             print(f"photo {view} does not fit the others{dropped}", flush=True)

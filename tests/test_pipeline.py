@@ -197,8 +197,11 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     (tmp_path / "list.txt").write_text(f"toy_demo {TOY}\n")
     tiny = [f"checkpoint={root / 'diffusion'}", "tuning.steps=2", "tuning.batch=2", "tuning.prior_objects=1"]
     tiny += ["tuning.prior_nearest=false", "tuning.instance.steps=2"]
-    tuned, tune = [], main.tune
+    tuned, tune, variants = [], main.tune, OmegaConf.load(ablate.VARIANTS)
     monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
+    variants["nearest source alone"].novel_views.steps = 1
+    OmegaConf.save(variants, tmp_path / "variants.yaml")
+    monkeypatch.setattr(ablate, "VARIANTS", tmp_path / "variants.yaml")
 
     def ablations(*variants: str) -> dict:
         argv = ["ablate", "--list", str(tmp_path / "list.txt"), "--views", "3", "--device", "cpu"]
@@ -294,11 +297,14 @@ def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatc
     monkeypatch.setenv("ROOT_DIR", str(root))
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
     run(monkeypatch, infer, *common, *untrained(root), "verify=false", option)
-    tuned, shown, tune, embed = [], [], main.tune, EmbeddedDiffusion.embed_sources
-    monkeypatch.setattr(main, "tune", lambda *arguments: (tuned.append(arguments), tune(*arguments))[1])
-    tuning = ["tuning.steps=2", "tuning.batch=2", "tuning.prior_batch=1", "tuning.prior_objects=1"]
-    tuning += ["tuning.prior_nearest=false", "tuning.instance.steps=2"]
-    run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", *tuning)
+    tuned, shown, embed = [], [], EmbeddedDiffusion.embed_sources
+
+    def tune(*arguments):
+        tuned.append(arguments)
+        return arguments[2], arguments[2][None]
+
+    monkeypatch.setattr(main, "tune", tune)
+    run(monkeypatch, main, *common, f"checkpoint={root / 'diffusion'}", "tuning.instance.steps=1")
     scene = Scene("toy_demo", TOY, views)
     decided, poses = (json.loads(path.read_text()) for path in (scene.initial_poses, scene.diffusion / "poses.json"))
     assert decided["symmetry"]["order"] == poses["symmetry"]["order"] == 1 + taken
@@ -310,7 +316,8 @@ def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatc
     monkeypatch.setattr(
         EmbeddedDiffusion, "embed_sources", lambda *arguments: (shown.append(arguments), embed(*arguments))[1]
     )
-    run(monkeypatch, go_nvs, *common)
+    config, target = OmegaConf.load(main.CONFIG), cameras[:1].detach()
+    go_nvs.novel_views(scene, scene.diffusion, config, torch.device("cpu"), 0, target)
     assert [len(images) for _, images, _ in shown] == [views * (1 + taken)]
 
 

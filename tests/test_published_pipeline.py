@@ -18,6 +18,7 @@ from sap3d.scene import Scene
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "benchmarks"))
+import published_pipeline as benchmark  # noqa: E402
 import published_weights as weights  # noqa: E402
 
 SCENE = ("toy_demo", "toy_000", "3")
@@ -78,16 +79,37 @@ def test_published_weights_go_through_all_stages(root, monkeypatch):
     assert settings["image_size"] == 32 and settings["dtype"] == "float32", "they travel with the tuned model"
     assert (scene.diffusion / "model/model_index.json").exists() and (scene.reconstruction / "mesh.glb").exists()
     assert "1 done already" in run(root, sys.executable, "run_pipeline.py", *command)
-    benchmark = ["--root", str(root), "--device", "cpu", "--views", SCENE[2], "--backbones", "published", "--tiny"]
-    said = run(root, sys.executable, "benchmarks/published_pipeline.py", *benchmark)
-    assert said.count("up to date") == 4, said  # by run_pipeline.sh
-    for stage in ("poses", "tuning", "novel_views", "reconstruction", "all"):
-        assert re.search(rf"^published +{stage} +[1-9][0-9.]+ s +[0-9.]+ GB$", said, re.M), said
+    said = run(root, *pipeline("--dry-run"))
+    assert said.count("up to date") == 5, said  # by run_pipeline.sh
 
     # Another checkpoint is another model: what it says is converted anew.
     weights.write_zero123(root / "camerabooth/weights/zero123-xl.ckpt", seed=1)
     said = run(root, *pipeline("--dry-run"))
     assert "would run: camerabooth/weights/zero123-xl.ckpt has changed" in said and said.count("up to date") == 1
+
+
+STAND_IN = """
+echo "$*" >told
+echo "[2/6] poses"
+sleep 0.5
+mkdir -p "$ROOT_DIR/results/$1/$2/$3"
+echo '{"poses": {"seconds": 12.3}}' >"$ROOT_DIR/results/$1/$2/$3/stages.json"
+"""
+
+
+def test_the_benchmark_of_a_card_says_seconds_and_memory_by_stage(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run_pipeline.sh").write_text(STAND_IN)
+    monkeypatch.setattr(benchmark, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(benchmark, "prepare", lambda *_: None)
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))  # main sets it
+    words = ["--root", str(tmp_path), "--device", "cpu", "--views", SCENE[2], "--backbones", "published", "--tiny"]
+    monkeypatch.setattr(sys, "argv", ["published_pipeline.py", *words])
+    benchmark.main()
+    said = capsys.readouterr().out
+    for stage in ("poses", "all"):
+        assert re.search(rf"^published +{stage} +12\.3 s +[0-9.]+ GB$", said, re.M), said
+    assert (tmp_path / "told").read_text().split() == pipeline()[2:]
+    assert (tmp_path / benchmark.ZERO123).exists() and (tmp_path / benchmark.RELPOSEPP).exists()
 
 
 def test_the_demo_runs_published_weights(root, tmp_path, monkeypatch):

@@ -154,6 +154,7 @@ def train(config: dict) -> None:
 def reexport(config: dict, mesh: bool) -> None:
     """Write the mesh or the pictures from the field and the poses in the results' folder."""
     system, data, placement = restore(config)
+    system.to(choose_device(str(config["device"])))
     export(config, system, data, data.scene.reconstruction, placement, mesh=mesh, pictures=not mesh)
 
 

@@ -45,6 +45,9 @@ class Occupancy:
             occupied = F.max_pool3d(occupied, kernel, 1, [size // 2 for size in kernel])
         return cls(occupied[0, 0] > 0, floor)
 
+    def to(self, device: torch.device) -> "Occupancy":
+        return replace(self, nodes=None if self.nodes is None else self.nodes.to(device))
+
     def without_floaters(self, smallest: float) -> "Occupancy":
         """The same without pieces of less than a share of the largest one's volume that touch nothing else."""
         occupied = self.nodes.cpu().numpy()

@@ -185,7 +185,7 @@ def weights_path(backbone: str, checkpoint: str | None = None) -> Path:
     if backbone not in pretrained:
         raise UserError(f"no backbone '{backbone}' (there are {', '.join(pretrained)})")
     paths = [find_below(path) for path in ([checkpoint] if checkpoint else pretrained[backbone])]
-    return next((path for path in paths if path.exists() or path.with_suffix("").exists()), paths[-1])
+    return next((path for path in paths if path.exists() or path.with_suffix("").exists()), paths[0])
 
 
 def filled(config: DictConfig, defaults: dict) -> DictConfig:

@@ -138,6 +138,12 @@ class Record:
         inputs = digests(stage.inputs, self.root) if inputs is None else inputs
         return changed(known["inputs"], inputs) or changed(known["outputs"], digests(stage.outputs, self.root))
 
+    def made_by_hand(self, name: str, stage: Stage, reason: str | None) -> bool:
+        """Whether a stage is stale only because its results, all there, are not those of its last run."""
+        known = self.stages.get(name, {}).get("outputs", {})
+        others = changed(known, digests(stage.outputs, self.root))
+        return reason in (NEVER, others) and all(path.exists() for path in stage.outputs)
+
     def note(self, name: str, stage: Stage, command: list[str], config: dict, inputs: dict, seconds: float) -> None:
         """Note that a stage has succeeded."""
         self.stages[name] = {"command": without_device(command), "seconds": round(seconds, 1), "config": config,
@@ -181,6 +187,9 @@ def run(arguments: argparse.Namespace, scene: Scene) -> int:
     reason = record.why_stale(arguments.stage, stage, arguments.command, config, inputs)
     if arguments.stage == "data" and not arguments.dry_run:
         reason = NEVER
+    if arguments.leave and arguments.stage != "data" and record.made_by_hand(arguments.stage, stage, reason):
+        print(f"      left as it is: {reason}", flush=True)
+        return 0
     if arguments.after:
         reason = f"after {arguments.after}"
     if arguments.force:
@@ -230,6 +239,7 @@ def main() -> int:
     parser.add_argument("--object", required=True)
     parser.add_argument("--views", required=True)
     parser.add_argument("--force", action="store_true", help="run it even if it is up to date")
+    parser.add_argument("--leave", action="store_true", help="leave results that were made by hand")
     parser.add_argument("--dry-run", action="store_true", help="only say whether it would run, and why")
     parser.add_argument("--after", metavar="STAGE", help="in a dry run: an earlier stage that would run")
     words = sys.argv[1:]

@@ -160,3 +160,10 @@ def test_the_nearest_objects_of_the_pool_are_found_and_remembered(tmp_path, monk
     assert order[0] == 4 and len(set(order)) == 3
     monkeypatch.setattr(regularisation, "make_toy", None)
     assert regularisation.nearest_objects(model, tmp_path, images, 3) == order, "the second time nothing is rendered"
+
+
+def test_renders_of_the_pool_are_kept(tmp_path, monkeypatch):
+    first = regularisation.regularisation_views([0, 3], 16, tmp_path)
+    monkeypatch.setattr(regularisation, "render_object", None)
+    again = regularisation.regularisation_views([3, 0], 16, tmp_path)
+    assert all(torch.equal(one, other.flip(0)) for one, other in zip(first, again))

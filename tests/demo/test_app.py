@@ -230,12 +230,12 @@ def test_an_example_opens_with_its_results_and_can_be_run(visitor, examples):
         page.click(f"#examples button:has-text('{folder.name}')")
         page.wait_for_url(re.compile(r"\?job="))
         mesh_shown(page)
-        page.reload()  # the address keeps it
-        mesh_shown(page)
         assert page.locator("#previews img").count() == 4
         assert page.locator("#status").inner_text().startswith(f"{folder.name}: its results are from an earlier run")
         assert download(page, "mesh.glb") == (folder / "results/mesh.glb").read_bytes()
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 1.5e6
+    page.reload()  # the address keeps it
+    mesh_shown(page)
     (folder / "results").rename(folder / "hidden")
     run(page)
     page.get_by_role("tab", name="Mesh").click()
@@ -253,6 +253,15 @@ def test_a_mended_outline_hides_the_results_of_the_one_before(visitor, tmp_path)
     page.locator("#editor img").click()
     page.locator("#results").wait_for(state="hidden")
     assert job_of(page, tmp_path).known["state"] == "draft"
+
+
+def test_published_weights_are_offered_where_they_are(tmp_path, monkeypatch):
+    import app
+
+    monkeypatch.setattr(app, "JOBS", tmp_path)
+    for found, offered in (([], False), (["--backbone", "published"], True)):
+        monkeypatch.setattr(app, "OFFERED_WEIGHTS", found)
+        assert (jb.PUBLISHED in [preset for _, preset in app.preset_choices(4)]) == offered
 
 
 def test_an_address_of_no_job_says_so(visitor, address):

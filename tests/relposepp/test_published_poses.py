@@ -3,11 +3,13 @@
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from relposepp import infer
 from relposepp import published_poses as pp
 from relposepp.decide import estimate
 from relposepp.infer import CONFIG, published_prediction
@@ -17,7 +19,7 @@ from relposepp.published import PublishedRelPose
 from relposepp.published_poses import Effort, Pairs, global_rotations, median_cameras, random_rotations, to_spherical
 from sap3d.cameras.maths import pairwise_rotation_errors, rotation_angle, spherical_to_w2c, wrap_angle
 from sap3d.errors import UserError
-from sap3d.images import to_tensor, to_uint8
+from sap3d.images import to_tensor, to_uint8, turn
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import published_weights as weights  # noqa: E402
@@ -32,8 +34,8 @@ def test_known_cameras_are_recovered():
     truth = cameras((20, -90, 1.8), (35, 30, 1.6), (-10, 170, 2.1), (20, -60, 1.5))
     w2c = spherical_to_w2c(truth)
     rotations = w2c[0, :, :3].T @ w2c[..., :3]
-    for turn in (torch.eye(3), random_rotations(1, torch.Generator().manual_seed(2))[0]):  # of the whole set
-        found = to_spherical(turn @ rotations, w2c[..., 3], math.radians(20))
+    for whole in (torch.eye(3), random_rotations(1, torch.Generator().manual_seed(2))[0]):  # turns of the whole set
+        found = to_spherical(whole @ rotations, w2c[..., 3], math.radians(20))
         assert torch.allclose(found[:, 0], truth[:, 0], atol=1e-5)
         assert torch.allclose(found[:, 1], wrap_angle(truth[:, 1] - truth[0, 1]), atol=1e-5)
         assert torch.allclose(found[:, 2], truth[:, 2], atol=1e-5)
@@ -171,6 +173,25 @@ def test_densities_are_against_that_of_all_rotations_alike(model, views):
         density = (pairs.energies(i, j, rotations) - pairs.means[i, j]).exp()
         assert abs(density.mean() - 1) < 0.05
     assert pairs.means[1, 0] == 0
+
+
+def test_tilted_photos_are_seen_upright(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    weights.write_relposepp(tmp_path / "relposepp.pth")
+    blobs = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+    views = torch.nn.functional.interpolate(blobs, size=96, mode="bicubic", align_corners=True).clamp(0, 1)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
+    mask = ((x / 0.4) ** 2 + (y / 0.6) ** 2 < 1).float().expand(2, 1, 96, 96)
+    views, rolls = torch.cat([views * mask + 1 - mask, mask], 1), torch.tensor([0.4, -0.2])
+    seen = []
+    monkeypatch.setattr(infer, "predict_published", lambda model, images, *_: seen.append(images))
+    config = OmegaConf.merge(OmegaConf.load(CONFIG), {"checkpoint": str(tmp_path / "relposepp.pth")})
+    held = SimpleNamespace(likeliest_rolls=rolls)
+    for photos, how in ((views, None), (turn(views, rolls), held), (turn(views, rolls), None)):
+        rgba = list(to_uint8(photos.permute(0, 2, 3, 1)))
+        published_prediction(rgba, uninformed(2), config, torch.device("cpu"), 0, how)
+    upright, turned_back, tilted = seen
+    assert (turned_back - upright).abs().mean() < 0.25 * (tilted - upright).abs().mean()
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,5 +1,7 @@
 """Exposure and white balance: applied, undone, and found again by training."""
 
+from functools import partial
+
 import imageio.v3 as imageio
 import launch
 import numpy as np
@@ -11,7 +13,7 @@ from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import read_best_poses
 from sap3d.images import to_uint8
 from tests.renders import render_images
-from tests.threestudio.test_launch import CAMERAS, config, make_scene, true_field
+from tests.threestudio.test_launch import CAMERAS, NO_FLOOR, config, make_scene, true_field
 from threestudio.models.corrections import PhotoCorrections
 
 WIDTH = 0.15
@@ -97,11 +99,14 @@ def runs(tmp_path_factory):
                 imageio.imwrite(scene.train / f"images/{index:03d}.png", to_uint8(torch.cat([color, alpha], -1)))
             options = [f"system.corrections.exposure={WIDTH if free else 0}"]
             rates = ["system.correction_rate=[20,0.3,0.03,120]", "system.pose_rate=[20,0.003,0.0005,120]"]
-            launch.train(config(3, *options, *rates))
+            patch.setattr(launch, "export", partial(launch.export, mesh=False))
+            grid = cam.evaluation_grid
+            patch.setattr(cam, "evaluation_grid", lambda camera, grid=grid: grid(camera)[::6])
+            launch.train(config(3, *options, *rates, NO_FLOOR))
             folder = scene.reconstruction
-            cameras = cam.evaluation_grid(read_best_poses(folder / "poses.json", 3)[0])[::6]
+            cameras = cam.evaluation_grid(read_best_poses(folder / "poses.json", 3)[0])
             true = render_images(muted_field(), cameras, 32, 96).color.numpy()
-            renders = np.stack([imageio.imread(folder / f"test/{index:03d}.png") for index in range(0, 84, 6)]) / 255
+            renders = np.stack([imageio.imread(path) for path in sorted((folder / "test").iterdir())]) / 255
             psnr = -10 * np.log10(np.square(renders - true).mean())
             found[free] = psnr, launch.load_file(folder / "field.safetensors")["corrections"]
     return found

@@ -21,11 +21,16 @@ class Source:
     repository: str
     file: str
     gigabytes: float
+    page: str  # where people find it
     revision: str = "main"
     sha256: str | None = None
 
 
-SOURCES = {"105000.ckpt": Source("cvlab/zero123-weights", "105000.ckpt", gigabytes=15)}  # by the name it has here
+# By the names that they have here. XL's authors keep it on a web page; the hub has it from One-2-3-45's.
+SOURCES = {
+    "zero123-xl.ckpt": Source("One-2-3-45/code", "zero123-xl.ckpt", 15, XL),
+    "105000.ckpt": Source("cvlab/zero123-weights", "105000.ckpt", 15, "https://huggingface.co/cvlab/zero123-weights"),
+}
 
 
 def fetch(path: Path) -> None:
@@ -56,7 +61,7 @@ def fetch(path: Path) -> None:
         except Exception as error:  # the hub's own, its HTTP library's and the socket's
             raise UserError(
                 f"{path}: not there, and {source.repository} cannot be fetched from the Hugging Face hub "
-                f"({type(error).__name__}); put the file there"
+                f"({type(error).__name__}); put the file there, from {source.page}"
             ) from error
         sha256 = digest(Path(found))
         if source.sha256 not in (None, sha256):

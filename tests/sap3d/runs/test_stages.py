@@ -84,6 +84,21 @@ def test_the_command_counts_but_not_its_device(scene, monkeypatch):
     assert runs(scene) == 3
 
 
+def test_what_was_made_by_hand_may_be_left(scene, monkeypatch, capsys):
+    run_poses(monkeypatch, scene, words=("--seed", "1"))
+    scene.initial_poses.write_text("by hand")
+    run_poses(monkeypatch, scene, "--leave", words=("--seed", "1"))
+    assert runs(scene) == 1 and "left as it is: relposepp/" in capsys.readouterr().out
+    run_poses(monkeypatch, scene, "--leave", words=("--seed", "2"))  # stale for another reason
+    assert runs(scene) == 2
+    scene.initial_poses.unlink()
+    run_poses(monkeypatch, scene, "--leave", words=("--seed", "2"))
+    assert runs(scene) == 3
+    (scene.results / "stages.json").unlink()  # made by hand from the first
+    run_poses(monkeypatch, scene, "--leave", words=("--seed", "2"))
+    assert runs(scene) == 3
+
+
 def test_a_root_dir_that_was_moved_stays_up_to_date(scene, tmp_path, monkeypatch):
     run_poses(monkeypatch, scene)
     command = sys.argv[sys.argv.index("--") + 1 :]
@@ -187,7 +202,7 @@ def ran(lines: list[str]) -> list[str]:
     for line in lines:
         if line.startswith("["):
             found.append(line.split()[1])
-        elif line.strip() == "up to date":
+        elif line.strip() == "up to date" or line.strip().startswith("left as it is"):
             found.pop()
     return found
 
@@ -209,7 +224,12 @@ def test_the_pipeline_runs_what_is_stale_and_nothing_else(pipeline):
     assert not (folder / "sheet.png").exists()  # a dry run it was
     # Novel views come out as they were, so what follows them is up to date after all.
     assert ran(pipeline()) == ["data", "novel_views", "evaluation"]
-    assert ran(pipeline("--from", "stage2")) == ["data", "tuning", "novel_views", "reconstruction", "evaluation"]
+    poses = pipeline.folder / "relposepp/experiments/T/o_view_1/poses.json"
+    poses.write_text("by hand")
+    lines = pipeline("--from", "stage2")
+    assert ran(lines) == ["data", "tuning", "novel_views", "reconstruction", "evaluation"]
+    assert f"      left as it is: {poses.relative_to(pipeline.folder)} has changed" in lines
+    assert poses.read_text() == "by hand"
     assert ran(pipeline("--force")) == ALL
     (pipeline.folder / "dataset/data/train/T/o/images/000.png").write_text("another photo")
     assert ran(pipeline()) == ALL

@@ -30,7 +30,7 @@ def find_floor(renderer: CulledRenderer, cameras: Tensor, masks: Tensor, spare: 
 
     def filled(floor: float) -> Tensor:
         renderer.floor = floor
-        opacities = [renderer.image(camera.to(renderer.geometry.device), masks.shape[-1]).opacity for camera in cameras]
+        opacities = [renderer.image(camera, masks.shape[-1]).opacity for camera in cameras]
         return torch.minimum(torch.stack(opacities).cpu(), masks)
 
     whole = filled(-SCENE_BOUND)

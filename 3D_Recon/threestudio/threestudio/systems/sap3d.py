@@ -79,12 +79,13 @@ class SAP3D(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.batches.to(self.device)
+        self.renderer.occupancy = self.renderer.occupancy.to(self.device)  # of a checkpoint
         expects = ever(self.config.expected_weight)
         if expects or ever(self.config.guidance_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
         if expects:
-            # From the photos and cameras as they came, so that they are the same whether the run starts or goes on.
-            self._condition(self.photos.to(self.device), self.poses.initial)
+            # From the cameras as they came, so that they are the same whether the run starts or goes on.
+            self._condition(self.poses.initial)
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
                 size = self.guidance.image_size
@@ -150,7 +151,7 @@ class SAP3D(pl.LightningModule):
         At 64×64 what rays through the pixels' middles miss of fine print is more than cameras 2° off cost.
         """
         photos = self._ideal_photos(size).permute(0, 2, 3, 1)
-        images = [self.renderer.image(camera.to(self.device), size) for camera in cameras]
+        images = [self.renderer.image(camera, size) for camera in cameras]
         renders = torch.stack([torch.cat([image.color, image.opacity[..., None]], -1) for image in images])
         return F.mse_loss(renders.cpu(), photos).item()
 
@@ -226,15 +227,18 @@ class SAP3D(pl.LightningModule):
         errors = (rendering.color - batch.color).square().mean(1) + (rendering.opacity - batch.alpha).square()
         return self.expected_share(step) * errors.mean()
 
-    def _condition(self, photos: Tensor, cameras: Tensor) -> None:
-        """Show the guidance photos [N, 4, S, S] at cameras [N, ≥ 3]."""
-        views = upright(photos, cameras, self.guidance.image_size)
-        self.guidance.condition(*repeated(*views, self.order))
+    def _condition(self, cameras: Tensor) -> None:
+        """Show the guidance the photos at cameras [N, ≥ 3].
+
+        As they came, and turned by the rolls that they came with, so that it has to read them only once.
+        """
+        views, _ = upright(self.photos.to(self.device), self.poses.initial, self.guidance.image_size)
+        self.guidance.condition(*repeated(views, cam.upright(cameras), self.order))
 
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        self._condition(self.corrections.undo(self.photos.to(self.device)), known)
+        self._condition(known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(

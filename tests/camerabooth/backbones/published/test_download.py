@@ -10,6 +10,7 @@ import pytest
 
 from camerabooth.backbones.published import download
 from sap3d.errors import UserError
+from sap3d.runs.options import weights_path
 
 CONTENT = b"weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -27,7 +28,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(CONTENT)
 
     def answer(self) -> bool:
-        there = self.path == "/cvlab/zero123-weights/resolve/main/105000.ckpt"
+        files = ("cvlab/zero123-weights/resolve/main/105000.ckpt", "One-2-3-45/code/resolve/main/zero123-xl.ckpt")
+        there = self.path[1:] in files
         self.send_response(200 if there else 404)
         headers = {"ETag": f'"{SHA256}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(CONTENT) * there)}
         for name, value in headers.items():
@@ -47,6 +49,14 @@ def hub(monkeypatch):
     yield server
     server.shutdown()
     server.server_close()
+
+
+def test_where_no_checkpoint_is_there_the_larger_one_is_fetched(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    path = weights_path("published")
+    assert path == tmp_path / "camerabooth/weights/zero123-xl.ckpt"
+    download.fetch(path)
+    assert path.read_bytes() == CONTENT
 
 
 def test_a_missing_checkpoint_is_fetched_once_and_noted(hub, tmp_path, monkeypatch, capsys):
@@ -69,7 +79,11 @@ def test_another_content_than_expected_is_refused(hub, tmp_path, monkeypatch):
 
 def test_offline_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    for name, message in (("105000.ckpt", "cannot be fetched"), ("mine.ckpt", "no such file; put zero123-xl.ckpt")):
+    for name, message in (
+        ("zero123-xl.ckpt", "cannot be fetched.*put the file there, from https://zero123.cs.columbia.edu/"),
+        ("105000.ckpt", "cannot be fetched"),
+        ("mine.ckpt", "no such file; put zero123-xl.ckpt"),
+    ):
         with pytest.raises(UserError, match=message) as error:
             download.fetch(tmp_path / name)
         assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)

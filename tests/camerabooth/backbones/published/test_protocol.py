@@ -27,7 +27,8 @@ def test_sampling_runs(flat_model, conditioning):
     assert torch.equal(*views)
 
 
-def test_test_time_training_reaches_the_poses_and_the_network(flat_model):
+def test_test_time_training_reaches_the_poses_and_the_network(flat_model, monkeypatch):
+    """From encodings that are made once, before the first step."""
     images, cameras = smooth_images(3, 16), some_cameras(3)
     cameras[0, 1] = 0
     poses = PoseTable(cameras)
@@ -35,6 +36,8 @@ def test_test_time_training_reaches_the_poses_and_the_network(flat_model):
     flat_model.prepare_tuning()
     config = filled(OmegaConf.load(CONFIG).tuning, flat_model.settings.tuning)
     tuning = TestTimeTraining(flat_model, poses, images, prior, config, seed=0)
+    for encoder in ("_posterior_mean", "_clip_embedding"):
+        monkeypatch.setattr(flat_model, encoder, lambda *_: pytest.fail("encoded again"))
     (tuning._instance_loss() + tuning._prior_loss()).backward()
     moved = [parameter for parameter in flat_model.parameters() if parameter.grad is not None]
     assert len(moved) == sum(parameter.requires_grad for parameter in flat_model.parameters())

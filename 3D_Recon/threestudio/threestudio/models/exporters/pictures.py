@@ -40,7 +40,7 @@ class Preview(pl.Callback):
             return
         cameras = system.poses.cameras()[:1].repeat(4, 1)
         cameras[:, 1] += torch.arange(4) * math.pi / 2
-        images = [system.renderer.image(camera.to(system.device), PREVIEW_SIZE).color.cpu() for camera in cameras]
+        images = [system.renderer.image(camera, PREVIEW_SIZE).color.cpu() for camera in cameras]
         with atomic_file(self.path) as partial:
             imageio.imwrite(partial, sheet(to_uint8(torch.stack(images)), 4))
 
@@ -126,7 +126,7 @@ def normal_grid(grid: Tensor) -> Tensor:
 def frame(image: Rendering, camera: Tensor, normals: Tensor) -> np.ndarray:
     """A turntable frame from an image [S, S] and its camera [3], uint8 [S, 4 S, 3]: RGB | world normal | depth |
     opacity (black is opaque)."""
-    opacity = image.opacity[..., None]
+    opacity, camera = image.opacity[..., None], camera.to(image.opacity.device)
     depth = image.depth[..., None] / opacity.clamp(min=1e-4)
     origins, directions = cam.rays(camera, cam.pixel_grid(len(opacity), camera.device))
     points = origins + depth.view(-1, 1) * directions

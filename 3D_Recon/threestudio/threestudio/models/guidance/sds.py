@@ -22,6 +22,8 @@ class MultiViewSDS(nn.Module):
     inputs: a blurred but safe target. Lower levels sharpen what the field already shows.
     """
 
+    shown = prepared = sources = None  # the inputs, what the model makes of them, and that at cameras
+
     @dataclass
     class Config:
         model: str | None = None  # folder of a diffusion model; null: the one that stage 2 tuned
@@ -48,7 +50,6 @@ class MultiViewSDS(nn.Module):
         self.model = load_model(Path(config.model or scene.diffusion / "model")).requires_grad_(False)
         # Its voxels repeat what the field here is fitted to, and its volume is wrong where no photo sees.
         self.model.forget_object()
-        self.sources = None
 
     @property
     def image_size(self) -> int:
@@ -61,8 +62,13 @@ class MultiViewSDS(nn.Module):
 
     @torch.no_grad()
     def condition(self, images: Tensor, cameras: Tensor) -> None:
-        """Take the inputs [N, 4, S, S] (colour on white and alpha in [0, 1]) and their cameras [N, ≥ 3]."""
-        self.sources = self.model.embed_sources(images, cameras)
+        """Take the inputs [N, 4, S, S] (colour on white and alpha in [0, 1]) and their cameras [N, ≥ 3].
+
+        The same inputs are not encoded again: by a large model that takes longer than to denoise.
+        """
+        if self.shown is None or not torch.equal(images, self.shown):
+            self.shown, self.prepared = images, self.model.prepare(images)
+        self.sources = self.model.embed(self.prepared, cameras)
 
     @torch.no_grad()
     def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -60,9 +60,9 @@ class CulledRenderer(nn.Module):
         return render_rays(self.geometry, origins, directions, *space, generator).on(1.0)
 
     def image(self, camera: Tensor, size: int) -> Rendering:
-        """A whole image of a camera [3], without gradients: a Rendering of [size, size, …]."""
+        """A whole image of a camera [≥ 3] on any device, without gradients: a Rendering of [size, size, …]."""
         space = self.occupancy, self.config.image_samples, self.geometry.resolution
-        shown = render_image(self.geometry, camera, size, *space).on(1.0)
+        shown = render_image(self.geometry, camera.to(self.geometry.device), size, *space).on(1.0)
         return Rendering(
             *(part.view(size, size, *part.shape[1:]) for part in (shown.color, shown.opacity, shown.depth))
         )
