@@ -63,7 +63,7 @@ def test_tuning_repeats_with_its_seed(scene, tmp_path):
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("changes", [{}, {"poses_only": True}, {"ema": None}])
+@pytest.mark.parametrize("changes", [{}, {"poses_only": True, "ema": None}])
 def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch, changes):
     images, cameras, model = scene
     monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
