@@ -55,7 +55,7 @@ def scores(model: EmbeddedDiffusion, batch: Batch, views: int, degrees: float, s
     cameras[:, 1] = wrap_angle(cameras[:, 1] - cameras[0, 1].item())
     images, truth = batch.images[0].split([views, TARGETS])
     right, targets = cameras.split([views, TARGETS])
-    config = filled(OmegaConf.load(stage2.CONFIG).tuning, model.tuning)
+    config = filled(OmegaConf.load(stage2.CONFIG), "tuning", model.tuning).tuning
     config.steps = steps
     found = []
 

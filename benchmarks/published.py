@@ -94,10 +94,9 @@ def main() -> None:
     run("distil a view", lambda: model.sds_gradient(images[:1], cameras[:1], sources, level, scale, generator))
 
     model.prepare_tuning()
-    config = OmegaConf.merge(filled(OmegaConf.load(CONFIG).tuning, model.tuning), {"batch": arguments.batch})
-    none = images[:0], cameras[:0]
+    config = OmegaConf.merge(filled(OmegaConf.load(CONFIG), "tuning", model.tuning).tuning, {"batch": arguments.batch})
     prior = images[None], cameras[None]
-    module = TestTimeTraining(model.train(), PoseTable(cameras), images, prior, none, config, 0).to(device)
+    module = TestTimeTraining(model.train(), PoseTable(cameras), images, prior, config, 0).to(device)
     optimizer = module.configure_optimizers()["optimizer"]
 
     def tune() -> None:

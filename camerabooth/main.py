@@ -125,7 +125,7 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     seed_everything(seed)
     pretrained = model_folder(config.backbone, config.checkpoint)
     model = load_model(pretrained, device, **config.model)
-    config = OmegaConf.merge(config, {"tuning": filled(config.tuning, model.tuning)})
+    config = filled(config, "tuning", model.tuning)
     kept_views = read_kept(scene.initial_poses, scene.views)
     every = read_pose_hypotheses(scene.initial_poses, scene.views)[0][0]
     start = every[kept_views]

@@ -48,7 +48,7 @@ def test_what_is_pretended_raises_where_devices_mix():
 def test_a_published_model_is_judged_and_tuned_where_it_is(tmp_path, monkeypatch):
     model, prior = make_model(FLAT, image_size=16, sampling=SHORT), (smooth_images(3, 16)[None], some_cameras(3)[None])
     monkeypatch.setattr(main, "regularisation_views", lambda *_, **__: prior)
-    settings = filled(OmegaConf.load(main.CONFIG).tuning, model.tuning)
+    settings = filled(OmegaConf.load(main.CONFIG), "tuning", model.tuning).tuning
     settings = OmegaConf.merge(settings, {"steps": 1, "batch": 2, "prior_batch": 1})
 
     def fit(module, steps, device, *_, **__):
@@ -63,7 +63,7 @@ def test_a_published_model_is_judged_and_tuned_where_it_is(tmp_path, monkeypatch
         model.to(device)
         images, cameras = smooth_images(3, 16).to(device), some_cameras(3).to(device)
         errors = leave_one_out(model, images, cameras)
-        refined, trajectory = main.tune(model, images, cameras, [0], None, settings, 0, tmp_path)
+        refined, trajectory = main.tune(model, images, cameras, [0], settings, 0, tmp_path)
         views = seen_from_others(model, images, refined)
     assert {each.device for each in (errors, refined, views)} == {DEVICE}
     assert trajectory.device == torch.device("cpu") and errors.cpu().isfinite().all()

@@ -188,9 +188,17 @@ def weights_path(backbone: str, checkpoint: str | None = None) -> Path:
     return next((path for path in paths if path.exists() or path.with_suffix("").exists()), paths[0])
 
 
-def filled(config: DictConfig, defaults: dict) -> DictConfig:
-    """A block with the defaults of what is null in it."""
-    return OmegaConf.merge(config, {name: value for name, value in defaults.items() if config[name] is None})
+def filled(config: DictConfig, block: str, defaults: dict) -> DictConfig:
+    """`config` with defaults for what is null in one of its blocks.
+
+    Raises:
+        UserError: what is not null is of another kind than its default.
+    """
+    given = {f"{block}.{name}": config[block][name] for name in defaults if config[block][name] is not None}
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    check_types(OmegaConf.create({block: defaults}), config, overrides)
+    missing = {name: value for name, value in defaults.items() if f"{block}.{name}" not in given}
+    return OmegaConf.merge(config, {block: missing})
 
 
 def merge_overrides(config: DictConfig, overrides: list[str]) -> DictConfig:

@@ -27,7 +27,7 @@ def scene():
 
 
 def config(**changes):
-    defaults = filled(OmegaConf.load(main.CONFIG).tuning, SETTINGS.tuning)
+    defaults = filled(OmegaConf.load(main.CONFIG), "tuning", SETTINGS.tuning).tuning
     return OmegaConf.merge(
         defaults,
         {"steps": 8, "batch": 4, "prior_batch": 2, "warmup_steps": 2, "prior_objects": 2},

@@ -34,7 +34,7 @@ def test_test_time_training_reaches_the_poses_and_the_network(flat_model, monkey
     poses = PoseTable(cameras)
     prior = images[None], cameras[None]
     flat_model.prepare_tuning()
-    config = filled(OmegaConf.load(CONFIG).tuning, flat_model.settings.tuning)
+    config = filled(OmegaConf.load(CONFIG), "tuning", flat_model.settings.tuning).tuning
     tuning = TestTimeTraining(flat_model, poses, images, prior, config, seed=0)
     for encoder in ("_posterior_mean", "_clip_embedding"):
         monkeypatch.setattr(flat_model, encoder, lambda *_: pytest.fail("encoded again"))
@@ -62,15 +62,14 @@ def test_training_drops_what_the_originals_does(model):
 def test_tuning_draws_dropped_conditions(flat_model, monkeypatch):
     images, cameras = smooth_images(3, 16), some_cameras(3)
     flat_model.prepare_tuning()
-    config = filled(OmegaConf.load(CONFIG).tuning, flat_model.tuning)
+    config = filled(OmegaConf.load(CONFIG), "tuning", flat_model.tuning).tuning
     draws = []
     monkeypatch.setattr(
         flat_model,
         "training_condition",
         lambda s, t, rows, draw: draws.append(draw) or flat_model.condition(s, t).rows(rows),
     )
-    none = images[:0], cameras[:0]
-    module = TestTimeTraining(flat_model, PoseTable(cameras), images, (images[None], cameras[None]), none, config, 0)
+    module = TestTimeTraining(flat_model, PoseTable(cameras), images, (images[None], cameras[None]), config, 0)
     module._instance_loss()
     assert draws[0].shape == (config.batch,) and 0 <= draws[0].min() and draws[0].max() < 1
 
@@ -111,9 +110,9 @@ def test_half_floats_are_tuned_with_scaled_gradients(flat_model, tmp_path, monke
     monkeypatch.setattr(main, "fit", lambda *a, **options: (tuned.append(options), fitted(*a, **options)))
     images, cameras = smooth_images(3, 16), some_cameras(3)
     monkeypatch.setattr(main, "regularisation_views", lambda *_, **__: (images[None], cameras[None]))
-    config = filled(OmegaConf.load(CONFIG).tuning, model.tuning)
+    config = filled(OmegaConf.load(CONFIG), "tuning", model.tuning).tuning
     config = OmegaConf.merge(config, {"steps": 2, "batch": 2, "prior_batch": 1, "warmup_steps": 1})
-    main.tune(model, images, cameras, [0], None, config, 0, tmp_path)
+    main.tune(model, images, cameras, [0], config, 0, tmp_path)
     assert tuned[0]["scaled"]
     up = [module.lora_up.weight for module in model.modules() if isinstance(module, LoRA)]
     assert all(weight.isfinite().all() for weight in up) and any(weight.any() for weight in up)
