@@ -48,7 +48,7 @@ class MultiViewSDS(nn.Module):
 
         self.config = config
         self.model = load_model(Path(config.model or scene.diffusion / "model")).requires_grad_(False)
-        # Its voxels repeat what the field here is fitted to, and its volume is wrong where no photo sees.
+        # The object's features repeat what the field here is fitted to.
         self.model.forget_object()
 
     @property
