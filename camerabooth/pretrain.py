@@ -89,6 +89,9 @@ class Trainer:
         self.step, self.minutes, self.objects = 0, 0.0, 0
         self.path = root_dir() / config.output / "checkpoint.pt"
 
+    def __str__(self) -> str:
+        return f"{self.step} steps, {self.objects} objects, {self.minutes:.1f} minutes"
+
     def load(self) -> None:
         """Go on from the last checkpoint, if there is one; layers that it does not know begin anew."""
         if not self.path.exists():
@@ -250,6 +253,7 @@ def train(config: DictConfig, rank: int = 0) -> Trainer:
             losses, last = [], time.monotonic()
     if rank == 0:
         trainer.save()
+        print(trainer)
     return trainer
 
 
@@ -278,7 +282,7 @@ def main() -> None:
         trainer = Trainer(config)
         trainer.load()
         EmbeddedDiffusion(trainer.averaged_model()).save_pretrained(root_dir() / config.export)
-        print(f"{trainer.step} steps, {trainer.objects} objects, {trainer.minutes:.1f} minutes")
+        print(trainer)
     elif config.processes > 1:
         with tempfile.TemporaryDirectory() as folder:
             mp.spawn(train_in_process, args=(config, str(Path(folder) / "meeting")), nprocs=config.processes)
