@@ -2,6 +2,7 @@
 
     python benchmarks/pose_choice.py record     # what the search finds, once, into ROOT_DIR/results/pose_choice
     python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
+    python benchmarks/pose_choice.py growth     # of errors at true cameras with the angle to the nearest other view
 
 An object has five photos in one set and three in another. `fit` prints, for each set, the rotation error of the network
 alone, of the choice and of the best of all configurations, and how the choice's confidence is kept.
@@ -14,6 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import trimesh
 from omegaconf import OmegaConf
@@ -26,11 +28,12 @@ from dataset.modelled import list_models, load_model
 from dataset.prepare import train_cameras
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
-from dataset.training_views import HELD_OUT
+from dataset.training_views import HELD_OUT, KINDS, TrainingViews
 from relposepp.decide import estimate, moved, weigh
 from relposepp.infer import CONFIG, load_models
 from relposepp.model import IMAGE_SIZE, RelativePose
 from relposepp.search import agreement
+from sap3d.cameras.framing import upright
 from sap3d.errors import one_line_errors
 from sap3d.files import atomic_file, root_dir
 from sap3d.images import to_tensor
@@ -41,6 +44,7 @@ from sap3d.scores.metrics import rotation_error
 OBJECTS = ("toy_053", "round_010", "flat_010", "model_003", "toy_100", "flat_011", "model_091", "toy_055", "round_011",
            "model_114", "toy_101", "model_004")  # fmt: skip
 SIZE = 128  # pixels of a photo
+GROWTH_SETS = 8  # objects of each kind and number of views
 
 
 def load_object(name: str) -> trimesh.Trimesh:
@@ -109,9 +113,26 @@ def fit(rows: dict[str, dict]) -> None:
               f"{right.mean():4.0%}  {row['seconds']:3.0f} s")  # fmt: skip
 
 
+@torch.no_grad()
+def print_growth(diffusion: DiffusionModel) -> None:
+    """Print by how much the logarithm of a view's error grows from beside another view to far from all, at true
+    cameras."""
+    parts = []
+    for kind, views in itertools.product(KINDS, (3, 5)):
+        data, rng = TrainingViews(root_dir() / "runs/views", "val", (kind,)), np.random.default_rng(1)
+        for _ in range(GROWTH_SETS):
+            batch = data.batch(rng, 1, views, targets=1)
+            images, cameras = upright(batch.images[0, :views], batch.cameras[0, :views], diffusion.image_size)
+            nearest = angles(cameras, cameras).fill_diagonal_(math.inf).amin(1)
+            pair = torch.stack([torch.tanh(nearest / NEARBY), leave_one_out(diffusion, images, cameras)[0].log()])
+            parts.append(pair - pair.mean(1, keepdim=True))  # each object has a level of its own
+    far, error = torch.cat(parts, 1)
+    print(f"growth {far @ error / (far @ far):.2f} from {len(far)} views of {len(parts)} objects")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["record", "fit"])
+    parser.add_argument("task", choices=["record", "fit", "growth"])
     parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
     parser.add_argument("--objects", nargs="+", default=OBJECTS)
     arguments = parser.parse_args()
@@ -124,6 +145,9 @@ def main() -> None:
         fit({name: torch.load(path) for name, path in paths.items() if path.exists()})
         return
     models = load_models(read_tree([], "cpu", POSES)[POSES], torch.device("cpu"))
+    if arguments.task == "growth":
+        print_growth(models[1])
+        return
     for (name, views), path in zip(sets, paths.values()):
         if not path.exists():
             row = record(models, name, views)
