@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from camerabooth.backbones.interface import Condition, DiffusionModel, load_model
-from camerabooth.judge import energy, others
+from camerabooth.judge import leave_one_out, others
 from dataset.training_views import TrainingViews
+from sap3d.cameras.framing import upright
 from sap3d.errors import one_line_errors
 from sap3d.files import root_dir
 
@@ -41,6 +42,11 @@ def denoising_error(model: DiffusionModel, images: Tensor, cameras: Tensor) -> f
     return float(np.mean(errors))
 
 
+def render_error(model: DiffusionModel, images: Tensor, cameras: Tensor) -> float:
+    """Mean error of the renders of views [N, 4, S, S], each made of the others."""
+    return leave_one_out(model, *upright(images, cameras, model.image_size)).mean().item()
+
+
 def wrong_cameras(cameras: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
     """The three wrong configurations of cameras [N, 7]."""
     wrong = {name: cameras.clone() for name in ("one off by 15 to 60°", "one off by 90 to 180°", "mirrored")}
@@ -59,7 +65,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[3, 5])
     arguments = parser.parse_args()
     model = load_model(root_dir() / arguments.model).requires_grad_(False)
-    measures = {"denoising": denoising_error, "renders": energy}
+    measures = {"denoising": denoising_error, "renders": render_error}
     for kind in arguments.kinds:
         data = TrainingViews(root_dir() / "runs/views", "val", (kind,))
         for views in arguments.views:

@@ -4,7 +4,7 @@
 
 Prints a line a toy and number of views: by how much the loss of new voxels at held cameras rises when they are to look
 like the photos from both sides, too; the same as a share of an empty field's loss, which stage 1 decides by
-(`relposepp.decide.find_symmetry`); by what factor; and the PSNR between eight views and those half a turn on.
+(`relposepp.decide.symmetry_at`); by what factor; and the PSNR between eight views and those half a turn on.
 """
 
 import argparse

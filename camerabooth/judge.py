@@ -1,19 +1,24 @@
 """Two judges of poses: the pretrained diffusion model, and voxels fitted at them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from camerabooth.backbones.interface import Condition, DiffusionModel, Prepared
 from camerabooth.sampling import sample
 from sap3d.cameras.framing import upright
+from sap3d.cameras.maths import camera_positions
 from sap3d.field.synthesis import unexplained
 
 ENERGY_DRAWS = 4  # of noise, at each time step of a model that is judged by it
 CHOICE_DRAWS = 2  # likewise, where configurations are compared
+RENDERED = 64  # pixels a side, at most, of the conditional means that are judged
+NEARBY = math.radians(40)  # so near to another photo its error tells much; far from all it is large at true cameras
 # Moved cameras must lower the synthesis loss by this share. Where they lower it by less they have moved within what the
 # photos leave open, and mostly away from the truth (docs/CHOICES.md).
 SYNTHESIS_DROP = 0.25
@@ -45,10 +50,26 @@ def judge(model: DiffusionModel, cameras: Tensor, photos: list[np.ndarray], shar
     return Judged(cameras, errors, unexplained(sharp, cameras))
 
 
-def energy(model: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -> float:
-    """The model's mean error when each of the photos of `judge` is made of the others, at cameras [N, ≥ 3]."""
-    views = upright(photos, cameras, model.image_size)
-    return leave_one_out(model, *views, draws=CHOICE_DRAWS).mean().item()
+def surprise(model: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -> float:
+    """The mean logarithm of the errors when each of the photos of `judge` is made of the others, at cameras [N, ≥ 3].
+
+    Less what is to be expected of it so far from the others. Differences between configurations of the same photos are
+    what counts: they depend neither on the object's size nor on its contrast.
+    """
+    errors = leave_one_out(model, *upright(photos, cameras, model.image_size), draws=CHOICE_DRAWS)
+    nearest = angles(cameras, cameras).fill_diagonal_(math.inf).amin(1)
+    return unexpected(model, errors.mean(0), nearest).mean().item()
+
+
+def unexpected(model: DiffusionModel, errors: Tensor, nearest: Tensor) -> Tensor:
+    """Logarithms of errors of any shape, less what the angles (radians) to the nearest source add at true cameras."""
+    return errors.clamp(min=1e-6).log() - model.settings.energy_growth * torch.tanh(nearest / NEARBY)
+
+
+def angles(first: Tensor, second: Tensor) -> Tensor:
+    """Between the directions from the object to cameras [M, ≥ 3] and to cameras [N, ≥ 3], radians, [M, N]."""
+    directions = (F.normalize(camera_positions(cameras), dim=-1) for cameras in (first, second))
+    return torch.einsum("md,nd->mn", *directions).clamp(-1, 1).arccos()
 
 
 def leave_one_out(
@@ -78,11 +99,13 @@ def prepared_energies(
     generator = torch.Generator().manual_seed(0)
     embedded, count = model.embed(views, cameras), len(cameras)
     if model.settings.energy_of == "mean":
+        size = min(RENDERED, model.image_size)
         means = [
-            model.conditional_mean(embedded.select(others(view, count)), cameras[view : view + 1], generator)
+            model.conditional_mean(embedded.select(others(view, count)), cameras[view : view + 1], generator, size)
             for view in range(count)
         ]
-        return errors_on_object(torch.cat(means), model.decode(views.latents))[None]
+        images = F.interpolate(model.decode(views.latents), size=(size, size), mode="area")
+        return errors_on_object(torch.cat(means), images)[None]
     condition = Condition.joined(
         [model.condition(embedded.select(others(view, count)), cameras[view : view + 1]) for view in range(count)]
     )

@@ -6,21 +6,15 @@ from torch import Tensor
 
 from camerabooth.judge import Judged
 from sap3d.cameras.maths import anchored
-from sap3d.cameras.symmetry import mean_of_turns, repeated
 from sap3d.field.synthesis import DESCENT, coarse_to_fine
 
 # At most, where the first convinces; toys' cameras 20° off gain most from the second, but two views drift apart.
 DESCENTS, DESCENTS_OF_TWO = 3, 1
 
 
-def descend(photos: Tensor, cameras: Tensor, order: int = 1) -> Tensor:
-    """Cameras [N, 3] after a joint fit of voxels and cameras to views [N, 4, S, S] from coarse to fine.
-
-    If the object has a rotational symmetry of some order, each view has as many cameras, whose mean is taken: few
-    photos then go once around it.
-    """
-    moved = coarse_to_fine(*repeated(photos, cameras, order), DESCENT).cameras[0]
-    return anchored(mean_of_turns(moved, order))
+def descend(photos: Tensor, cameras: Tensor) -> Tensor:
+    """Cameras [N, 3] after a joint fit of voxels and cameras to views [N, 4, S, S] from coarse to fine."""
+    return anchored(coarse_to_fine(photos, cameras, DESCENT).cameras[0])
 
 
 def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tensor], Judged]) -> Judged:

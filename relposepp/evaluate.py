@@ -33,7 +33,7 @@ from torch import Tensor
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import judge
 from relposepp.attitude import load_attitude
-from relposepp.decide import decide, weigh
+from relposepp.decide import decide
 from relposepp.descent import descend_repeatedly
 from relposepp.held import hold
 from relposepp.infer import CONFIG, add_flags, apply_own_flags, load_models
@@ -104,29 +104,6 @@ def framed(photos: list[np.ndarray]) -> list[np.ndarray]:
 def placed(azimuths: Tensor, truth: Tensor) -> Tensor:
     """Share of each view's azimuths relative to the others that are within 15° of the truth, [N], both radians [N]."""
     return agreement(torch.stack([azimuths, truth]), torch.tensor([-math.inf, 0.0]))
-
-
-def calibrate(rows: list[dict]) -> tuple[float, float, float]:
-    """The sharpnesses of `decide.weigh` under which the confidences of these view sets are likeliest.
-
-    Returns:
-        Network's and synthesis' sharpness, and the mean negative log-likelihood of a view.
-    """
-    best = (0.0, 0.0, math.inf)
-    for network in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6):
-        for synthesis in (0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 40.0):
-            total = []
-            for row in rows:
-                azimuths, losses = torch.tensor(row["azimuths"]), torch.tensor(row["synthesis_loss"])
-                log_probabilities = torch.tensor(row["network_log_probability"])
-                log_weights = weigh(log_probabilities, losses, azimuths.shape[1], network, synthesis)
-                order = log_weights.argsort(descending=True, stable=True)
-                confidence = agreement(azimuths[order], log_weights[order]).clamp(0.01, 0.99)
-                right = placed(azimuths[order[0]], torch.tensor(row["true_azimuths"]))
-                total.append(-(right * confidence.log() + (1 - right) * (1 - confidence).log()))
-            likelihood = torch.cat(total).mean().item()
-            best = min(best, (network, synthesis, likelihood), key=lambda entry: entry[2])
-    return best
 
 
 def print_reliability(rows: list[dict]) -> None:
@@ -209,10 +186,8 @@ def recover(diffusion: DiffusionModel, scene: Scene, degrees: float, seed: int) 
     """Rotation errors in degrees, up to symmetry, before and after the descents from displaced true cameras."""
     photos, truth = read_images(scene), read_poses(scene.train, scene.views)
     start = moved(truth, math.radians(degrees), torch.Generator().manual_seed(seed))
-    images, sharp = (
-        image_io.to_tensor(photos, size).to(diffusion.device) for size in (diffusion.image_size, HELD.size)
-    )
-    examine = partial(judge, diffusion, images=images, photos=sharp)
+    sharp = image_io.to_tensor(photos, HELD.size).to(diffusion.device)
+    examine = partial(judge, diffusion, photos=photos, sharp=sharp)
     before = examine(cam.anchored(start).to(diffusion.device))
     after = descend_repeatedly(sharp, before, examine)
     accepted, symmetry = after.better_than(before), read_symmetry(scene)
@@ -257,7 +232,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes; more than one take one thread each")
     parser.add_argument("--label", help="name of the results; by default the types")
-    parser.add_argument("--calibrate", action="store_true", help="fit decide.py's sharpnesses; for toy_demo objects")
     parser.add_argument("--noise", type=float, nargs="+", metavar="DEGREES", help="only the recovery of poses")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"overrides {CONFIG.name}")
     add_flags(parser)
@@ -272,8 +246,6 @@ def main() -> None:
         raise UserError("VIEWS must be at least 2 here: one view has no relative pose")
     if arguments.workers > 1:
         config.threads = 1
-    if arguments.calibrate:
-        config.verify = True  # the sharpnesses weigh the network against synthesis
     scenes = find_scenes(arguments.type, arguments.object, views)
     path = root_dir() / "results/relposepp" / f"{arguments.label or '+'.join(arguments.type)}_{views}.json"
     if arguments.noise:
@@ -286,9 +258,6 @@ def main() -> None:
     rows = [row for group in objects.values() for row in group]
     print_summary(objects)
     print_reliability(rows)
-    if arguments.calibrate:
-        network, synthesis, likelihood = calibrate(rows)
-        print(f"likeliest sharpness: network {network}, synthesis {synthesis} (NLL {likelihood:.3f})")
     print(f"→ {path}")
 
 

@@ -39,6 +39,11 @@ class Poses:
             fit=self.fit if order[0] == 0 else None,
         )
 
+    def first(self, count: int) -> "Poses":
+        """At most so many configurations; the confidence stays that among all."""
+        evidence = {name: values[:count] for name, values in self.evidence.items()}
+        return replace(self, cameras=self.cameras[:count], scores=self.scores[:count], evidence=evidence)
+
 
 def uninformed(views: int, bins: int = 72) -> Prediction:
     """What one knows of photos without a network: they are taken from somewhat above, from any side."""

@@ -6,6 +6,7 @@ ID-Pose (2306.17140), iFusion (2312.17250) and SparseAGS (arXiv 2412.03570), whi
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,17 +30,15 @@ class Effort:
     coarse: Level = field(default_factory=lambda: Level(16, 32, steps=24, pixels=96, samples=16))
     middle: Level = field(default_factory=lambda: Level(16, 32, steps=36, pixels=96, samples=16))
     anneal: Level = field(default_factory=lambda: DESCENT[0])
-    fine: Level = field(default_factory=lambda: DESCENT[1])
-    last: Level = field(default_factory=lambda: DESCENT[2])
+    fine: Level = field(default_factory=lambda: replace(DESCENT[1], steps=150))
     beam: int = 16  # fits that survive the middle level
     rounds: int = 4  # at most, of search beyond the proposals: single views placed anew, and evolution
     children: int = 96  # by `mutate`, in each round
-    finalists: int = 6  # fits that enter the fine level; half of them enter the last one
+    finalists: int = 8  # fits that are fitted anew, longer, and ranked
 
     def freed(self) -> "Effort":
         """The same with a field of view that the finalists' fits find."""
-        longer = {name: replace(getattr(self, name), free_view=True) for name in ("anneal", "fine", "last")}
-        return replace(self, **longer)
+        return replace(self, **{name: replace(getattr(self, name), free_view=True) for name in ("anneal", "fine")})
 
 
 def best(fit: Fit, keep: int, separation: float = math.radians(12)) -> Fit:
@@ -113,8 +112,8 @@ def verify(
     hypotheses: Tensor,
     estimates: Tensor,
     effort: Effort,
-    keep: int = 8,
     seed: int = 0,
+    further: Callable[[Tensor], Tensor] | None = None,
 ) -> Fit:
     """Rank and refine camera configurations by synthesis.
 
@@ -123,10 +122,11 @@ def verify(
         hypotheses: [K, N, 3], view 0 at azimuth 0; or [K, N, 7] with free principal points and rolls.
         estimates: to stay near but for the azimuths, [N, 3] (or [N, 7]).
         seed: of the turns of `mutate`.
+        further: makes more configurations [M, N, C] of the best [K, N, C] of the search; they are tried last.
 
     Returns:
-        At most `keep` distinct fits, on the CPU, best first: the finalists, then the best of the others. Azimuths of
-        different fits do not compare; `sap3d.cameras.maths.anchored` makes them.
+        The distinct finalists, on the CPU, lowest loss first. Azimuths of different fits do not compare;
+        `sap3d.cameras.maths.anchored` makes them.
     """
     hypotheses, estimates = hypotheses.to(images.device), estimates.to(images.device)
 
@@ -150,13 +150,7 @@ def verify(
             fit = best(join([fit, climb(scout(torch.cat(proposals)))]), effort.beam)
             if fit.losses[0] > WORTHWHILE * lowest:
                 break
-        halved = -(-effort.finalists // 2)
+        if further is not None:
+            fit = best(join([fit, climb(scout(further(anchored(fit.cameras))))]), effort.beam)
         annealed = fit_all(images, fit.cameras[: effort.finalists], effort.anneal, progress, estimates=estimates)
-        finalists = best(refit(annealed, effort.fine), keep)
-        last = best(refit(finalists[:halved], effort.last), keep)
-    # Losses of different resolutions do not compare: who went farther ranks first.
-    cameras, losses = last.cameras, last.losses
-    for others in (finalists[halved:], fit[effort.finalists :]):
-        cameras = torch.cat([cameras, others.cameras])[:keep]
-        losses = torch.cat([losses, others.losses.clamp(min=losses.max().item())])[:keep]
-    return Fit(last.grid, cameras, losses).cpu()
+        return best(refit(annealed, effort.fine), effort.finalists).cpu()

@@ -149,7 +149,7 @@ def test_pipeline_reads_no_ground_truth_and_repeats_with_its_seed(root, monkeypa
     assert decided["symmetry"]["order"] == poses["symmetry"]["order"] and "excess" in decided["symmetry"]
     considered = decided["considered"]
     assert considered["kept"] in considered["judged"] and {"chosen", "descended"} <= set(considered["judged"])
-    assert len(decided["hypotheses"]) == 2 and considered["compared"]["score"]
+    assert len(decided["hypotheses"]) == len(decided["surprise"]) == 2
     hidden = root / "hidden"
     hidden.mkdir()
     for index, folder in enumerate((scene.train / "poses", scene.test, scene.mesh_folder)):

@@ -150,16 +150,19 @@ class DiffusionModel(nn.Module):
         """
         return cameras
 
-    def conditional_mean(self, sources: Sources, targets: Tensor, generator: torch.Generator) -> Tensor:
+    def conditional_mean(
+        self, sources: Sources, targets: Tensor, generator: torch.Generator, size: int | None = None
+    ) -> Tensor:
         """What is expected before anything is seen of the targets [M, 3] of one object, in [0, 1], [M, 4, S, S].
 
-        One step of sampling, from pure noise.
+        One step of sampling, from pure noise; shrunk to `size`, if that is given.
         """
         condition = self.condition(sources, targets)
         shape = (len(condition.cameras), 4, self.latent_size, self.latent_size)
         noise = torch.randn(shape, generator=generator).to(self.device)
         timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1, device=self.device)
-        return self.decode(self.clean_estimate(noise, timesteps, self.predict(noise, timesteps, condition)))
+        mean = self.decode(self.clean_estimate(noise, timesteps, self.predict(noise, timesteps, condition)))
+        return mean if size is None else F.interpolate(mean, size=(size, size), mode="area")
 
     def forget_object(self) -> None:
         """Drop what is remembered of one object beside the weights, if there is any."""

@@ -20,11 +20,3 @@ def turned(cameras: Tensor, order: int) -> Tensor:
 def repeated(images: Tensor, cameras: Tensor, order: int) -> tuple[Tensor, Tensor]:
     """Views [N, 4, S, S] at cameras [N, C] as seen from all sides that look alike, the given ones first."""
     return images.repeat(order, 1, 1, 1), turned(cameras, order)
-
-
-def mean_of_turns(cameras: Tensor, order: int) -> Tensor:
-    """One camera of each view, [N, C], from those that `turned` gave it, after they have moved, [order · N, C]."""
-    sides = cameras.view(order, -1, cameras.shape[-1])
-    mean = sides.sum(0)
-    mean[:, 1] -= (order - 1) * math.pi
-    return mean / order

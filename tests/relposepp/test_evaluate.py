@@ -22,34 +22,11 @@ from tests.tiny import tiny_model
 DIFFUSION = {"backbone": "embedded", "checkpoint": "diffusion", "model": {}}
 
 
-def row(confident: bool, right: bool, generator: np.random.Generator) -> dict:
-    """Two configurations of three views; the first one wins by far or hardly, and is the truth or not."""
-    truth = generator.uniform(-3, 3, 3)
-    other = truth + [0, 1.5, -1.5]
-    azimuths = [truth, other] if right else [other, truth]
-    losses = [1.0, 2.0 if confident else 1.01]
-    return {
-        "azimuths": np.stack(azimuths).tolist(),
-        "true_azimuths": truth.tolist(),
-        "synthesis_loss": losses,
-        "network_log_probability": [0.0, 0.0],
-        "confidence": [0.9] * 3,
-    }
-
-
 def test_placed_counts_a_views_pairs():
     truth = torch.tensor([0.0, 1.0, 2.0])
     torch.testing.assert_close(evaluate.placed(truth + 0.4, truth), torch.ones(3))
     wrong = truth + torch.tensor([0, 0, math.pi])
     torch.testing.assert_close(evaluate.placed(wrong, truth), torch.tensor([0.5, 0.5, 0.0]))
-
-
-def test_calibration_is_sharp_only_where_the_loss_can_be_trusted():
-    generator = np.random.default_rng(0)
-    trusted = [row(True, True, generator) for _ in range(20)]
-    doubtful = [row(True, index % 2 == 0, generator) for index in range(20)]
-    assert evaluate.calibrate(trusted)[1] > evaluate.calibrate(doubtful)[1]
-    assert evaluate.calibrate(trusted)[2] < evaluate.calibrate(doubtful)[2]
 
 
 def test_summary_of_known_errors():

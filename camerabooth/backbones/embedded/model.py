@@ -33,6 +33,7 @@ SETTINGS = Settings(
     dtype="auto",
     energy_of="mean",
     energy_timesteps=(),
+    energy_growth=0.94,
     guidance_scale=1.0,
     contrast=2.0,
     tuning={"steps": 0, "learning_rate": 2e-4, "batch": 4, "prior_batch": 2, "pure_noise": 0.3},
@@ -115,11 +116,18 @@ class EmbeddedDiffusion(DiffusionModel):
             sources.field = self.network.volume(*parts, instance=sources.instance)
         return sources.field
 
-    def conditional_mean(self, sources: LiftedSources, targets: Tensor, generator: torch.Generator) -> Tensor:
-        """The field's renders at targets [M, ≥ 3] of one object: colour on white and alpha in [0, 1], [M, 4, S, S]."""
-        pixels = cam.pixel_grid(self.image_size, targets.device)
-        view = render(self.lift(sources), targets[None], pixels, self.network.config.samples)
-        return view.image[0].transpose(1, 2).unflatten(-1, (self.image_size,) * 2).clamp(0, 1)
+    def conditional_mean(
+        self, sources: LiftedSources, targets: Tensor, generator: torch.Generator, size: int | None = None
+    ) -> Tensor:
+        """The field's renders at targets [M, ≥ 3] of one object: colour on white and alpha in [0, 1], [M, 4, S, S].
+
+        S is the model's image size, or `size`.
+        """
+        size = size or self.image_size
+        view = render(
+            self.lift(sources), targets[None], cam.pixel_grid(size, targets.device), self.network.config.samples
+        )
+        return view.image[0].transpose(1, 2).unflatten(-1, (size, size)).clamp(0, 1)
 
     # Diffusion.
 

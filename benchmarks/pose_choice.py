@@ -1,0 +1,161 @@
+"""How stage 1 chooses among configurations: what it finds of held-out objects, and the score that ranks it best.
+
+    python benchmarks/pose_choice.py record     # what the search finds, once, into ROOT_DIR/results/pose_choice
+    python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
+    python benchmarks/pose_choice.py growth     # of errors at true cameras with the angle to the nearest other view
+
+An object has five photos in one set and three in another. `fit` prints, for each set, the rotation error of the network
+alone, of the choice and of the best of all configurations, and how the choice's confidence is kept.
+"""
+
+import argparse
+import itertools
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from camerabooth.backbones.interface import DiffusionModel
+from camerabooth.judge import NEARBY, angles, leave_one_out
+from dataset.hard_toys import demo_toy
+from dataset.modelled import list_models, load_model
+from dataset.prepare import train_cameras
+from dataset.render import Renderer
+from dataset.toys import make_toy, toy_seed
+from dataset.training_views import HELD_OUT, KINDS, TrainingViews
+from relposepp.decide import estimate, moved, weigh
+from relposepp.infer import CONFIG, load_models
+from relposepp.model import IMAGE_SIZE, RelativePose
+from relposepp.search import agreement
+from sap3d.cameras.framing import upright
+from sap3d.errors import one_line_errors
+from sap3d.files import atomic_file, root_dir
+from sap3d.images import to_tensor
+from sap3d.runs.options import POSES, read_tree
+from sap3d.scores.metrics import rotation_error
+
+# Packages, nearly round and flat toys, and modelled objects that training has not seen (a carton, an animal, a head …).
+OBJECTS = ("toy_053", "round_010", "flat_010", "model_003", "toy_100", "flat_011", "model_091", "toy_055", "round_011",
+           "model_114", "toy_101", "model_004")  # fmt: skip
+SIZE = 128  # pixels of a photo
+GROWTH_SETS = 8  # objects of each kind and number of views
+
+
+def load_object(name: str) -> trimesh.Trimesh:
+    """A toy that training does not draw, or a modelled object that its shards leave out."""
+    if name.startswith("model_"):
+        return load_model(list_models()[HELD_OUT * int(name.removeprefix("model_"))])
+    return demo_toy(name) or make_toy(toy_seed(name))
+
+
+def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int) -> dict:
+    """The photos' true cameras, and the configurations that the search ends with, with all evidence."""
+    model, diffusion = models
+    truth = train_cameras("toy_demo", name)[:views]
+    photos = list(Renderer(load_object(name)).render(truth, SIZE, supersample=3))
+    start = time.process_time()
+    further = partial(moved, diffusion, photos)
+    poses = estimate(model, to_tensor(photos, IMAGE_SIZE), OmegaConf.load(CONFIG), 0, further=further)
+    images = to_tensor(photos, diffusion.image_size)
+    evidence = poses.evidence | {
+        "errors": torch.cat([leave_one_out(diffusion, images, cameras) for cameras in poses.cameras]),
+        "true_errors": leave_one_out(diffusion, images, truth)[0],
+    }
+    seconds = time.process_time() - start
+    return {"truth": truth, "cameras": poses.cameras, "network": poses.network, "seconds": seconds, **evidence}
+
+
+def log_weights(row: dict, growth: float, sharpness: tuple[float, float, float]) -> Tensor:
+    """`decide.weigh` of a recorded set's configurations, [K]."""
+    nearest = torch.stack([angles(each, each).fill_diagonal_(math.inf).amin(1) for each in row["cameras"]])
+    surprise = (row["errors"].log() - growth * torch.tanh(nearest / NEARBY)).mean(1)
+    return weigh(row | {"surprise": surprise}, len(row["truth"]), *sharpness)
+
+
+def confidence(row: dict, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each view of the choice: the confidence that it stands right, and whether it does, [N] each."""
+    order = weights.argsort(descending=True, stable=True)
+    azimuths = row["cameras"][order, :, 1]
+    both = torch.stack([azimuths[0], row["truth"][:, 1]])
+    return agreement(azimuths, weights[order]), agreement(both, torch.tensor([-math.inf, 0.0]))
+
+
+def likelihood(rows: list[dict], growth: float, sharpness: tuple[float, float, float]) -> float:
+    """Mean negative log-likelihood of a view; every set counts as one."""
+    total = 0.0
+    for row in rows:
+        told, right = confidence(row, log_weights(row, growth, sharpness))
+        told = told.clamp(0.02, 0.98)
+        total -= (right * told.log() + (1 - right) * (1 - told).log()).mean().item() / len(rows)
+    return total
+
+
+def fit(rows: dict[str, dict]) -> None:
+    """Print the likeliest constants, those without each judge, and what becomes of each set."""
+    grid = [(0.0, 0.1, 0.2, 0.3, 0.5), (0.0, 1.0, 2.0, 3.0, 5.0), (0.0, 3.0, 6.0, 10.0, 16.0)]
+    settings = [(growth, each) for growth in (0.0, 0.5, 0.94, 1.4) for each in itertools.product(*grid)]
+    found = sorted((likelihood(list(rows.values()), *setting), setting) for setting in settings)
+    for name, judge in (("all", None), ("no network", 0), ("no synthesis", 1), ("no surprise", 2)):
+        value, (growth, each) = next(entry for entry in found if judge is None or entry[1][1][judge] == 0)
+        print(f"{name:12s} NLL {value:.3f}  growth {growth}  network, synthesis, surprise {each}")
+    for name, row in rows.items():
+        weights = log_weights(row, *found[0][1])
+        errors = [rotation_error(cameras, row["truth"]) for cameras in row["cameras"]]
+        told, right = confidence(row, weights)
+        print(f"{name:12s} network {rotation_error(row['network'], row['truth']):5.1f}°  choice "
+              f"{errors[int(weights.argmax())]:5.1f}°  best {min(errors):5.1f}°  confidence {told.mean():4.0%}, right "
+              f"{right.mean():4.0%}  {row['seconds']:3.0f} s")  # fmt: skip
+
+
+@torch.no_grad()
+def print_growth(diffusion: DiffusionModel) -> None:
+    """Print by how much the logarithm of a view's error grows from beside another view to far from all, at true
+    cameras."""
+    parts = []
+    for kind, views in itertools.product(KINDS, (3, 5)):
+        data, rng = TrainingViews(root_dir() / "runs/views", "val", (kind,)), np.random.default_rng(1)
+        for _ in range(GROWTH_SETS):
+            batch = data.batch(rng, 1, views, targets=1)
+            images, cameras = upright(batch.images[0, :views], batch.cameras[0, :views], diffusion.image_size)
+            nearest = angles(cameras, cameras).fill_diagonal_(math.inf).amin(1)
+            pair = torch.stack([torch.tanh(nearest / NEARBY), leave_one_out(diffusion, images, cameras)[0].log()])
+            parts.append(pair - pair.mean(1, keepdim=True))  # each object has a level of its own
+    far, error = torch.cat(parts, 1)
+    print(f"growth {far @ error / (far @ far):.2f} from {len(far)} views of {len(parts)} objects")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["record", "fit", "growth"])
+    parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
+    parser.add_argument("--objects", nargs="+", default=OBJECTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = root_dir() / arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = [(name, (5, 3)[(index + turn) % 2]) for turn in range(2) for index, name in enumerate(arguments.objects)]
+    paths = {f"{name}_{views}": folder / f"{name}_{views}.pt" for name, views in sets}
+    if arguments.task == "fit":
+        fit({name: torch.load(path) for name, path in paths.items() if path.exists()})
+        return
+    models = load_models(read_tree([], "cpu", POSES)[POSES], torch.device("cpu"))
+    if arguments.task == "growth":
+        print_growth(models[1])
+        return
+    for (name, views), path in zip(sets, paths.values()):
+        if not path.exists():
+            row = record(models, name, views)
+            with atomic_file(path) as partial_file:
+                torch.save(row, partial_file)
+            print(f"{name} {views} views {row['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
