@@ -13,8 +13,8 @@ from phones import set_cameras
 
 from dataset.prepare import load_object
 from dataset.render import Renderer
-from relposepp.attitude import load_attitude
 from relposepp.held import hold
+from relposepp.model import load_model
 from sap3d.files import REPOSITORY
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--toys", type=int, default=12)
     count = parser.parse_args().toys
     names = [f"toy_{number}" for number in range(301, 301 + count)] + [f"{kind}_000" for kind in ("round", "flat")]
-    network = load_attitude(REPOSITORY / "relposepp/weights", torch.device("cpu"))
+    network = load_model(REPOSITORY / "relposepp/weights", torch.device("cpu"))
     for kind in ("roll", "plain", "top"):
         rolls, elevations, tilts = [], [], []
         for seed, name in enumerate(names):

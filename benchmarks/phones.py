@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 
 from dataset.prepare import load_object
 from dataset.render import Renderer
-from relposepp.attitude import load_attitude
 from relposepp.decide import decide
 from relposepp.evaluate import FAILURE, placed
 from relposepp.held import hold
@@ -28,7 +27,7 @@ from relposepp.outliers import LEVEL, leave_each_out, outliers
 from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import centre
 from sap3d.errors import one_line_errors
-from sap3d.files import REPOSITORY, root_dir, write_json
+from sap3d.files import root_dir, write_json
 from sap3d.images import to_tensor
 from sap3d.photos.import_photos import framed
 from sap3d.runs.options import POSES, read_tree
@@ -57,7 +56,7 @@ def set_cameras(kind: str, seed: int) -> torch.Tensor:
     return cameras
 
 
-def run(toy: str, kind: str, seed: int, config, models, attitude) -> dict:
+def run(toy: str, kind: str, seed: int, config, models) -> dict:
     """Stage 1 of one set."""
     truth = set_cameras(kind, seed)
     photos = list(Renderer(load_object("toy_demo", toy)).render(truth, SIZE))
@@ -70,7 +69,7 @@ def run(toy: str, kind: str, seed: int, config, models, attitude) -> dict:
     if not known:
         tangents = torch.tensor(shares) * cam.TAN_HALF_FOV / np.median(shares)
     start = time.monotonic()
-    poses = decide(*models, photos, config, seed, held=hold(attitude, photos, 2 * tangents.atan(), known))
+    poses = decide(*models, photos, config, seed, held=hold(models[0], photos, 2 * tangents.atan(), known))
     seconds = time.monotonic() - start
     cameras, inliers = poses.cameras[0], [view for view in range(VIEWS) if kind != "stranger" or view != stranger]
     moved = to_tensor(centre(photos, cam.principal_points(cameras)), LEVEL.size)
@@ -113,14 +112,14 @@ def main() -> None:
     done = json.loads(path.read_text()) if path.exists() else {}
     rows = done["rows"] if done.get("overrides") == arguments.overrides else {}
     config, device = OmegaConf.create(config), torch.device("cpu")
-    models, attitude = load_models(config, device), load_attitude(REPOSITORY / config.weights, device)
+    models = load_models(config, device)
     for toy in arguments.toys:
         for kind in arguments.kinds:
             for seed in range(arguments.seeds):
                 sets, name = rows.setdefault(kind, {}), f"{toy} {seed}"
                 if name in sets:
                     continue
-                row = sets[name] = run(toy, kind, seed, config, models, attitude)
+                row = sets[name] = run(toy, kind, seed, config, models)
                 write_json(path, {"overrides": arguments.overrides, "rows": rows})
                 print(f"{kind:10s} {name:14s} {row['error']:6.1f}°  fov {row['field_of_view']:4.1f}°  "
                       f"roll {np.abs(row['rolls']).mean():4.1f}°  named {row['named']}  {row['seconds']:4.0f} s",

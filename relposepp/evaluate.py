@@ -32,7 +32,6 @@ from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import judge
-from relposepp.attitude import load_attitude
 from relposepp.decide import decide
 from relposepp.descent import descend_repeatedly
 from relposepp.held import hold
@@ -74,11 +73,7 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     models = load_models(config, chosen_device)
     start = time.monotonic()
     usual = torch.full((len(photos),), cam.FIELD_OF_VIEW)
-    held = (
-        hold(load_attitude(Path(__file__).parents[1] / config.weights, chosen_device), photos, usual, known=False)
-        if config.own_photos
-        else None
-    )
+    held = hold(models[0], photos, usual, known=False) if config.own_photos else None
     poses = decide(*models, photos, config, seed + index, held=held)
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
     row |= {"azimuths": poses.cameras[..., 1].tolist(), "true_azimuths": truth[chosen, 1].tolist()}

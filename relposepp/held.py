@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from relposepp import attitude
-from relposepp.attitude import ELEVATIONS, ROLLS, Attitude
-from relposepp.model import IMAGE_SIZE, Elevations
+from relposepp.attitude import ELEVATIONS, ROLLS
+from relposepp.model import IMAGE_SIZE, Elevations, RelativePose
 from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import upright
 from sap3d.images import to_tensor
@@ -27,7 +27,7 @@ GUESSED = 0.5  # share of the configurations that are tried with other rolls tha
 class Held:
     """What is known of N photos' cameras before they are placed."""
 
-    views: Tensor  # upright, for the network, [N, 4, 64, 64]
+    views: Tensor  # upright, for the network, [N, 4, 128, 128]
     elevations: Elevations
     rolls: Tensor  # distributions over attitude.ROLLS, [N, 19]
     fields_of_view: Tensor  # radians, [N]
@@ -74,7 +74,7 @@ def with_prior(told: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hold(network: Attitude, photos: list[np.ndarray], fields_of_view: Tensor, known: bool) -> Held:
+def hold(network: RelativePose, photos: list[np.ndarray], fields_of_view: Tensor, known: bool) -> Held:
     """What is known of N photos, uint8 RGBA [S, S, 4].
 
     Args:
@@ -82,7 +82,7 @@ def hold(network: Attitude, photos: list[np.ndarray], fields_of_view: Tensor, kn
         known: whether they are right, or only but for a common factor of the focal lengths.
     """
     device = next(network.parameters()).device
-    logits = network(to_tensor(photos, attitude.SIZE).to(device)).cpu()
+    logits = network.attitude(to_tensor(photos, IMAGE_SIZE).to(device)).cpu()
     both = with_prior(logits.flatten(1).softmax(-1).view_as(logits))
     rolls = both.sum(1)
     turned = cam.full_cameras(torch.zeros(len(photos), 3))

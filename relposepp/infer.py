@@ -21,7 +21,6 @@ from torch import Tensor
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.backbones.interface import load_model as load_diffusion
 from camerabooth.backbones.weights import model_folder
-from relposepp.attitude import load_attitude
 from relposepp.decide import decide, seen_by
 from relposepp.held import Held, hold
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
@@ -172,8 +171,7 @@ def main() -> None:
     def decided(kept: list[int]) -> Poses:
         chosen, held, prediction = [photos[view] for view in kept], None, None
         if own or config.fov is not None:
-            attitude = load_attitude(Path(__file__).parents[1] / config.weights, device)
-            held = hold(attitude, chosen, lenses[0][kept], lenses[1])
+            held = hold(model, chosen, lenses[0][kept], lenses[1])
         if config.backbone == "published" and config.network and len(kept) > 1:
             embedded = seen_by(model, images[kept], config, held)
             prediction = published_prediction(chosen, embedded, config, device, arguments.seed, held)

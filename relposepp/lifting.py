@@ -7,6 +7,7 @@ features hang on its elevation and radius through projective geometry alone, so 
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -79,8 +80,18 @@ def wrap_columns(x: Tensor, width: int = 1) -> Tensor:
     return torch.cat([x[..., -width:], x, x[..., :width]], -1)
 
 
+@dataclass
+class Seen:
+    """What `ImageEncoder` makes of V views."""
+
+    fine: Tensor  # [V, 64, 16, 16]
+    coarse: Tensor  # [V, 128, 8, 8]
+    known: Tensor  # the last of ImageNet's features, [V, 320, 4, 4]
+    summary: Tensor  # [V, 128]
+
+
 class ImageEncoder(nn.Module):
-    """128×128 RGB + mask → frustum features at 16×16 and a summary vector.
+    """128×128 RGB + mask → what is `Seen`, and frustum features at 16×16.
 
     What is learned here sees the image at 64×64; ImageNet's features (imagenet.py) see all of it and are added on the
     way.
@@ -108,18 +119,21 @@ class ImageEncoder(nn.Module):
         self.merge = Residual(64)
         self.lift = nn.Conv2d(64, features * depth_bins, 1)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images [V, 4, 128, 128] → frustum [V, features, depth bins, 16, 16] and summary [V, 128]."""
+    def forward(self, images: Tensor) -> Seen:
         images = images.contiguous(memory_format=torch.channels_last)
-        known = [add(found) for add, found in zip(self.known, self.pretrained(images[:, :3]))]
+        pretrained = self.pretrained(images[:, :3])
+        known = [add(found) for add, found in zip(self.known, pretrained)]
         fine = self.fine(self.stem(F.avg_pool2d(images, 2) * 2 - 1) + known[0])
         coarse = self.coarse(self.down(fine) + known[1])
         pooled = torch.cat([coarse.mean((2, 3)), coarse.amax((2, 3))], -1)
-        summary = self.summary(pooled) + known[2].mean((2, 3))
+        return Seen(fine, coarse, pretrained[2], self.summary(pooled) + known[2].mean((2, 3)))
+
+    def lifted(self, seen: Seen) -> Tensor:
+        """Frustum features, [V, features, depth bins, 16, 16]."""
+        fine, coarse, summary = seen.fine, seen.coarse, seen.summary
         up = F.interpolate(self.up(coarse), scale_factor=2, mode="nearest")
         merged = self.merge(fine + up + self.context(summary)[..., None, None])
-        lifted = self.lift(F.relu(merged))
-        return lifted.unflatten(1, (self.features, -1)), summary
+        return self.lift(F.relu(merged)).unflatten(1, (self.features, -1))
 
 
 class CylinderNetwork(nn.Module):

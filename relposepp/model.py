@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from relposepp import unwrapping
+from relposepp.attitude import ELEVATIONS, UPRIGHT, AttitudeHead
 from relposepp.correlation import PairHead, circular_correlation, spectra
 from relposepp.lifting import CylinderNetwork, ImageEncoder, facing
 from relposepp.search import configuration_scores, joint_elevations, to_bins
@@ -38,7 +39,6 @@ class ModelConfig:
     groups: int = 16  # separately correlated feature groups
     group_channels: int = 4
     azimuth_bins: int = 72  # bins of a pairwise distribution
-    elevation_range: tuple[int, int] = (-25, 90)  # degrees
 
 
 @dataclass
@@ -111,23 +111,27 @@ class RelativePose(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        # Bins of the per-view heads: elevations five degrees apart and radii 1.2…2.5.
-        low, high = config.elevation_range
-        self.register_buffer("elevations", torch.deg2rad(torch.arange(low, high + 1.0, 5.0)), persistent=False)
+        self.register_buffer("elevations", ELEVATIONS.clone(), persistent=False)
         self.register_buffer("radii", torch.arange(12, 26) / 10, persistent=False)
         c = config
         self.encoder = ImageEncoder(c.features, c.depth_bins)
-        self.elevation_head = nn.Linear(128, len(self.elevations))
+        self.attitude_head = AttitudeHead(coarse=128, summary=128)
         self.radius_head = nn.Linear(128, len(self.radii))
         out = c.groups * c.group_channels
         self.cylinder = CylinderNetwork(c.features, c.rings, c.levels, c.sectors, c.width, c.blocks, out)
         self.pair_head = PairHead(c.groups, unwrapping.CHANNELS, context=128)
 
+    def attitude(self, images: Tensor) -> Tensor:
+        """Logits over `attitude.ELEVATIONS` and `attitude.ROLLS` of views as they are [V, 4, 128, 128]: [V, 22, 19]."""
+        seen = self.encoder(images)
+        return self.attitude_head(seen.coarse, seen.known, seen.summary)
+
     def encode(self, images: Tensor) -> tuple[Encoding, Tensor, Tensor]:
-        """Views [V, 4, 128, 128] → encoding, elevation logits [V, 24], radius logits [V, 14]."""
-        frustum, summary = self.encoder(images)
-        logits = self.elevation_head(summary).float(), self.radius_head(summary).float()
-        return Encoding(F.avg_pool2d(images, 2), frustum, summary), *logits
+        """Upright views [V, 4, 128, 128] → encoding, elevation logits [V, 22], radius logits [V, 14]."""
+        seen = self.encoder(images)
+        attitude = self.attitude_head(seen.coarse, seen.known, seen.summary)
+        logits = attitude[:, :, UPRIGHT], self.radius_head(seen.summary).float()
+        return Encoding(F.avg_pool2d(images, 2), self.encoder.lifted(seen), seen.summary), *logits
 
     def signatures(
         self, views: Encoding, elevation: Tensor, radius: Tensor, fields_of_view: Tensor | None = None

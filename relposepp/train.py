@@ -21,33 +21,49 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dataset.training_views import TrainingViews
-from relposepp.attitude import bin_labels
+from relposepp.attitude import LEVEL, ROLLS, attitude_loss, bin_labels, expected
 from relposepp.correlation import azimuth_labels
 from relposepp.imagenet import fetch_weights
 from relposepp.model import ModelConfig, RelativePose, load_model, save_model
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, root_dir
+from sap3d.images import turn
 from sap3d.runs import devices
 from sap3d.runs.options import merge_overrides
 
 CONFIG = Path(__file__).parent / "configs/train.yaml"
 CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val_rotation_median", "val_acc30",
-         "val_elevation_mean", "val_radius_mean")  # fmt: skip
+         "val_elevation_mean", "val_radius_mean", "val_roll_median")  # fmt: skip
 
 
 def view_sets(
     data: TrainingViews, rng: np.random.Generator, config: DictConfig, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Random photo-like views, images [O, N, 4, 128, 128] and cameras (elevation, azimuth, radius), [O, N, 3].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random photo-like views: images [O, N, 4, 128, 128], cameras (elevation, azimuth, radius), [O, N, 3], and rolls,
+    [O, N].
 
-    The network knows one field of view, so a radius is the one at which the object would look as large with it. Roll
-    and principal points are what it learns to bear.
+    The network knows one field of view, so a radius is the one at which the object would look as large with it. Pairs
+    are of nearly upright views; their roll and principal points are what the network learns to bear.
     """
     batch = data.batch(rng, config.objects, config.views)
     radius = batch.cameras[..., 2:3] * cam.half_fov_tangents(batch.cameras) / cam.TAN_HALF_FOV
     cameras = torch.cat([batch.cameras[..., :2], radius], -1)
-    return batch.images.to(device), cameras.to(device)
+    return tuple(part.to(device) for part in (batch.images, cameras, batch.cameras[..., 5]))
+
+
+def turned_views(
+    images: Tensor, elevation: Tensor, roll: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Some of views [V, 4, S, S], turned and mirrored, and their elevations and rolls, [count] each; on the CPU."""
+    chosen = torch.randperm(len(images), generator=generator)[:count]
+    images, elevation, roll = images[chosen], elevation[chosen], roll[chosen]
+    mirrored = torch.rand(len(roll), generator=generator) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    roll = torch.where(mirrored, -roll, roll)
+    wanted = ROLLS[0] + (ROLLS[-1] - ROLLS[0]) * torch.rand(len(roll), generator=generator)
+    wanted = torch.where(torch.rand(len(roll), generator=generator) < LEVEL, roll, wanted)
+    return turn(images, wanted - roll), elevation, wanted
 
 
 def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> Tensor:
@@ -152,37 +168,37 @@ def losses(model: RelativePose, outputs: Outputs, cameras: Tensor, config: DictC
 
 @torch.no_grad()
 def validate(model: RelativePose, data: TrainingViews, config: DictConfig, device: torch.device) -> list[float]:
-    """Loss, median azimuth and rotation error (°), accuracy at 30°, mean elevation (°) and radius error.
+    """Loss, median azimuth and rotation error (°), accuracy at 30°, mean elevation (°) and radius error; median error
+    of the rolls of turned views (°).
 
     The same view sets each time; pairs on their own, without global inference.
     """
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    azimuth_errors, rotation_errors, elevation_errors, radius_errors, total = [], [], [], [], []
+    found = {name: [] for name in ("loss", "azimuth", "rotation", "elevation", "radius", "roll")}
+    first, second = torch.triu_indices(config.views, config.views, 1)
     for _ in range(max(1, config.validation_objects // config.objects)):
-        images, cameras = view_sets(data, rng, config, device)
+        images, cameras, rolls = view_sets(data, rng, config, torch.device("cpu"))
+        turned = turned_views(
+            images.flatten(0, 1), cameras[..., 0].flatten(), rolls.flatten(), rolls.numel(), generator
+        )
+        found["roll"].append(expected(model.attitude(turned[0].to(device)).cpu())[1] - turned[2])
+        images, cameras = images.to(device), cameras.to(device)
         with devices.autocast(device):
             outputs = sets_forward(model, images, None, config, generator)
-        total.append(losses(model, outputs, cameras, config).item())
-        estimate = torch.stack([model.expected_elevation(outputs.elevation), model.expected_radius(outputs.radius)], -1)
-        estimate = estimate.view(*cameras.shape[:2], 2)
-        first, second = torch.triu_indices(config.views, config.views, 1)
+        found["loss"].append(losses(model, outputs, cameras, config)[None])
+        elevation, radius = model.expected_elevation(outputs.elevation), model.expected_radius(outputs.radius)
         delta = outputs.pairs.argmax(-1) * (2 * math.pi / outputs.pairs.shape[-1])
-        true_delta = cameras[:, second, 1] - cameras[:, first, 1]
-        azimuth_errors.append(cam.wrap_angle(delta - true_delta).abs().flatten())
-        rotation_errors.append(pair_rotation_errors(estimate[..., 0], delta, cameras, first, second).flatten())
-        elevation_errors.append((estimate[..., 0] - cameras[..., 0]).abs().flatten())
-        radius_errors.append((estimate[..., 1] - cameras[..., 2]).abs().flatten())
-    azimuth, rotation, elevation = (
-        torch.rad2deg(torch.cat(errors)) for errors in (azimuth_errors, rotation_errors, elevation_errors)
-    )
-    return [
-        float(np.mean(total)),
-        azimuth.median().item(),
-        rotation.median().item(),
-        (rotation < 30).float().mean().item(),
-        elevation.mean().item(),
-        torch.cat(radius_errors).mean().item(),
-    ]
+        found["azimuth"].append(cam.wrap_angle(delta - (cameras[:, second, 1] - cameras[:, first, 1])).flatten())
+        elevation = elevation.view(cameras.shape[:2])
+        found["rotation"].append(pair_rotation_errors(elevation, delta, cameras, first, second).flatten())
+        found["elevation"].append((elevation - cameras[..., 0]).flatten())
+        found["radius"].append(radius - cameras[..., 2].flatten())
+    errors = {name: torch.cat(parts).abs() for name, parts in found.items()}
+    degrees = {name: errors[name].rad2deg() for name in ("azimuth", "rotation", "elevation", "roll")}
+    medians = [degrees[name].median().item() for name in ("azimuth", "rotation", "roll")]
+    near = (degrees["rotation"] < 30).float().mean().item()
+    return [errors["loss"].mean().item(), *medians[:2], near, degrees["elevation"].mean().item(),
+            errors["radius"].mean().item(), medians[2]]  # fmt: skip
 
 
 def pair_rotation_errors(elevation: Tensor, delta: Tensor, cameras: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -232,13 +248,17 @@ class Run:
         elapsed = min(1.0, max(self.seconds / (60 * self.config.max_minutes), self.step / self.config.max_steps))
         return self.config.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed)))
 
-    def train_step(self, images: Tensor, cameras: Tensor, generator: torch.Generator) -> float:
-        """One optimizer step on sets [O, N, …]; returns the loss."""
+    def train_step(
+        self, images: Tensor, cameras: Tensor, turned: tuple[Tensor, Tensor, Tensor], generator: torch.Generator
+    ) -> float:
+        """One optimizer step on sets [O, N, …], and on views of `turned_views`; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with devices.autocast(self.device):
             outputs = sets_forward(self.model, images, cameras, self.config, generator)
+            attitude = self.model.attitude(turned[0])
         loss = losses(self.model, outputs, cameras, self.config)
+        loss = loss + self.config.attitude_weight * attitude_loss(attitude, *turned[1:])
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -297,10 +317,11 @@ def train(config: DictConfig) -> None:
     generator = torch.Generator().manual_seed(config.seed + run.step)
     recent, last_save, clock = [], run.seconds, time.monotonic()
     while run.seconds < 60 * config.max_minutes and run.step < config.max_steps:
-        images, cameras = view_sets(data, rng, config, torch.device("cpu"))
-        shape = images.shape
-        images = augment(images.flatten(0, 1), config.augment, generator).view(shape)
-        recent.append(run.train_step(images.to(device), cameras.to(device), generator))
+        images, cameras, rolls = view_sets(data, rng, config, torch.device("cpu"))
+        flat = augment(images.flatten(0, 1), config.augment, generator)
+        turned = turned_views(flat, cameras[..., 0].flatten(), rolls.flatten(), config.turned, generator)
+        turned = tuple(part.to(device) for part in turned)
+        recent.append(run.train_step(flat.view_as(images).to(device), cameras.to(device), turned, generator))
         now = time.monotonic()
         run.seconds, clock = run.seconds + now - clock, now
         if run.step % 50 == 0:

@@ -21,9 +21,7 @@ from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from relposepp import descent, infer, verify
-from relposepp.attitude import Attitude
 from relposepp.model import ModelConfig, RelativePose, save_model
-from relposepp.train_attitude import save as save_attitude
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import read_best_poses, read_pose_hypotheses
 from sap3d.errors import UserError
@@ -60,7 +58,6 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     torch.manual_seed(0)
     save_model(RelativePose(ModelConfig(width=16, blocks=1)), root / "relposepp")
-    save_attitude(Attitude(), root / "relposepp")
     tiny_model().save_pretrained(root / "diffusion")
     mesh = make_toy(toy_seed(TOY))
     with pytest.MonkeyPatch.context() as patch:
