@@ -65,7 +65,7 @@ def scores(model: EmbeddedDiffusion, batch: Batch, views: int, degrees: float, s
 
     start = moved(right, degrees, seed)
     add(model, start)
-    add(model, stage2.fit_object(model, images, start, 1, config.instance, seed))
+    add(model, stage2.fit_object(model, images, start, 1, config.instance, seed)[-1])
     model.forget_object()
     if steps:
         tuned = copy.deepcopy(model)
@@ -73,7 +73,7 @@ def scores(model: EmbeddedDiffusion, batch: Batch, views: int, degrees: float, s
         with tempfile.TemporaryDirectory() as folder:
             refined, _ = stage2.tune(tuned, images, start, prior, config, seed, Path(folder) / "tuning")
         add(tuned, refined)
-        add(tuned, stage2.fit_object(tuned, images, refined, 1, config.instance, seed))
+        add(tuned, stage2.fit_object(tuned, images, refined, 1, config.instance, seed)[-1])
     return found
 
 

@@ -106,10 +106,10 @@ def fit_object(
         held: whether the cameras stay.
 
     Returns:
-        The cameras [N, ≥ 3] as they fit best then.
+        The cameras before every step and after the last, where they fit best, [steps + 1, N, ≥ 3].
     """
     if not model.remembers or not options.steps or len(images) * order == 1:
-        return cameras
+        return cameras[None]
     chosen = OmegaConf.to_container(options) | ({"pose_rate": 0.0} if held else {})
     return model.fit_instance(images, cameras, order, chosen, seed)
 
@@ -154,7 +154,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     moved = halving(tuned, config.tuning.batch, "tuning.batch", device)
     refined, trajectory = (cameras[..., : len(images), :] for cameras in moved)  # other sides come last
     remember = partial(fit_object, model, images, order=order, options=config.tuning.instance, seed=seed)
-    refined = remember(refined)
+    way = remember(refined)
+    refined, trajectory = way[-1], torch.cat([trajectory, way[1:].cpu()])
 
     # The tuned model has adapted to the refined poses; the pretrained one is an impartial judge of both.
     held = refined + (best.cameras - cameras)  # with the roll that was turned away

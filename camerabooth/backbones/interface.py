@@ -146,9 +146,9 @@ class DiffusionModel(nn.Module):
             options: `tuning.instance` of configs/sap3d.yaml.
 
         Returns:
-            The cameras as they fit best then, [N, ≥ 3].
+            The cameras before every step and after the last, where they fit best, [steps + 1, N, ≥ 3].
         """
-        return cameras
+        return cameras[None]
 
     def conditional_mean(
         self, sources: Sources, targets: Tensor, generator: torch.Generator, size: int | None = None

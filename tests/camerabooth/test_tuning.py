@@ -116,8 +116,8 @@ def test_tuning_stops_when_held_out_noise_levels_gain_nothing(scene, tmp_path):
 def test_an_object_is_fitted_from_two_views_on(scene, views, order, fits):
     images, cameras, model = scene
     options = OmegaConf.merge(config().instance, {"steps": 1})
-    moved = main.fit_object(model, images[:views], cameras[:views], order, options, seed=0, held=True)
-    torch.testing.assert_close(moved, cameras[:views])
+    way = main.fit_object(model, images[:views], cameras[:views], order, options, seed=0, held=True)
+    torch.testing.assert_close(way, cameras[:views].expand(1 + fits, -1, -1))
     assert (model.instance is not None) == fits
 
 

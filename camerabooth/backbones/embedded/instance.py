@@ -44,7 +44,8 @@ def fit_instance(
         order: of the object's symmetry: the views count from all sides that look alike.
 
     Returns:
-        Features in the world's frame [C, G, G, G], and the cameras' last positions, [N, ≥ 3].
+        Features in the world's frame [C, G, G, G], and the cameras before every step and after the last, [steps + 1, N,
+        ≥ 3].
     """
     views, from_cameras = repeated(images, cameras, order)
     latents, count = views[None] * 2 - 1, len(views)
@@ -57,6 +58,7 @@ def fit_instance(
     ramp = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / options.warmup_steps) * (1 - 0.9 * step / options.steps)
     )
+    way = [poses.cameras().to(cameras)]
     truth, grid = views.flatten(2).transpose(1, 2), cam.pixel_grid(images.shape[-1], images.device)
     for step in trange(options.steps, desc="fitting the object", leave=False, mininterval=1):
         generator = step_generator(seed, step)
@@ -71,7 +73,8 @@ def fit_instance(
         optimizer.step()
         ramp.step()
         poses.project()
-    return features.detach(), poses.cameras().to(cameras)
+        way.append(poses.cameras().to(cameras))
+    return features.detach(), torch.stack(way)
 
 
 def others_fields(field: Field) -> Field:

@@ -71,9 +71,9 @@ class EmbeddedDiffusion(DiffusionModel):
     def fit_instance(self, images: Tensor, cameras: Tensor, order: int, options: dict[str, Any], seed: int) -> Tensor:
         """Learn features of one object; see `camerabooth.backbones.embedded.instance`."""
         self.requires_grad_(False)
-        features, moved = fit_instance(self.network, images, cameras, order, InstanceFit(**options), seed)
+        features, way = fit_instance(self.network, images, cameras, order, InstanceFit(**options), seed)
         self.instance = nn.Parameter(features, requires_grad=False)
-        return moved
+        return way
 
     def forget_object(self) -> None:
         """Drop the object's features."""

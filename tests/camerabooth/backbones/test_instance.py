@@ -44,8 +44,8 @@ def test_features_explain_the_photos_and_spoil_nothing_else(network, photos):
     images, cameras = photos
     given = torch.tensor([0, 1, 2, 4, 5])
     options = instance.InstanceFit(steps=30, rays=400, pose_rate=0.0)
-    features, kept = instance.fit_instance(network, images[given], cameras[given], 1, options, seed=0)
-    torch.testing.assert_close(cam.wrap_angle(kept - cameras[given]), torch.zeros(5, 3), atol=1e-6, rtol=0)
+    features, way = instance.fit_instance(network, images[given], cameras[given], 1, options, seed=0)
+    torch.testing.assert_close(cam.wrap_angle(way - cameras[given]), torch.zeros(31, 5, 3), atol=1e-6, rtol=0)
     with torch.no_grad():
         before = views(network, images[given], cameras[given], None, cameras)
         after = views(network, images[given], cameras[given], features, cameras)
@@ -58,9 +58,11 @@ def test_a_camera_that_was_off_comes_back(network, photos):
     off = cameras.clone()
     off[2, 1] += 0.15
     options = instance.InstanceFit(steps=40, rays=400, pose_rate=5e-3)
-    _, moved = instance.fit_instance(network, images, off, 1, options, seed=0)
-    assert cam.wrap_angle(moved - cameras)[2, 1].abs() < 0.11
-    assert moved[0, 1] == 0, "the first camera's azimuth is the gauge"
+    _, way = instance.fit_instance(network, images, off, 1, options, seed=0)
+    assert len(way) == 41 and not torch.equal(way[-2], way[-1])
+    torch.testing.assert_close(cam.wrap_angle(way[0] - off), torch.zeros(6, 3), atol=1e-6, rtol=0)
+    assert cam.wrap_angle(way[-1] - cameras)[2, 1].abs() < 0.11
+    assert way[-1][0, 1] == 0, "the first camera's azimuth is the gauge"
 
 
 def test_no_source_sees_its_own_photo():
