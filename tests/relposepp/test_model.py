@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dataset import training_views
-from relposepp import decide, train
+from relposepp import decide, train, training_sets
 from relposepp.decide import estimate
 from relposepp.held import hold
 from relposepp.imagenet import ImageNetFeatures
@@ -25,6 +25,7 @@ from relposepp.plot import write_plot
 from relposepp.proposals import propose, uninformed
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
+from sap3d.images import turn
 
 TINY = {"features": 4, "depth_bins": 4, "rings": 2, "levels": 4, "sectors": 12, "width": 8, "blocks": 1, "groups": 2,
         "group_channels": 2, "azimuth_bins": 24}  # fmt: skip
@@ -177,9 +178,21 @@ def test_radii_are_those_of_the_usual_field_of_view(monkeypatch):
     cameras[0, 1, 6] = 2 * math.atan(cam.TAN_HALF_FOV / 2)  # twice as far at half the opening
     batch = training_views.Batch(torch.rand(1, 2, 4, 128, 128), cameras, torch.empty(1, 0, 64, 64))
     data = SimpleNamespace(batch=lambda *_: batch)
-    images, known = train.view_sets(data, None, OmegaConf.load(train.CONFIG), torch.device("cpu"))
+    images, known, rolls = training_sets.view_sets(data, None, OmegaConf.load(train.CONFIG))
     assert images.shape == (1, 2, 4, 128, 128)
     torch.testing.assert_close(known[..., 2], torch.tensor([[1.8, 1.8]]))
+    torch.testing.assert_close(rolls, torch.tensor([[0.1, 0.0]]))
+
+
+def test_turned_views_stand_upright_again_when_they_are_turned_back():
+    generator = torch.Generator().manual_seed(0)
+    mark = torch.ones(1, 4, 64, 64)
+    mark[:, 3] = 0
+    mark[:, :, 8:32, 28:36] = torch.tensor([0.1, 0.2, 0.3, 1.0])[:, None, None]  # upwards from the middle
+    views = mark.repeat(12, 1, 1, 1)
+    turned, elevation, roll = training_sets.turned_views(views, torch.arange(12.0), torch.zeros(12), 8, generator)
+    assert len(turned) == 8 and len(elevation.unique()) == 8 and roll.abs().max() > 0.3
+    assert (turn(turned, -roll) - mark).abs().mean() < 0.3 * (turned - mark).abs().mean()
 
 
 def test_a_wrong_elevation_is_trained_against(model):
@@ -202,7 +215,7 @@ def test_augmentation_keeps_masks_and_white(model):
     images = torch.ones(4, 4, 128, 128)
     images[:, 3] = 0
     images[:, :, 20:44, 20:44] = torch.tensor([0.2, 0.5, 0.3, 1.0])[:, None, None]
-    moved = train.augment(images, config, torch.Generator().manual_seed(0))
+    moved = training_sets.augment(images, config, torch.Generator().manual_seed(0))
     assert moved.min() >= 0 and moved.max() <= 1
     background = moved[:, 3] == 0
     assert (moved[:, :3].permute(0, 2, 3, 1)[background] == 1).all()
