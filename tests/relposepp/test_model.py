@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -25,10 +26,14 @@ from relposepp.plot import write_plot
 from relposepp.proposals import propose, uninformed
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
-from sap3d.images import turn
+from sap3d.images import to_tensor, turn
 
 TINY = {"features": 4, "depth_bins": 4, "rings": 2, "levels": 4, "sectors": 12, "width": 8, "blocks": 1, "groups": 2,
         "group_channels": 2, "azimuth_bins": 24}  # fmt: skip
+
+
+def photos_of(images: torch.Tensor) -> list[np.ndarray]:
+    return list(images.permute(0, 2, 3, 1).mul(255).byte().numpy())
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +93,9 @@ def test_missing_and_broken_weights_are_one_line(tmp_path):
 
 
 def test_one_view_takes_the_heads_word(model):
-    images = torch.rand(1, 4, 128, 128)
-    poses = estimate(model, images, OmegaConf.load(CONFIG), seed=0)
-    prediction = model.predict(images)
+    photos = photos_of(torch.rand(1, 4, 128, 128))
+    poses = estimate(model, None, photos, OmegaConf.load(CONFIG), seed=0)
+    prediction = model.predict(to_tensor(photos, 128))
     assert poses.cameras.tolist() == [[[prediction.elevation.item(), 0.0, prediction.radius.item()]]]
     assert "azimuth" not in evidence_of(poses)["deviations_deg"]
 
@@ -98,7 +103,7 @@ def test_one_view_takes_the_heads_word(model):
 def test_the_network_alone_ranks_by_probability(model, tmp_path):
     images = torch.rand(3, 4, 128, 128, generator=torch.Generator().manual_seed(2))
     config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "hypotheses": 3})
-    poses = estimate(model, images, config, seed=0)
+    poses = estimate(model, None, photos_of(images), config, seed=0)
     assert poses.cameras.shape == (3, 3, 3) and poses.scores == sorted(poses.scores)
     assert torch.equal(poses.cameras[0], poses.network) and poses.fit is None
     assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
@@ -109,12 +114,11 @@ def test_the_network_alone_ranks_by_probability(model, tmp_path):
 def test_two_renders_are_the_networks_alone_but_not_two_own_photos(model, monkeypatch):
     images = torch.rand(2, 4, 128, 128, generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr(decide, "verify", lambda *_: pytest.fail("verified"))
-    poses = estimate(model, images, OmegaConf.load(CONFIG), seed=0)
+    poses = estimate(model, None, photos_of(images), OmegaConf.load(CONFIG), seed=0)
     assert torch.equal(poses.cameras[0], poses.network) and "synthesis_loss" not in poses.evidence
     with pytest.raises(pytest.fail.Exception, match="verified"):
-        photos = list(images.permute(0, 2, 3, 1).mul(255).byte().numpy())
-        held = hold(model, photos, torch.full((2,), 0.7), known=True)
-        estimate(model, images, OmegaConf.load(CONFIG), seed=0, held=held)
+        held = hold(model, photos_of(images), torch.full((2,), 0.7), known=True)
+        estimate(model, None, photos_of(images), OmegaConf.load(CONFIG), seed=0, held=held)
 
 
 def test_without_a_network_nothing_is_preferred():
