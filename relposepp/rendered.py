@@ -18,7 +18,7 @@ TURNS = 36  # renders all around
 SIZE = 32  # of the images that are compared
 # Of the unexpected logarithmic errors beside the pair network's log-probabilities: the likeliest on held-out toys and
 # modelled objects (benchmarks/rendered_pairs.py).
-SHARPNESS = 5.0
+SHARPNESS = 2.0
 
 
 @torch.no_grad()

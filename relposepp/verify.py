@@ -30,11 +30,12 @@ class Effort:
     coarse: Level = field(default_factory=lambda: Level(16, 32, steps=24, pixels=96, samples=16))
     middle: Level = field(default_factory=lambda: Level(16, 32, steps=36, pixels=96, samples=16))
     anneal: Level = field(default_factory=lambda: DESCENT[0])
-    fine: Level = field(default_factory=lambda: replace(DESCENT[1], steps=150))
+    fine: Level = field(default_factory=lambda: replace(DESCENT[1], steps=100, pixels=192))
     beam: int = 16  # fits that survive the middle level
     rounds: int = 2  # at most, of search beyond the proposals: single views placed anew, and evolution
     children: int = 64  # by `mutate`, in each round
-    finalists: int = 8  # fits that are fitted anew, longer, and ranked
+    proposed: int = 2  # of the best proposals that are finalists whatever their first fits say
+    finalists: int = 6  # fits that are fitted anew, longer, and ranked
 
     def freed(self) -> "Effort":
         """The same with a field of view that the finalists' fits find."""
@@ -125,8 +126,8 @@ def verify(
         further: makes more configurations [M, N, C] of the best [K, N, C] of the search; they are tried last.
 
     Returns:
-        The distinct finalists, on the CPU, lowest loss first. Azimuths of different fits do not compare;
-        `sap3d.cameras.maths.anchored` makes them.
+        The distinct finalists, the search's and the best proposals, on the CPU, lowest loss first. Azimuths of
+        different fits do not compare; `sap3d.cameras.maths.anchored` makes them.
     """
     hypotheses, estimates = hypotheses.to(images.device), estimates.to(images.device)
 
@@ -152,5 +153,6 @@ def verify(
                 break
         if further is not None:
             fit = best(join([fit, climb(scout(further(anchored(fit.cameras))))]), effort.beam)
-        annealed = fit_all(images, fit.cameras[: effort.finalists], effort.anneal, progress, estimates=estimates)
-        return best(refit(annealed, effort.fine), effort.finalists).cpu()
+        finalists = torch.cat([fit.cameras[: effort.finalists], hypotheses[: effort.proposed]])
+        annealed = fit_all(images, finalists, effort.anneal, progress, estimates=estimates)
+        return best(refit(annealed, effort.fine), len(finalists)).cpu()
