@@ -12,7 +12,6 @@ import argparse
 import itertools
 import math
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,9 @@ from dataset.prepare import train_cameras
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from dataset.training_views import HELD_OUT, KINDS, TrainingViews
-from relposepp.decide import estimate, moved, weigh
+from relposepp.decide import estimate, weigh
 from relposepp.infer import CONFIG, load_models
-from relposepp.model import IMAGE_SIZE, RelativePose
+from relposepp.model import RelativePose
 from relposepp.search import agreement
 from sap3d.cameras.framing import upright
 from sap3d.errors import one_line_errors
@@ -60,8 +59,7 @@ def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int) -
     truth = train_cameras("toy_demo", name)[:views]
     photos = list(Renderer(load_object(name)).render(truth, SIZE, supersample=3))
     start = time.process_time()
-    further = partial(moved, diffusion, photos)
-    poses = estimate(model, to_tensor(photos, IMAGE_SIZE), OmegaConf.load(CONFIG), 0, further=further)
+    poses = estimate(model, diffusion, photos, OmegaConf.load(CONFIG), 0)
     images = to_tensor(photos, diffusion.image_size)
     evidence = poses.evidence | {
         "errors": torch.cat([leave_one_out(diffusion, images, cameras) for cameras in poses.cameras]),

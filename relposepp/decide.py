@@ -1,13 +1,12 @@
 """Stage 1's decision, from top to bottom.
 
-What the network says of pairs proposes configurations of cameras (proposals.py), voxels search on from them
-(verify.py), and the diffusion model moves views that it expects elsewhere (moves.py): `estimate`. All configurations
-that are left are weighed by one score, of the network, the voxels and the diffusion model: `weigh`. The best one's
-cameras descend (descent.py), and it is asked whether the photos show the object's far side, too: `symmetry_at`.
-`decide` does all of it.
+What the network and the diffusion model's renders (rendered.py) say of pairs proposes configurations of cameras
+(proposals.py), voxels search on from them (verify.py), and the diffusion model moves views that it expects elsewhere
+(moves.py): `estimate`. All configurations that are left are weighed by one score, of the pairs, the voxels and the
+diffusion model: `weigh`. The best one's cameras descend (descent.py), and it is asked whether the photos show the
+object's far side, too: `symmetry_at`. `decide` does all of it.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -21,9 +20,11 @@ from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import judge, surprise
 from relposepp.descent import descend_repeatedly
 from relposepp.held import Held
+from relposepp.lifting import facing
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose
 from relposepp.moves import moves
 from relposepp.proposals import Poses, propose, uninformed
+from relposepp.rendered import azimuth_evidence
 from relposepp.verify import Effort, verify
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import anchored, centred, principal_points, with_principal_points
@@ -58,9 +59,8 @@ def decide(
         Poses whose first cameras are decided upon; the others are as the search has found them.
     """
     device = next(model.parameters()).device
-    further = partial(moved, diffusion, photos) if diffusion.settings.energy_of == "mean" else None
-    images = to_tensor(photos, IMAGE_SIZE).to(device)
-    poses = estimate(model, images, config, seed, prediction, held, further)
+    renderer = diffusion if diffusion.settings.energy_of == "mean" else None
+    poses = estimate(model, renderer, photos, config, seed, prediction, held)
     poses = compare(diffusion, photos, poses, device).first(config.hypotheses)
 
     photos = centre(photos, principal_points(poses.cameras[0]))
@@ -87,27 +87,31 @@ def seen_by(model: RelativePose, images: Tensor, config: DictConfig, held: Held 
 
 def estimate(
     model: RelativePose,
-    images: Tensor,
+    renderer: DiffusionModel | None,
+    photos: list[np.ndarray],
     config: DictConfig,
     seed: int,
     prediction: Prediction | None = None,
     held: Held | None = None,
-    further: Callable[[Tensor], Tensor] | None = None,
 ) -> Poses:
-    """Poses of N ≥ 1 views of one object by network and voxels.
+    """Poses of N ≥ 1 photos of one object by networks and voxels, on the network's device.
 
     Args:
-        images: white-composited RGB + mask in [0, 1], [N, 4, 64, 64]; voxels are fitted where they are.
+        renderer: a diffusion model whose conditional mean is a render: it has a word on pairs, and moves views.
+        photos: as of `decide`.
         prediction: another network's, in the place of the model's.
         held: how own photos' cameras were held; these have roll and field of view, and the object's middle may
              be beside the images' (`sap3d.cameras.framing`), as far as verification sees.
-        further: more configurations of three or more views, as of `verify`.
     """
-    views = len(images)
+    views, images = len(photos), to_tensor(photos, IMAGE_SIZE).to(next(model.parameters()).device)
     if prediction is None and config.network:
         prediction = seen_by(model, images, config, held)
     elif prediction is None:
         prediction = uninformed(views)
+    if renderer is not None and views > 1:
+        upright, lenses = (images, None) if held is None else (held.views, held.fields_of_view)
+        cameras = facing(prediction.elevation.to(images), prediction.radius.to(images), lenses)
+        prediction = prediction.informed(azimuth_evidence(renderer, upright, cameras, prediction.azimuths.shape[-1]))
     estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
     if views == 1:
         cameras = held.cameras(estimates) if held else estimates
@@ -123,7 +127,8 @@ def estimate(
     # Two photos have little that must agree: the network by itself is more exact (docs/CHOICES.md).
     verified = config.verify if config.verify is not None else views > 2 or held is not None
     if verified:
-        fit = verify(images, hypotheses, estimates, effort, seed, further if views > 2 else None)
+        further = partial(moved, renderer, photos) if renderer is not None and views > 2 else None
+        fit = verify(images, hypotheses, estimates, effort, seed, further)
     cameras = anchored(fit.cameras)
     log_probabilities = prediction.log_probabilities(cameras)
     evidence = {"network_log_probability": log_probabilities} | ({"synthesis_loss": fit.losses} if verified else {})

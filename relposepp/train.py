@@ -21,80 +21,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dataset.training_views import TrainingViews
-from relposepp.attitude import LEVEL, ROLLS, attitude_loss, bin_labels, expected
+from relposepp.attitude import attitude_loss, bin_labels, expected
 from relposepp.correlation import azimuth_labels
 from relposepp.imagenet import fetch_weights
 from relposepp.model import ModelConfig, RelativePose, load_model, save_model
+from relposepp.training_sets import augment, turned_views, view_sets
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file, root_dir
-from sap3d.images import turn
 from sap3d.runs import devices
 from sap3d.runs.options import merge_overrides
 
 CONFIG = Path(__file__).parent / "configs/train.yaml"
 CURVE = ("step", "minutes", "train_loss", "val_loss", "val_azimuth_median", "val_rotation_median", "val_acc30",
          "val_elevation_mean", "val_radius_mean", "val_roll_median")  # fmt: skip
-
-
-def view_sets(
-    data: TrainingViews, rng: np.random.Generator, config: DictConfig, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Random photo-like views: images [O, N, 4, 128, 128], cameras (elevation, azimuth, radius), [O, N, 3], and rolls,
-    [O, N].
-
-    The network knows one field of view, so a radius is the one at which the object would look as large with it. Pairs
-    are of nearly upright views; their roll and principal points are what the network learns to bear.
-    """
-    batch = data.batch(rng, config.objects, config.views)
-    radius = batch.cameras[..., 2:3] * cam.half_fov_tangents(batch.cameras) / cam.TAN_HALF_FOV
-    cameras = torch.cat([batch.cameras[..., :2], radius], -1)
-    return tuple(part.to(device) for part in (batch.images, cameras, batch.cameras[..., 5]))
-
-
-def turned_views(
-    images: Tensor, elevation: Tensor, roll: Tensor, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Some of views [V, 4, S, S], turned and mirrored, and their elevations and rolls, [count] each; on the CPU."""
-    chosen = torch.randperm(len(images), generator=generator)[:count]
-    images, elevation, roll = images[chosen], elevation[chosen], roll[chosen]
-    mirrored = torch.rand(len(roll), generator=generator) < 0.5
-    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    roll = torch.where(mirrored, -roll, roll)
-    wanted = ROLLS[0] + (ROLLS[-1] - ROLLS[0]) * torch.rand(len(roll), generator=generator)
-    wanted = torch.where(torch.rand(len(roll), generator=generator) < LEVEL, roll, wanted)
-    return turn(images, wanted - roll), elevation, wanted
-
-
-def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> Tensor:
-    """Jitter each view by itself: what separate photos of one object differ in.
-
-    Args:
-        images: white-composited RGB + mask, [V, 4, S, S].
-        config: the `augment` part of train.yaml.
-    """
-    count = len(images)
-
-    def uniform(limit: float, *shape: int) -> Tensor:
-        return (torch.rand(count, *shape, generator=generator) * 2 - 1) * limit
-
-    alpha = images[:, 3:]
-    foreground = images[:, :3] - (1 - alpha)
-    gain, offset = 1 + uniform(config.color, 3, 1, 1), uniform(config.brightness, 1, 1, 1)
-    foreground = foreground * gain + offset * alpha
-    foreground = torch.minimum(foreground.clamp(min=0), alpha)
-
-    angle, zoom, shift = uniform(math.radians(config.roll)), 1 + uniform(config.scale), uniform(config.shift, 2)
-    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2) * zoom[:, None, None]
-    grid = F.affine_grid(torch.cat([turn, shift[..., None]], -1), list(images.shape), align_corners=False)
-    moved = F.grid_sample(torch.cat([foreground, alpha], 1), grid, align_corners=False)
-    soft = torch.rand(count, 1, 1, 1, generator=generator) < config.blur
-    moved = torch.where(soft, F.avg_pool2d(moved, 3, 1, 1), moved)
-
-    foreground, alpha = moved[:, :3], moved[:, 3:]
-    level = torch.rand(count, 1, 1, 1, generator=generator) * config.noise
-    noise = torch.randn(foreground.shape, generator=generator) * level * alpha
-    return torch.cat([(foreground + noise).clamp(0, 1) + 1 - alpha, alpha], 1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -177,7 +117,7 @@ def validate(model: RelativePose, data: TrainingViews, config: DictConfig, devic
     found = {name: [] for name in ("loss", "azimuth", "rotation", "elevation", "radius", "roll")}
     first, second = torch.triu_indices(config.views, config.views, 1)
     for _ in range(max(1, config.validation_objects // config.objects)):
-        images, cameras, rolls = view_sets(data, rng, config, torch.device("cpu"))
+        images, cameras, rolls = view_sets(data, rng, config)
         turned = turned_views(
             images.flatten(0, 1), cameras[..., 0].flatten(), rolls.flatten(), rolls.numel(), generator
         )
@@ -317,7 +257,7 @@ def train(config: DictConfig) -> None:
     generator = torch.Generator().manual_seed(config.seed + run.step)
     recent, last_save, clock = [], run.seconds, time.monotonic()
     while run.seconds < 60 * config.max_minutes and run.step < config.max_steps:
-        images, cameras, rolls = view_sets(data, rng, config, torch.device("cpu"))
+        images, cameras, rolls = view_sets(data, rng, config)
         flat = augment(images.flatten(0, 1), config.augment, generator)
         turned = turned_views(flat, cameras[..., 0].flatten(), rolls.flatten(), config.turned, generator)
         turned = tuple(part.to(device) for part in turned)

@@ -32,8 +32,8 @@ class Effort:
     anneal: Level = field(default_factory=lambda: DESCENT[0])
     fine: Level = field(default_factory=lambda: replace(DESCENT[1], steps=150))
     beam: int = 16  # fits that survive the middle level
-    rounds: int = 4  # at most, of search beyond the proposals: single views placed anew, and evolution
-    children: int = 96  # by `mutate`, in each round
+    rounds: int = 2  # at most, of search beyond the proposals: single views placed anew, and evolution
+    children: int = 64  # by `mutate`, in each round
     finalists: int = 8  # fits that are fitted anew, longer, and ranked
 
     def freed(self) -> "Effort":

@@ -4,12 +4,13 @@ import math
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from dataset import training_views
-from relposepp import decide, train
+from relposepp import decide, train, training_sets
 from relposepp.decide import estimate
 from relposepp.held import hold
 from relposepp.imagenet import ImageNetFeatures
@@ -25,9 +26,14 @@ from relposepp.plot import write_plot
 from relposepp.proposals import propose, uninformed
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
+from sap3d.images import to_tensor, turn
 
 TINY = {"features": 4, "depth_bins": 4, "rings": 2, "levels": 4, "sectors": 12, "width": 8, "blocks": 1, "groups": 2,
         "group_channels": 2, "azimuth_bins": 24}  # fmt: skip
+
+
+def photos_of(images: torch.Tensor) -> list[np.ndarray]:
+    return list(images.permute(0, 2, 3, 1).mul(255).byte().numpy())
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +93,9 @@ def test_missing_and_broken_weights_are_one_line(tmp_path):
 
 
 def test_one_view_takes_the_heads_word(model):
-    images = torch.rand(1, 4, 128, 128)
-    poses = estimate(model, images, OmegaConf.load(CONFIG), seed=0)
-    prediction = model.predict(images)
+    photos = photos_of(torch.rand(1, 4, 128, 128))
+    poses = estimate(model, None, photos, OmegaConf.load(CONFIG), seed=0)
+    prediction = model.predict(to_tensor(photos, 128))
     assert poses.cameras.tolist() == [[[prediction.elevation.item(), 0.0, prediction.radius.item()]]]
     assert "azimuth" not in evidence_of(poses)["deviations_deg"]
 
@@ -97,7 +103,7 @@ def test_one_view_takes_the_heads_word(model):
 def test_the_network_alone_ranks_by_probability(model, tmp_path):
     images = torch.rand(3, 4, 128, 128, generator=torch.Generator().manual_seed(2))
     config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "hypotheses": 3})
-    poses = estimate(model, images, config, seed=0)
+    poses = estimate(model, None, photos_of(images), config, seed=0)
     assert poses.cameras.shape == (3, 3, 3) and poses.scores == sorted(poses.scores)
     assert torch.equal(poses.cameras[0], poses.network) and poses.fit is None
     assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
@@ -108,12 +114,11 @@ def test_the_network_alone_ranks_by_probability(model, tmp_path):
 def test_two_renders_are_the_networks_alone_but_not_two_own_photos(model, monkeypatch):
     images = torch.rand(2, 4, 128, 128, generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr(decide, "verify", lambda *_: pytest.fail("verified"))
-    poses = estimate(model, images, OmegaConf.load(CONFIG), seed=0)
+    poses = estimate(model, None, photos_of(images), OmegaConf.load(CONFIG), seed=0)
     assert torch.equal(poses.cameras[0], poses.network) and "synthesis_loss" not in poses.evidence
     with pytest.raises(pytest.fail.Exception, match="verified"):
-        photos = list(images.permute(0, 2, 3, 1).mul(255).byte().numpy())
-        held = hold(model, photos, torch.full((2,), 0.7), known=True)
-        estimate(model, images, OmegaConf.load(CONFIG), seed=0, held=held)
+        held = hold(model, photos_of(images), torch.full((2,), 0.7), known=True)
+        estimate(model, None, photos_of(images), OmegaConf.load(CONFIG), seed=0, held=held)
 
 
 def test_without_a_network_nothing_is_preferred():
@@ -177,9 +182,21 @@ def test_radii_are_those_of_the_usual_field_of_view(monkeypatch):
     cameras[0, 1, 6] = 2 * math.atan(cam.TAN_HALF_FOV / 2)  # twice as far at half the opening
     batch = training_views.Batch(torch.rand(1, 2, 4, 128, 128), cameras, torch.empty(1, 0, 64, 64))
     data = SimpleNamespace(batch=lambda *_: batch)
-    images, known = train.view_sets(data, None, OmegaConf.load(train.CONFIG), torch.device("cpu"))
+    images, known, rolls = training_sets.view_sets(data, None, OmegaConf.load(train.CONFIG))
     assert images.shape == (1, 2, 4, 128, 128)
     torch.testing.assert_close(known[..., 2], torch.tensor([[1.8, 1.8]]))
+    torch.testing.assert_close(rolls, torch.tensor([[0.1, 0.0]]))
+
+
+def test_turned_views_stand_upright_again_when_they_are_turned_back():
+    generator = torch.Generator().manual_seed(0)
+    mark = torch.ones(1, 4, 64, 64)
+    mark[:, 3] = 0
+    mark[:, :, 8:32, 28:36] = torch.tensor([0.1, 0.2, 0.3, 1.0])[:, None, None]  # upwards from the middle
+    views = mark.repeat(12, 1, 1, 1)
+    turned, elevation, roll = training_sets.turned_views(views, torch.arange(12.0), torch.zeros(12), 8, generator)
+    assert len(turned) == 8 and len(elevation.unique()) == 8 and roll.abs().max() > 0.3
+    assert (turn(turned, -roll) - mark).abs().mean() < 0.3 * (turned - mark).abs().mean()
 
 
 def test_a_wrong_elevation_is_trained_against(model):
@@ -202,7 +219,7 @@ def test_augmentation_keeps_masks_and_white(model):
     images = torch.ones(4, 4, 128, 128)
     images[:, 3] = 0
     images[:, :, 20:44, 20:44] = torch.tensor([0.2, 0.5, 0.3, 1.0])[:, None, None]
-    moved = train.augment(images, config, torch.Generator().manual_seed(0))
+    moved = training_sets.augment(images, config, torch.Generator().manual_seed(0))
     assert moved.min() >= 0 and moved.max() <= 1
     background = moved[:, 3] == 0
     assert (moved[:, :3].permute(0, 2, 3, 1)[background] == 1).all()

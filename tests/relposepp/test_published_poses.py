@@ -13,7 +13,7 @@ from relposepp import infer
 from relposepp import published_poses as pp
 from relposepp.decide import estimate
 from relposepp.infer import CONFIG, published_prediction
-from relposepp.model import ModelConfig, RelativePose
+from relposepp.model import IMAGE_SIZE, ModelConfig, RelativePose
 from relposepp.proposals import propose, uninformed
 from relposepp.published import PublishedRelPose
 from relposepp.published_poses import Effort, Pairs, global_rotations, median_cameras, random_rotations, to_spherical
@@ -211,10 +211,10 @@ def test_stage_1_ranks_by_the_published_networks_own_scores(tmp_path, monkeypatc
     )
     torch.manual_seed(0)
     embedded = RelativePose(ModelConfig(width=16, blocks=1)).eval().requires_grad_(False)
-    images = to_tensor(photos, 64)
+    images = to_tensor(photos, IMAGE_SIZE)
     own = embedded.predict(images)
     prediction = published_prediction(photos, own, config, torch.device("cpu"), 0)
-    poses = estimate(embedded, images, config, 0, prediction)
+    poses = estimate(embedded, None, photos, config, 0, prediction)
     likely = poses.evidence["network_log_probability"]
     torch.testing.assert_close(likely, prediction.pairs.log_densities(poses.cameras))
     assert (likely.diff() <= 0).all() and likely[0] > likely[-1] + 0.1, "best first"
