@@ -310,7 +310,7 @@ def main() -> int:
     try:
         run(jobs, runner, arguments.seed, Board(jobs, runner), not arguments.no_summary)
     except KeyboardInterrupt:
-        print("interrupted: ending what runs", flush=True)
+        print("interrupted: stopping the running jobs", flush=True)
         return 130
     finally:
         runner.close()

@@ -26,9 +26,9 @@ def write_page(folder: Path, views: np.ndarray) -> None:
     figure = Figure(figsize=(10, 9), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=(3.2, 2.6, 2.6))
     titles = {
-        top: "inputs; each as the others say it looks, before tuning and after",
+        top: "photos; each as rendered from the others, before tuning and after",
         middle: "novel views, all around at the first view's elevation",
-        bottom: f"the {trajectory.shape[1]} cameras, step by step, from where stage 1 put them",
+        bottom: f"how the {trajectory.shape[1]} cameras move away from stage 1's, step by step",
     }
     for part, title in titles.items():
         part.suptitle(title, fontsize="medium")

@@ -74,7 +74,7 @@ def pool_features(model: DiffusionModel, folder: Path) -> Tensor:
     if not path.exists():
         rows = [
             describe(model, render_object(pool_seed(index), model.image_size, DESCRIBED)[0].to(model.device))
-            for index in tqdm(range(POOL), desc="looking for a place among the toys", mininterval=1)
+            for index in tqdm(range(POOL), desc="indexing prior objects", mininterval=1)
         ]
         with atomic_file(path) as partial:
             save_tensors({"features": torch.stack(rows).half().cpu()}, partial)

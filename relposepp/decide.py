@@ -124,7 +124,7 @@ def estimate(
         effort = effort.freed() if held.free_view else effort
     kept = hypotheses[: config.hypotheses]
     fit = Fit(torch.empty(0), kept, torch.ones(len(kept)))
-    # Two photos have little that must agree: the network by itself is more exact (docs/RESULTS.md).
+    # Two photos have little that must agree: the network by itself is more exact (docs/CHOICES.md).
     verified = config.verify if config.verify is not None else views > 2 or held is not None
     if verified:
         further = partial(moved, renderer, photos) if renderer is not None and views > 2 else None

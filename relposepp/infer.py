@@ -78,7 +78,7 @@ def table(poses: Poses) -> str:
         lines.append(line + (f"  {math.degrees(held[2]):5.1f}°  {math.degrees(held[3]):12.1f}°" if own else ""))
     if "excess" in poses.symmetry:
         same = "yes" if poses.symmetry["order"] > 1 else "no"
-        lines.append(f"the same from behind: {same} (excess {poses.symmetry['excess']:.2%})")
+        lines.append(f"looks the same from behind: {same} (excess {poses.symmetry['excess']:.2%})")
     for name, judged in poses.considered.get("judged", {}).items():
         kept = ", kept" * (name == poses.considered["kept"])
         lines.append(f"{name} poses: energy {judged['energy']:.4f}, unexplained {judged['synthesis']:.2%}{kept}")

@@ -270,7 +270,7 @@ def test_tuning_that_lacks_memory_begins_anew_with_half_the_batch(root, monkeypa
         "tuning.prior_batch=4",
         "tuning.prior_nearest=false",
     )
-    assert "tuning.batch=8: once more with 4" in capsys.readouterr().out
+    assert "tuning.batch=8: trying again with 4" in capsys.readouterr().out
     weights = load_file(Scene("toy_demo", TOY, 1).diffusion / "model/model.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
 

@@ -72,7 +72,7 @@ def test_published_weights_go_through_all_stages(root, monkeypatch):
     command += ["--slots", str(len(os.sched_getaffinity(0)))]  # of a core each
     run(root, sys.executable, "run_pipeline.py", *command)
     log = (scene.results / "run.log").read_text()
-    assert "goes on from step" in log and log.count("up to date") == 1, "a killed tuning is resumed"
+    assert "resuming from step" in log and log.count("up to date") == 1, "a killed tuning is resumed"
     results = json.loads((scene.results / "results.json").read_text())
     assert results["options"][2:4] == ["--backbone", "published"] and results["3d_psnr_mean"] > 5
     settings = json.loads((scene.diffusion / "model/settings.json").read_text())

@@ -198,7 +198,7 @@ def write(scene: Scene, photos: list[Photo], sources: dict[str, str], refused: l
     tell(refused, photos)
     if any(photo.method == "grabcut" for photo in photos):
         sheet = scene.train / "contact_sheet.png"
-        print(f"backgrounds were told by their colours alone (GrabCut): look at {sheet}", flush=True)
+        print(f"outlines were found by colour alone (GrabCut): check {sheet}", flush=True)
     images, shares = framed([photo.rgba for photo in photos], [photo.fov for photo in photos])
     fields_of_view, known = lenses(photos, shares)
     with atomic_file(scene.train / "contact_sheet.png") as partial:

@@ -50,7 +50,7 @@ def session():
         return network("u2net", options, providers=["CPUExecutionProvider"])
     except Exception as error:  # rembg, pooch, pip and onnxruntime have many; GrabCut needs none of them
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        print(f"no segmentation network, so GrabCut tells backgrounds by their colours: {reason}", flush=True)
+        print(f"no segmentation network ({reason}): GrabCut cuts objects out by colour instead", flush=True)
         return None
 
 

@@ -55,7 +55,7 @@ def halving(compute: Callable[[int], Result], batch: int, name: str, device: tor
         return compute(batch)
     except torch.OutOfMemoryError:
         half = max(1, batch // 2)
-        print(f"GPU {device.index} has too little free memory for {name}={batch}: once more with {half}", flush=True)
+        print(f"GPU {device.index} has too little free memory for {name}={batch}: trying again with {half}", flush=True)
     # Outside of the handler, whose traceback holds what was computed.
     torch.cuda.empty_cache()
     try:

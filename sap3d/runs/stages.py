@@ -132,7 +132,7 @@ class Record:
         if known is None:
             return NEVER
         if known["command"] != without_device(command):
-            return "the command is another"
+            return "the command has changed"
         if different := differing(known.get("config", {}), config):
             return f"{different} has changed"
         inputs = digests(stage.inputs, self.root) if inputs is None else inputs

@@ -128,7 +128,7 @@ def fit(
         path.unlink(missing_ok=True)
         shutil.rmtree(folder / "log", ignore_errors=True)
     else:
-        print(f"goes on from step {first}", flush=True)
+        print(f"resuming from step {first}", flush=True)
     logs = {"save_dir": folder, "name": "log", "version": f"from_step_{first or 0}"}
     trainer = pl.Trainer(
         max_steps=steps,

@@ -150,7 +150,7 @@ class Run:
         found = []
         for name, text in zip(parts[::2], parts[1::2]):
             if "up to date" not in text and (name != "data" or "%|" in text):
-                resumed = re.search(r"goes on from step (\d+)", text)
+                resumed = re.search(r"resuming from step (\d+)", text)
                 found.append(f"{name} from step {resumed[1]}" if resumed else name)
         return found
 

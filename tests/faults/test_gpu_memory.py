@@ -79,4 +79,4 @@ def test_novel_views_are_made_in_halves_or_end_in_one_line(limit, tmp_path, monk
     else:
         with pytest.raises(UserError, match="novel views at once=84 and 42: free some of it"):
             views()
-    assert "novel views at once=84: once more with 42" in capsys.readouterr().out
+    assert "novel views at once=84: trying again with 42" in capsys.readouterr().out

@@ -1,19 +1,14 @@
 """Tables over objects: means, what is missing, and two runs side by side."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
+import summarize
 from PIL import Image
 
 from sap3d.errors import UserError
-
-RUN = Path(__file__).resolve().parents[2] / "results_standard/run"
-spec = importlib.util.spec_from_file_location("summarize", RUN / "summarize.py")
-summarize = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(summarize)
 
 
 def write_run(folder: Path, shift: float = 0.0, objects: str = "abc") -> Path:
@@ -73,7 +68,6 @@ def test_styles_and_figure(tmp_path, monkeypatch, capsys):
         summarize.main()
         assert sign in capsys.readouterr().out
     other, path = write_run(tmp_path / "second", 1.0), tmp_path / "views.png"
-    monkeypatch.syspath_prepend(RUN)
     arguments = ["--results", str(folder), "--compare", str(other), "--figure", str(path)]
     monkeypatch.setattr(sys, "argv", ["summarize.py", *arguments])
     summarize.main()

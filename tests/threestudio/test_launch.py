@@ -242,7 +242,7 @@ def test_half_the_rays_where_memory_does_not_suffice(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(RayBatches, "draw", small)
     launch.train(config(3, "trainer.max_steps=2", NO_FLOOR))
-    assert "reconstruction.data.rays=1024: once more with 512" in capsys.readouterr().out
+    assert "reconstruction.data.rays=1024: trying again with 512" in capsys.readouterr().out
     assert "rays: 512" in (scene.reconstruction / "config.yaml").read_text()
     assert list(scene.reconstruction.parent.iterdir()) == [scene.reconstruction]
 

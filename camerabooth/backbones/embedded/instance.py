@@ -60,7 +60,7 @@ def fit_instance(
     )
     way = [poses.cameras().to(cameras)]
     truth, grid = views.flatten(2).transpose(1, 2), cam.pixel_grid(images.shape[-1], images.device)
-    for step in trange(options.steps, desc="fitting the object", leave=False, mininterval=1):
+    for step in trange(options.steps, desc="fitting the object's features", leave=False, mininterval=1):
         generator = step_generator(seed, step)
         pixels = torch.randint(len(grid), (count, options.rays // count), generator=generator).to(images.device)
         placed = repeated(images, poses(), order)[1]

@@ -27,7 +27,7 @@ def test_out_of_memory_halves_the_batch_once(limit, expected, capsys):
 
     assert devices.halving(compute, 12, "tuning.batch", GPU) == "done"
     assert tried == expected
-    said = "GPU 3 has too little free memory for tuning.batch=12: once more with 6\n"
+    said = "GPU 3 has too little free memory for tuning.batch=12: trying again with 6\n"
     assert capsys.readouterr().out == (said if len(expected) > 1 else "")
 
 

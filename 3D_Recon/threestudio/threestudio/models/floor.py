@@ -34,7 +34,7 @@ def find_floor(renderer: CulledRenderer, cameras: Tensor, masks: Tensor, spare: 
         return torch.minimum(torch.stack(opacities).cpu(), masks)
 
     whole = filled(-SCENE_BOUND)
-    for _ in tqdm(range(BISECTIONS), desc="looking for the floor", leave=False):
+    for _ in tqdm(range(BISECTIONS), desc="finding the floor", leave=False):
         middle = (low + high) / 2
         lost = ((whole - filled(middle)).sum((1, 2)) / areas).mean()
         low, high = (middle, high) if lost <= spare else (low, middle)
