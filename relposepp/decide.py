@@ -1,10 +1,10 @@
 """Stage 1's decision, from top to bottom.
 
-What the network and the diffusion model's renders (rendered.py) say of pairs proposes configurations of cameras
-(proposals.py), voxels search on from them (verify.py), and the diffusion model moves views that it expects elsewhere
-(moves.py): `estimate`. All configurations that are left are weighed by one score, of the pairs, the voxels and the
-diffusion model: `weigh`. The best one's cameras descend (descent.py), and it is asked whether the photos show the
-object's far side, too: `symmetry_at`. `decide` does all of it.
+What the network says of pairs proposes configurations of cameras (proposals.py), voxels search on from them
+(verify.py), and the diffusion model moves views that it expects elsewhere (moves.py): `estimate`. All configurations
+that are left are weighed by one score, of the network, the voxels and the diffusion model: `weigh`. The best one's
+cameras descend (descent.py), and it is asked whether the photos show the object's far side, too: `symmetry_at`.
+`decide` does all of it.
 """
 
 from dataclasses import replace
@@ -20,11 +20,9 @@ from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import judge, surprise
 from relposepp.descent import descend_repeatedly
 from relposepp.held import Held
-from relposepp.lifting import facing
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose
 from relposepp.moves import moves
 from relposepp.proposals import Poses, propose, uninformed
-from relposepp.rendered import azimuth_evidence
 from relposepp.verify import Effort, verify
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import anchored, centred, principal_points, with_principal_points
@@ -97,7 +95,7 @@ def estimate(
     """Poses of N ≥ 1 photos of one object by networks and voxels, on the network's device.
 
     Args:
-        renderer: a diffusion model whose conditional mean is a render: it has a word on pairs, and moves views.
+        renderer: a diffusion model whose conditional mean is a render: it moves views.
         photos: as of `decide`.
         prediction: another network's, in the place of the model's.
         held: how own photos' cameras were held; these have roll and field of view, and the object's middle may
@@ -108,10 +106,6 @@ def estimate(
         prediction = seen_by(model, images, config, held)
     elif prediction is None:
         prediction = uninformed(views)
-    if renderer is not None and views > 1:
-        upright, lenses = (images, None) if held is None else (held.views, held.fields_of_view)
-        cameras = facing(prediction.elevation.to(images), prediction.radius.to(images), lenses)
-        prediction = prediction.informed(azimuth_evidence(renderer, upright, cameras, prediction.azimuths.shape[-1]))
     estimates = torch.stack([prediction.elevation, torch.zeros(views), prediction.radius], -1)
     if views == 1:
         cameras = held.cameras(estimates) if held else estimates

@@ -1,7 +1,7 @@
 """Stage 1's embedded network: views in; elevations, radii and pairwise distributions of relative azimuths out."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -55,11 +55,6 @@ class Prediction:
     def whole(self) -> Tensor:
         """Whole configurations that it proposes, best first, [K, N, 3]; this network knows pairs alone."""
         return torch.zeros(0, len(self.elevation), 3)
-
-    def informed(self, evidence: Tensor) -> "Prediction":
-        """The same with more evidence on the relative azimuths, log-likelihoods [N, N, bins]."""
-        off_diagonal = 1 - torch.eye(len(evidence))[..., None]
-        return replace(self, azimuths=(self.azimuths + evidence).log_softmax(-1) * off_diagonal)
 
     def log_probabilities(self, cameras: Tensor) -> Tensor:
         """Summed over all pairs, of configurations (elevation, azimuth, …), [K, N, 3] or more: [K]."""
