@@ -87,7 +87,7 @@ def test_all_configurations_are_compared(monkeypatch):
     monkeypatch.setattr(decide, "surprise", said)
     cameras = torch.zeros(3, 3, 3)
     cameras[:, 0, 2], cameras[:, 1, 1] = torch.arange(3.0), torch.arange(3.0)
-    evidence = {"network_log_probability": torch.zeros(3), "synthesis_loss": torch.tensor([0.1, 0.11, 0.5])}
+    evidence = {"network_log_probability": torch.zeros(3), "synthesis_loss": torch.tensor([0.1, 0.11, 0.12])}
     start = Poses(cameras, [0.0, 0.1, 5.0], torch.ones(3), cameras[0], uninformed(3), evidence)
     photos = [np.zeros((16, 16, 4), np.uint8)] * 3
     found = decide.compare(None, photos, start, torch.device("cpu"))
