@@ -48,7 +48,7 @@ def evaluate(scene: Scene, overrides: list[str], every: int, figure: Path | None
     system, data, placement = launch.restore(config)
     exporter = build(config["mesh"], system.renderer)
     surface, begun = exporter.extract(), time.process_time()
-    photos = system.corrections.undo(data.images(data.resolution))
+    photos = system.corrections.undo(data.images(max(data.resolution, launch.SAMPLED)))
     textured = placement.mesh(exporter.texture(surface, photos, system.poses.cameras(), data.order).mesh)
     seconds = time.process_time() - begun
     colored = placement.mesh(surface)

@@ -39,6 +39,7 @@ from sap3d.runs.options import (
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
 OmegaConf.register_resolver("up_to_two", lambda views, few, more: few if views <= 2 else more, replace=True)
+SAMPLED = 512  # least side of the photos from which a texture is sampled: of small ones, bilinear sampling blurs print
 # Keys in field.safetensors, beside the geometry's.
 CORRECTIONS, SCALE, TURN, FLOOR = "corrections", "scale", "turn", "floor"
 
@@ -206,7 +207,7 @@ def export(
         interchange, exporter = build(config["interchange"]), build(config["mesh"], system.renderer)
         surface = exporter.extract()
         size = Size.of(placement.scale * surface.vertices, config["size_mm"])
-        atlas = exporter.texture(surface, photos(data.resolution), cameras, data.order)
+        atlas = exporter.texture(surface, photos(max(data.resolution, SAMPLED)), cameras, data.order)
         mesh = exporter.write(folder, surface, atlas, placement, size)
         views = photos(interchange.config.size or data.resolution).cpu()
         interchange.write(folder, views, size.placed(placement).cameras(cameras).cpu(), mesh)

@@ -34,7 +34,7 @@ class MeshExporter:
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
         faces: int = 20_000  # what it is simplified to
-        smoothing: int = 0  # steps of `smoothing.smooth`
+        smoothing: int = 20  # steps of `smoothing.smooth`; 0: none
         smoothing_angle: float = 20.0  # degrees; see there
         texture_size: int = 2048
 
@@ -92,8 +92,8 @@ class MeshExporter:
         mesh = self.level_set(self.config.density)
         if not len(mesh.faces):
             return mesh
-        if len(mesh.faces) > self.config.faces:
-            mesh = mesh.simplify_quadric_decimation(face_count=self.config.faces)
+        # Many of marching cubes' triangles are slivers, whose normals are noise; half of them say as much.
+        mesh = mesh.simplify_quadric_decimation(face_count=min(self.config.faces, len(mesh.faces) // 2))
         if self.config.smoothing:
             mesh = smooth(mesh, self.config.smoothing, self.config.smoothing_angle)
         mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import trimesh
 import xatlas
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, sparse
 from torch import Tensor
 from trimesh.visual.material import PBRMaterial
 
@@ -18,7 +18,8 @@ from sap3d.cameras import maths as cam
 from sap3d.images import to_uint8
 
 FACING = 0.1  # least cosine between a normal and the line of sight from which its point is seen
-BLUR = 1 / 64  # standard deviation that parts low frequencies from high ones, over the image's side
+BLUR = 1 / 24  # standard deviation that parts low frequencies from high ones, over the image's side
+ROUNDS = 20  # of averaging normals with neighbours', so that photos are chosen for whole regions
 SHIFT = 8  # binary digits of sub-pixel positions in OpenCV's drawing
 LIFT = 2e-3  # from the surface, where rays to the cameras start, over the diagonal of the mesh's box
 INSIDE = (
@@ -149,6 +150,19 @@ def seen(mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray, eye: np
     return visible
 
 
+def broad_normals(mesh: trimesh.Trimesh) -> np.ndarray:
+    """Vertex normals averaged over neighbourhoods, [V, 3]."""
+    start, end = mesh.edges_unique.T
+    ones, count = np.ones(len(start)), len(mesh.vertices)
+    links = sparse.coo_matrix((ones, (start, end)), (count, count)).tocsr()
+    links = links + links.T + sparse.identity(count, format="csr")
+    normals = np.array(mesh.vertex_normals)
+    for _ in range(ROUNDS):
+        normals = links @ normals
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
+    return normals
+
+
 def bands(photos: Tensor) -> Tensor:
     """Photos [N, 4, S, S] in two bands of frequencies, and where they are foreground: [N, 7, S, S].
 
@@ -170,7 +184,7 @@ def bake(
     cameras: Tensor,
     size: int = 2048,
     sharpness: float = 4.0,
-    choice: float = 8.0,
+    choice: float = 32.0,
     far_weight: float = 0.01,
     field_weight: float = 0.001,
 ) -> Atlas:
@@ -193,17 +207,17 @@ def bake(
     atlas = unwrap(mesh)
     texels = rasterise(atlas, size)
     points, normals = (texels.interpolate(atlas.mesh, values).astype(np.float32) for values in
-                       (atlas.mesh.vertices, atlas.mesh.vertex_normals))  # fmt: skip
+                       (atlas.mesh.vertices, broad_normals(mesh)[atlas.source]))  # fmt: skip
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-9)
     low = field_weight * texels.interpolate(atlas.mesh, atlas.mesh.visual.vertex_colors[:, :3] / np.float32(255))
-    weight, high, best = np.full(len(points), field_weight), np.zeros_like(low), np.zeros(len(points))
+    weight, high, best = np.full(len(points), field_weight), np.zeros((len(points), 3)), np.zeros(len(points))
     for index, look in enumerate(looks(mesh, points, normals, blocks_of(texels, size), photos, cameras, sharpness)):
-        own = look.weight * (1.0 if index < len(photos) else far_weight)
+        own = look.weight.astype(float) * (1.0 if index < len(photos) else far_weight)
         low[look.seen] += own[:, None] * look.low
         weight[look.seen] += own
         high[look.seen] += own[:, None] ** choice * look.high
         best[look.seen] += own**choice
-    shown = (1 - field_weight / weight) / best.clip(1e-30)
+    shown = (1 - field_weight / weight) / best.clip(1e-300)
     colors = low / weight[:, None] + shown[:, None] * high
     image, covered = np.zeros((size, size, 3), np.float32), np.zeros((size, size), bool)
     image[texels.row, texels.column] = colors
