@@ -45,6 +45,8 @@ def test_obj_has_a_position_once_and_every_chart(tmp_path):
     assert (np.abs(closed.vertices[:, 1] - 0.3) < 1e-6).sum() == 1, "its point is up"
     np.testing.assert_allclose(uv[corners[..., 1]], atlas.uv[atlas.mesh.faces], atol=1e-6)
     np.testing.assert_array_equal(corners[..., 2], corners[..., 0])
+    outward = (np.array(rows["vn"], float) * (vertices - closed.center_mass)).sum(1)
+    assert (outward > 0).all()
     material = (tmp_path / "mesh.mtl").read_text().splitlines()
     assert {"Kd 1 1 1", "Ks 0 0 0", "map_Kd mesh.png"} <= set(material)
     assert Image.open(tmp_path / "mesh.png").getpixel((0, 0)) == GREEN

@@ -102,7 +102,7 @@ def weights(mesh, points, normals, photos, cameras, sharpness: float = 4.0) -> n
     alone = np.arange(len(points))
     points, normals = points.astype(np.float32), normals.astype(np.float32)
     total = np.zeros(len(points))
-    for look in looks(mesh, points, normals, (alone, alone), photos, cameras, sharpness):
+    for look in looks(mesh, points, normals, normals, (alone, alone), photos, cameras, sharpness):
         total[look.seen] += look.weight
     return total
 

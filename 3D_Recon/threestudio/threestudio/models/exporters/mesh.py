@@ -33,7 +33,7 @@ class MeshExporter:
         scale_density: float = 20.0  # level at which the object's size is measured
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
-        faces: int = 20_000  # what it is simplified to
+        faces: int = 20_000  # that it is simplified to, or to half of what it had
         smoothing: int = 20  # steps of `smoothing.smooth`; 0: none
         smoothing_angle: float = 20.0  # degrees; see there
         texture_size: int = 2048
@@ -93,7 +93,8 @@ class MeshExporter:
         if not len(mesh.faces):
             return mesh
         # Many of marching cubes' triangles are slivers, whose normals are noise; half of them say as much.
-        mesh = mesh.simplify_quadric_decimation(face_count=min(self.config.faces, len(mesh.faces) // 2))
+        simple = mesh.simplify_quadric_decimation(face_count=min(self.config.faces, len(mesh.faces) // 2))
+        mesh = simple if simple.is_watertight else mesh  # collapsing edges may open a surface
         if self.config.smoothing:
             mesh = smooth(mesh, self.config.smoothing, self.config.smoothing_angle)
         mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))

@@ -8,7 +8,7 @@ VERTEX_STEPS = 15
 
 
 def smooth(mesh: trimesh.Trimesh, steps: int, angle: float) -> trimesh.Trimesh:
-    """A copy with the same faces over vertices that have moved.
+    """A copy with the same faces over vertices that have moved, whose normals slivers have no part in.
 
     Bilateral filtering of face normals (Zheng et al., IEEE TVCG 2011) and the update of vertices of Sun et al. (IEEE
     TVCG 2007).
@@ -29,7 +29,10 @@ def smooth(mesh: trimesh.Trimesh, steps: int, angle: float) -> trimesh.Trimesh:
         ahead = incidence.T @ (normals * (normals * centres).sum(1, keepdims=True))
         outer = incidence.T @ (normals[:, :, None] * normals[:, None]).reshape(-1, 9)
         vertices += (ahead - np.einsum("vij,vj->vi", outer.reshape(-1, 3, 3), vertices)) / shared
-    return trimesh.Trimesh(vertices, mesh.faces, process=False)
+    moved = trimesh.Trimesh(vertices.clip(*mesh.bounds), mesh.faces, process=False)  # a flat base stays flat
+    outward = incidence.T @ (normals * moved.area_faces[:, None])
+    moved.vertex_normals = outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-30)
+    return moved
 
 
 def filtered_normals(mesh: trimesh.Trimesh, incidence: sparse.csr_matrix, steps: int, width: float) -> np.ndarray:

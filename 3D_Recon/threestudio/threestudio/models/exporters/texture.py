@@ -111,6 +111,7 @@ def looks(
     mesh: trimesh.Trimesh,
     points: np.ndarray,
     normals: np.ndarray,
+    broad: np.ndarray,
     blocks: tuple[np.ndarray, np.ndarray],
     photos: Tensor,
     cameras: Tensor,
@@ -120,10 +121,11 @@ def looks(
 
     Args:
         points, normals: float32 [T, 3].
+        broad: normals of the regions about the points, float32 [T, 3].
         blocks: of points that are seen or hidden together: the first of each block, and each point's block.
         photos: colour on white and alpha, [N, 4, S, S].
         cameras: [M · N, ≥ 3]; the photos' in turn.
-        sharpness: exponent of the cosine between a line of sight and the normal in a photo's weight.
+        sharpness: exponent of the cosine between a line of sight and the region's normal in a photo's weight.
     """
     maps = bands(photos)
     first, which = blocks
@@ -132,8 +134,8 @@ def looks(
         sight = eye - points
         distance = np.linalg.norm(sight, axis=-1)
         sight /= distance[:, None]
-        facing = (sight * normals).sum(-1)
-        shown = np.flatnonzero(seen(mesh, points[first], normals[first], eye)[which] & (facing > FACING))
+        facing = (sight * broad).sum(-1).clip(FACING)
+        shown = np.flatnonzero(seen(mesh, points[first], normals[first], eye)[which])
         values = cam.sample_images(maps[index % len(maps)][None], camera[None], torch.from_numpy(points[shown])[None])
         low, high, inside = np.split(values[0].T.numpy(), (3, 6), axis=1)
         yield Look(shown, facing[shown] ** sharpness / distance[shown] ** 2 * (inside[:, 0] > 0.9), low, high)
@@ -206,12 +208,13 @@ def bake(
     """
     atlas = unwrap(mesh)
     texels = rasterise(atlas, size)
-    points, normals = (texels.interpolate(atlas.mesh, values).astype(np.float32) for values in
-                       (atlas.mesh.vertices, broad_normals(mesh)[atlas.source]))  # fmt: skip
-    normals /= np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-9)
+    given = (atlas.mesh.vertices, atlas.mesh.vertex_normals, broad_normals(mesh)[atlas.source])
+    points, *normals = (texels.interpolate(atlas.mesh, values).astype(np.float32) for values in given)
+    for each in normals:
+        each /= np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-9)
     low = field_weight * texels.interpolate(atlas.mesh, atlas.mesh.visual.vertex_colors[:, :3] / np.float32(255))
     weight, high, best = np.full(len(points), field_weight), np.zeros((len(points), 3)), np.zeros(len(points))
-    for index, look in enumerate(looks(mesh, points, normals, blocks_of(texels, size), photos, cameras, sharpness)):
+    for index, look in enumerate(looks(mesh, points, *normals, blocks_of(texels, size), photos, cameras, sharpness)):
         own = look.weight.astype(float) * (1.0 if index < len(photos) else far_weight)
         low[look.seen] += own[:, None] * look.low
         weight[look.seen] += own
