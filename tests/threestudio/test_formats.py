@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from trimesh.visual.material import PBRMaterial
 
-from threestudio.models.exporters.formats import SH_0, facing, printable, write_obj, write_splats
+from threestudio.models.exporters.formats import SH_0, facing, printable, write_glb, write_obj, write_splats
 from threestudio.models.exporters.texture import Atlas, unwrap
 
 GREEN = (10, 200, 30)
@@ -50,6 +50,16 @@ def test_obj_has_a_position_once_and_every_chart(tmp_path):
     material = (tmp_path / "mesh.mtl").read_text().splitlines()
     assert {"Kd 1 1 1", "Ks 0 0 0", "map_Kd mesh.png"} <= set(material)
     assert Image.open(tmp_path / "mesh.png").getpixel((0, 0)) == GREEN
+
+
+def test_glb_has_the_normals_of_the_surface_across_seams(tmp_path):
+    atlas = green(cone())
+    write_glb(tmp_path / "mesh.glb", atlas.mesh)
+    loaded = trimesh.load_mesh(tmp_path / "mesh.glb", process=False)
+    expected = atlas.mesh.vertex_normals[:, [0, 2, 1]] * [1, 1, -1]  # y up
+    np.testing.assert_allclose(loaded.vertex_normals, expected, atol=1e-3)
+    alone = trimesh.Trimesh(loaded.vertices, loaded.faces, process=False).vertex_normals
+    assert np.abs(alone - expected).max() > 0.1, "which the split vertices alone do not tell"
 
 
 def test_a_print_is_one_closed_body_on_a_flat_base():

@@ -46,9 +46,12 @@ def write_obj(folder: Path, atlas: Atlas) -> None:
 
 
 def write_glb(path: Path, mesh: trimesh.Trimesh) -> None:
-    """Args: mesh: z up; glTF's y is up."""
+    """Args: mesh: z up; glTF's y is up. Its normals are written: without them viewers shade every face by itself."""
+    turned = mesh.copy().apply_transform(np.array(Y_UP))
+    if len(mesh.faces):
+        turned.vertex_normals = mesh.vertex_normals @ np.array(Y_UP)[:3, :3].T
     with atomic_file(path) as partial:
-        mesh.copy().apply_transform(np.array(Y_UP)).export(partial)
+        turned.export(partial, include_normals=True)
 
 
 def write_stl(path: Path, mesh: trimesh.Trimesh) -> None:

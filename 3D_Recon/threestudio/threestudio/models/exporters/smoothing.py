@@ -31,7 +31,8 @@ def smooth(mesh: trimesh.Trimesh, steps: int, angle: float) -> trimesh.Trimesh:
         vertices += (ahead - np.einsum("vij,vj->vi", outer.reshape(-1, 3, 3), vertices)) / shared
     moved = trimesh.Trimesh(vertices.clip(*mesh.bounds), mesh.faces, process=False)  # a flat base stays flat
     outward = incidence.T @ (normals * moved.area_faces[:, None])
-    moved.vertex_normals = outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-30)
+    length = np.linalg.norm(outward, axis=1, keepdims=True)
+    moved.vertex_normals = np.where(length > 0, outward / length.clip(1e-30), (0.0, 0.0, 1.0))
     return moved
 
 
