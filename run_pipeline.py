@@ -241,6 +241,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", metavar="PATH", help="Zero-1-to-3's, absolute or below ROOT_DIR")
     parser.add_argument("--pose-checkpoint", metavar="PATH", help="RelPose++'s, likewise")
     parser.add_argument("--fov", metavar="DEGREES", help="field of view of whole photos along their longer sides")
+    parser.add_argument("--size-mm", metavar="LENGTH", help="every object's longest side, millimetres")
     parser.add_argument("--drop-outliers", action="store_true", help="leave photos out that do not fit the rest")
     parser.add_argument("--input_dir", type=Path, help="a folder of folders of own photos, one an object")
     parser.add_argument("--views", type=int, nargs="+", default=[5], help="numbers of input images")

@@ -3,6 +3,7 @@
 # Your own photos:                  sh run_pipeline.sh DEMO my_mug 4 0 --input photos/    (or a zip, or photos)
 # Quicker, or with more effort:     sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --preset fast    (or best)
 # Photos by a lens of 60°:          sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --fov 60    (along the longer side)
+# A mesh in its real size:         sh run_pipeline.sh DEMO my_mug 4 0 --input photos/ --size-mm 95    (of its longest side)
 # With the published weights:       sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 --backbone published
 # Any option of a stage:            sh run_pipeline.sh GSO_demo chefmate_8_frypan 5 0 tuning.steps=240
 #
@@ -16,7 +17,7 @@ set -eu
 usage() {
     echo "${1:+error: $1; }usage: sh run_pipeline.sh TYPE OBJECT VIEWS GPU_INDEX|cpu [--input FOLDER|ZIP|PHOTO...]" \
         "[--preset fast|standard|best|gpu] [--backbone NAME] [--checkpoint PATH] [--pose-checkpoint PATH]" \
-        "[--fov DEGREES] [--drop-outliers] [--force] [--from STAGE] [--dry-run] [stage.key=value ...]" >&2
+        "[--fov DEGREES] [--size-mm LENGTH] [--drop-outliers] [--force] [--from STAGE] [--dry-run] [stage.key=value ...]" >&2
     exit 2
 }
 
@@ -54,14 +55,15 @@ while [ $left -gt 0 ]; do
         ,--force) force=--force ;;
         ,--dry-run) dry_run=--dry-run ;;
         ,--drop-outliers) keep poses.drop_outliers=true ;;
-        ,--input | ,--preset | ,--backbone | ,--checkpoint | ,--pose-checkpoint | ,--fov | ,--from | more,--input) option=$1 ;;
+        ,--input | ,--preset | ,--backbone | ,--checkpoint | ,--pose-checkpoint | ,--fov | ,--size-mm | ,--from | more,--input) option=$1 ;;
         more,--*)
             option=
             continue
             ;;
         --*,--*) usage "$option lacks its value" ;;
         --from,*) from=$1 option= ;;
-        --preset,fast | --preset,standard | --preset,best | --preset,gpu | --backbone,* | --*checkpoint,* | --fov,*)
+        --preset,fast | --preset,standard | --preset,best | --preset,gpu | --backbone,* | --*checkpoint,* | --fov,* | \
+            --size-mm,*)
             keep "$option"
             keep "$1"
             option=

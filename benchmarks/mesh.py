@@ -1,4 +1,4 @@
-"""What the mesh shows, beside the field: metrics of the 84 test views, drawn by Embree from mesh.glb.
+"""What the mesh shows, beside the field: metrics of the 84 test views, drawn by Embree from mesh.obj.
 
     python benchmarks/mesh.py --list dataset/benchmarks/scans8.txt --views 5
 
@@ -15,10 +15,11 @@ import trimesh
 from torch import Tensor
 
 from dataset.render import Lighting, Renderer
-from sap3d.cameras.maths import Y_UP, evaluation_grid
+from sap3d.cameras.maths import evaluation_grid
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.images import read_on_white
+from sap3d.meshes import read_result
 from sap3d.names import read_object_list
 from sap3d.scene import Scene, check_views, image_paths
 from sap3d.scores import metrics
@@ -33,9 +34,9 @@ UNLIT = Lighting(ambient=1.0, intensities=np.zeros(1))
 COLUMNS = ("psnr", "ssim", "flip")
 
 
-def views_of(mesh: trimesh.Trimesh, cameras: Tensor) -> np.ndarray:
-    """Views on white in [0, 1], [V, SIZE, SIZE, 3]."""
-    views = Renderer(mesh).render(cameras, SIZE, lighting=UNLIT) / np.float32(255)
+def views_of(mesh: trimesh.Trimesh, cameras: Tensor, size: int = SIZE) -> np.ndarray:
+    """Views on white in [0, 1], [V, size, size, 3]."""
+    views = Renderer(mesh).render(cameras, size, lighting=UNLIT) / np.float32(255)
     return views[..., :3] * views[..., 3:] + 1 - views[..., 3:]
 
 
@@ -51,7 +52,7 @@ def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:
     """What is shown → COLUMNS."""
     truth = [read_on_white(path, SIZE) for path in image_paths(scene.test)]
     cameras = evaluation_grid(read_best_poses(scene.reconstruction / "poses.json", scene.views)[0])
-    textured = trimesh.load_mesh(scene.reconstruction / "mesh.glb").apply_transform(np.linalg.inv(Y_UP))
+    textured = read_result(scene.reconstruction)
     pictures = {
         "field": [read_on_white(path, SIZE) for path in sorted((scene.reconstruction / "test").glob("*.png"))],
         "mesh, texture": [*views_of(textured, cameras)],

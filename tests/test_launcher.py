@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         "GSO_demo basket 5 0 --input --preset fast",
         "GSO_demo basket 5 0 --input photos --preset",
         "GSO_demo basket 5 0 --preset fast --checkpoint",
+        "GSO_demo basket 5 0 --size-mm",
         "GSO_demo basket 5 0 steps=3",
         "GSO_demo basket 5 0 tuning.steps",
         "GSO_demo basket 5 0 --preset fast photos",

@@ -23,8 +23,10 @@ from sap3d.cameras.placement import Placement
 from sap3d.cameras.poses import LEFT_OUT, read_best_poses, read_kept, read_left_out, read_pose_hypotheses, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_folder, save_tensors
+from sap3d.meshes import Size
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import (
+    FLAGS,
     RECONSTRUCTION,
     add_shared_flags,
     check_types,
@@ -37,6 +39,7 @@ from sap3d.runs.options import (
 HERE = Path(__file__).resolve().parent
 DEFAULT = ["configs/sap3d.yaml"]
 OmegaConf.register_resolver("up_to_two", lambda views, few, more: few if views <= 2 else more, replace=True)
+SAMPLED = 512  # least side of the photos from which a texture is sampled: of small ones, bilinear sampling blurs print
 # Keys in field.safetensors, beside the geometry's.
 CORRECTIONS, SCALE, TURN, FLOOR = "corrections", "scale", "turn", "floor"
 
@@ -67,6 +70,7 @@ def own_changes(arguments: argparse.Namespace) -> tuple[list[str], DictConfig]:
     read_tree(
         [word for word in words if word not in rest], device, RECONSTRUCTION
     )  # other stages' keys are checked, too
+    overrides = [f"{key}={value}" for flag, value in flags.items() for key in FLAGS[flag]] + overrides
     own = [word.removeprefix(f"{RECONSTRUCTION}.") for word in overrides if word.startswith(f"{RECONSTRUCTION}.")]
     return own + rest, preset_block(flags, device, RECONSTRUCTION)
 
@@ -200,10 +204,14 @@ def export(
         return system.corrections.undo(data.images(size).to(cameras.device))
 
     if mesh:
-        interchange = build(config["interchange"])
-        views = photos(interchange.config.size)
-        surface = build(config["mesh"], system.renderer).write(folder, views, cameras, placement)
-        interchange.write(folder, views.cpu(), placement.cameras(cameras).cpu(), surface)
+        interchange, exporter = build(config["interchange"]), build(config["mesh"], system.renderer)
+        surface = exporter.extract()
+        size = Size.of(placement.scale * surface.vertices, config["size_mm"])
+        atlas = exporter.texture(surface, photos(max(data.resolution, SAMPLED)), cameras, data.order)
+        mesh = exporter.write(folder, surface, atlas, placement, size)
+        views = photos(interchange.config.size or data.resolution).cpu()
+        interchange.write(folder, views, size.placed(placement).cameras(cameras).cpu(), mesh)
+        size.write(folder)
     if pictures:
         build(config["pictures"], system.renderer).write(folder, photos(256), cameras)
 

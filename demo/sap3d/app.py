@@ -41,7 +41,8 @@ COLUMNS, ROW = 4, 150  # of previews; a row's height in pixels
 THUMBNAIL = 320  # pixels of an example's longer side
 TRUSTED = 30.0  # seconds of work after which what is expected follows this run's own pace as much as what was known
 TITLES = {"data": "photos", "novel_views": "novel views"}  # of stages that are called otherwise
-DOWNLOADS = ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4", "novel_views.mp4", "report.html")
+DOWNLOADS = ("mesh.glb", "mesh.zip", "mesh.stl", "splat.ply", "points.ply", "cameras.zip", "turntable.mp4",
+             "novel_views.mp4", "report.html")  # fmt: skip
 PRESET = "standard"
 LIMITS = Limits(photos=8, megabytes=30.0)
 OFFERED_WEIGHTS = jb.published_options()  # what run_pipeline.sh is told of the published weights

@@ -3,8 +3,9 @@
     .venv/bin/python demo/sap3d/bundle.py --type toy_demo --object toy_013 --views 4 --output FOLDER [--small]
 
 mesh.glb, poses.json, turntable.mp4, novel_views.png (7 rows of elevations, 12 columns of azimuths) and results.json; to
-download also mesh.zip (OBJ, MTL, PNG), points.ply, cameras.zip (nerfstudio, COLMAP), novel_views.mp4 and report.html,
-which --small leaves out. It also writes the mesh's texture as a JPEG, and the novel views with a palette.
+download also mesh.zip (OBJ, MTL, PNG), mesh.stl, splat.ply, points.ply, cameras.zip (nerfstudio, COLMAP),
+novel_views.mp4 and report.html, which --small leaves out. It also writes the mesh's texture as a JPEG, and the novel
+views with a palette.
 """
 
 import argparse
@@ -42,7 +43,8 @@ def collect(scene: Scene, folder: Path, small: bool = False) -> None:
             with Image.open(scene.diffusion / "sheet.png") as sheet:
                 sheet.convert("RGB").quantize(256).save(partial / "novel_views.png", optimize=True)
             return
-        shutil.copy(field / "mesh.glb", partial)
+        for name in ("mesh.glb", "mesh.stl", "splat.ply"):
+            shutil.copy(field / name, partial)
         shutil.copy(scene.diffusion / "sheet.png", partial / "novel_views.png")
         shutil.copy(field / "interchange/points.ply", partial)
         shutil.copy(scene.results / "report.html", partial)

@@ -33,7 +33,7 @@ from sap3d.photos.reading import KINDS, Photo, read_photos
 from sap3d.scene import Scene, check_views
 from sap3d.views import FOV, FOV_KNOWN, SHARE
 
-SIZE = 512  # side of what is written
+SIZES, STEP = (512, 1024), 256  # least and greatest side of what is written, and of what it is a multiple
 TILE = 192  # side of a photo on the contact sheet
 
 
@@ -47,27 +47,28 @@ def framed(photos: list[np.ndarray], fields_of_view: list[float | None]) -> tupl
         fields_of_view: vertical, radians, where they are known.
 
     Returns:
-        uint8 [SIZE, SIZE, 4], and the tangents of half the squares' fields of view as shares of those of half the
-        photos' along their longer sides.
+        uint8 [S, S, 4], with S for all as the largest square has in its photo but within SIZES, and the tangents of
+        half the squares' fields of view as shares of those of half the photos' along their longer sides.
     """
     # The same lens sees the same angle along the longer side, whatever the number of pixels.
     lengths = torch.tensor([float(max(rgba.shape[:2])) for rgba in photos])
     boxes = [im.bounding_box(rgba[..., 3] > 127) for rgba in photos]
     longer = torch.tensor([float(max(bottom - top, right - left)) for top, bottom, left, right in boxes])
     sides = (square_sides(longer / lengths) * lengths).tolist()
+    size = int(np.clip(round(max(sides) / STEP) * STEP, *SIZES))
     images, shares = [], []
     for rgba, side, length, field_of_view in zip(photos, sides, lengths.tolist(), fields_of_view):
         if field_of_view:
-            image, tangent = turned_towards(rgba, side, rgba.shape[0] / 2 / math.tan(field_of_view / 2))
+            image, tangent = turned_towards(rgba, side, 2 * size, rgba.shape[0] / 2 / math.tan(field_of_view / 2))
             share = tangent / (length / 2 / (rgba.shape[0] / 2 / math.tan(field_of_view / 2)))
         else:
             image, share = im.recentre(rgba, side), side / length
-        images.append(im.straight_alpha(im.resize(image, SIZE)))
+        images.append(im.straight_alpha(im.resize(image, size)))
         shares.append(float(share))
     return images, shares
 
 
-def turned_towards(rgba: np.ndarray, side: float, focal: float) -> tuple[np.ndarray, float]:
+def turned_towards(rgba: np.ndarray, side: float, size: int, focal: float) -> tuple[np.ndarray, float]:
     """A square photo by the same camera, turned by the shortest way so that the object's box is in the middle.
 
     Off its middle a lens stretches what it shows, by 7 % at 15°.
@@ -75,10 +76,11 @@ def turned_towards(rgba: np.ndarray, side: float, focal: float) -> tuple[np.ndar
     Args:
         rgba: uint8 [H, W, 4].
         side: of the square where the box is, pixels.
+        size: of what is returned, pixels.
         focal: focal length in pixels.
 
     Returns:
-        uint8 [2 SIZE, 2 SIZE, 4], and the tangent of half its field of view.
+        uint8 [size, size, 4], and the tangent of half its field of view.
     """
     top, bottom, left, right = im.bounding_box(rgba[..., 3] > 127)
     middle = np.array([rgba.shape[1] / 2, rgba.shape[0] / 2])
@@ -87,7 +89,7 @@ def turned_towards(rgba: np.ndarray, side: float, focal: float) -> tuple[np.ndar
     towards *= cosine
     axis = np.cross([0.0, 0.0, 1.0], towards)
     rotation = cv2.Rodrigues(axis / max(np.linalg.norm(axis), 1e-12) * math.acos(min(cosine, 1.0)))[0]
-    tangent, size = side / 2 * cosine / focal, 2 * SIZE
+    tangent = side / 2 * cosine / focal
     lens = np.array([[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1]])
     view = np.array([[2 * tangent / size, 0, -tangent], [0, 2 * tangent / size, -tangent], [0, 0, 1]])
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV's pixel centres are at whole numbers

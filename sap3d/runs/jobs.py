@@ -160,7 +160,7 @@ class Job:
 
 def stage_options(arguments: argparse.Namespace) -> list[str]:
     """What of the launcher's arguments is for the stages, as run_pipeline.sh takes it."""
-    flags = ("preset", "backbone", "checkpoint", "pose_checkpoint", "fov")
+    flags = ("preset", "backbone", "checkpoint", "pose_checkpoint", "fov", "size_mm")
     dropped = ["poses.drop_outliers=true"] * arguments.drop_outliers
     given = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in flags]
     return [word for flag, value in given if value for word in (flag, value)] + arguments.overrides + dropped

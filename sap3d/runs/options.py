@@ -35,8 +35,10 @@ FLAGS = {
     "--checkpoint": ("checkpoint",),
     "--pose-checkpoint": ("poses.checkpoint",),
     "--fov": ("poses.fov",),
+    "--size-mm": ("reconstruction.size_mm",),
 }
 FIELDS_OF_VIEW = (5, 130)  # that --fov may be, in degrees
+SIZES_MM = (1, 100_000)  # that --size-mm may be
 STAGES = ("poses", "tuning", "novel_views", "reconstruction")
 
 
@@ -49,6 +51,8 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pose-checkpoint", metavar="PATH", help="RelPose++'s .pth, absolute or below ROOT_DIR")
     fov = "field of view of the whole photos along their longer sides; by default EXIF's, else it is estimated"
     parser.add_argument("--fov", metavar="DEGREES", help=fov)
+    size = "the object's longest side in millimetres: the mesh's files have that size, else they are in a unit cube"
+    parser.add_argument("--size-mm", metavar="LENGTH", help=size)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="see sap3d/runs/options.py")
 
 
@@ -134,7 +138,19 @@ def read_tree(words: Iterable[str], device: str, block: str = ROOT) -> DictConfi
     fields = [word for word in overrides if word.startswith(f"{RECONSTRUCTION}.")]
     changed = merge_overrides(changed, set_by_flags + [word for word in overrides if word not in fields])
     OmegaConf.set_struct(changed, False)
-    return OmegaConf.merge(changed, OmegaConf.from_dotlist(fields))
+    changed = OmegaConf.merge(changed, OmegaConf.from_dotlist(fields))
+    check_size(changed[RECONSTRUCTION].size_mm)
+    return changed
+
+
+def check_size(size_mm: object) -> None:
+    """
+    Raises:
+        UserError: neither null nor a length that an object can have.
+    """
+    number = isinstance(size_mm, int | float) and not isinstance(size_mm, bool)
+    if size_mm is not None and not (number and SIZES_MM[0] <= size_mm <= SIZES_MM[1]):
+        raise UserError(f"--size-mm must be from {SIZES_MM[0]} to {SIZES_MM[1]} millimetres, not {size_mm}")
 
 
 def preset_changes(flags: dict[str, str], device: str) -> DictConfig:

@@ -28,6 +28,7 @@ from sap3d.cameras.poses import read_best_poses, read_kept
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import REPOSITORY, write_json
 from sap3d.images import read_on_white
+from sap3d.meshes import read_mesh, read_result
 from sap3d.runs.cores import available_cores
 from sap3d.scene import Scene, check_views, image_paths
 from sap3d.scores import metrics
@@ -162,19 +163,10 @@ def evaluate_mesh(scene: Scene, truth: Tensor | None, seed: int) -> dict:
     path = true_mesh(scene)
     if path is None or truth is None:
         return dict.fromkeys(MESH_METRICS)
-    mesh, reference = _load_mesh(_output(scene.reconstruction / "mesh.obj", POSE_STAGES[3])), _load_mesh(path)
+    _output(scene.reconstruction / "mesh.obj", POSE_STAGES[3])
+    mesh, reference = read_result(scene.reconstruction), read_mesh(path)
     reference.apply_transform(trimesh.transformations.rotation_matrix(-truth[0, 1].item(), [0, 0, 1]))
     return metrics.mesh_metrics(mesh, reference, seed)
-
-
-def _load_mesh(path: Path) -> trimesh.Trimesh:
-    try:
-        mesh = trimesh.load_mesh(path)
-    except Exception as error:  # trimesh's readers raise whatever their parsing meets
-        raise UserError(f"{path}: not a readable mesh ({error})") from error
-    if not len(mesh.faces):
-        raise UserError(f"{path}: a mesh without faces")
-    return mesh
 
 
 def read_seconds(path: Path) -> dict[str, float]:

@@ -17,6 +17,7 @@ from sap3d.cameras.maths import full_cameras, wrap_angle
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file
+from sap3d.meshes import SIZE, Size
 from sap3d.scene import Scene, check_views
 from sap3d.scores.evaluate import MESH_METRICS, PICTURE_METRICS, POSE_STAGES, format_number
 
@@ -74,9 +75,11 @@ def viewer(path: Path) -> str:
     """The mesh to turn; nothing if there is no mesh."""
     if not path.exists():
         return ""
+    size = Size.read(path.parent).sentence() if (path.parent / SIZE).exists() else ""
     return (
         f"<h2>Mesh</h2>{viewer_frame(trimesh.load_scene(path))}"
-        "<p>Drag to turn, scroll to come nearer. The file is mesh.glb in the results of stage 3.</p>"
+        "<p>Drag to turn, scroll to come nearer. The file is mesh.glb in the results of stage 3. "
+        f"{html.escape(size)}</p>"
     )
 
 

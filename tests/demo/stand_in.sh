@@ -31,5 +31,5 @@ cp "$STAND_IN_FILES/turntable.mp4" "$novel/video.mp4"
 sed "s/\"views\": 0/\"views\": $views/" "$STAND_IN_FILES/results.json" >"$results/results.json"
 cksum <"$input/000.png" >"$field/interchange/points.ply"
 echo "$preset" >"$results/report.html"
-cp "$field/mesh.glb" "$field/mesh.obj"
+for name in mesh.obj mesh.stl splat.ply; do cp "$field/mesh.glb" "$field/$name"; done
 echo "[6/6] evaluation"

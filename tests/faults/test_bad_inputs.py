@@ -28,6 +28,7 @@ from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import write_poses
 from sap3d.errors import one_line_errors
+from sap3d.meshes import Size
 from sap3d.photos import import_photos
 from sap3d.scene import Scene
 from sap3d.scores import evaluate, report
@@ -66,6 +67,7 @@ def whole(tmp_path_factory) -> Path:
         scene.mesh_folder.mkdir(parents=True)
         for path in (scene.mesh_folder / "mesh.ply", scene.reconstruction / "mesh.obj"):
             trimesh.creation.box((0.5, 0.5, 0.5)).export(path)
+        Size(1.0, None, (0.5, 0.5, 0.5)).write(scene.reconstruction)
         tiny_model().save_pretrained(root / "diffusion")
         tiny_model().save_pretrained(scene.diffusion / "model")
         save_model(RelativePose(ModelConfig(width=16, blocks=1)), root / "relposepp")
@@ -331,6 +333,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple, str]] = {
     "result truncated": (cut(f"{FIELD}/test/005.png"), scores(), "test/005.png"),
     "mesh missing": (gone(f"{FIELD}/mesh.obj"), scores(), "mesh.obj is missing"),
     "mesh without faces": (put(f"{FIELD}/mesh.obj", "v 0 0 0\n"), scores(), "mesh.obj"),
+    "mesh of an unknown size": (gone(f"{FIELD}/size.json"), scores(), "size.json"),
     "true poses NaN": (matrix(float("nan")), scores(), "001.npy"),
     "seconds broken": (put("results/T/o/3/stages.json", "{"), scores(), "stages.json"),
     "report without results": (nothing, (report, options()), "results.json"),

@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 
 import imageio.v3 as imageio
 import numpy as np
+import pycolmap
 import torch
 import trimesh
 from PIL import Image
@@ -12,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from trimesh.visual.material import PBRMaterial
 
 from sap3d.cameras import maths as cam
-from threestudio.models.exporters.interchange import InterchangeExporter
+from threestudio.models.exporters.interchange import TO_OPENCV, InterchangeExporter
+from threestudio.models.exporters.texture import FACING
 
 CAMERAS = cam.full_cameras(torch.tensor([[0.3, 0.0, 1.8], [-0.2, 2.0, 1.5], [1.2, -2.5, 2.1]]))
 CAMERAS[:, 5:] = torch.tensor([[0.0, cam.FIELD_OF_VIEW], [0.5, 0.6], [-0.4, 1.2]])  # rolls and fields of view
@@ -56,17 +59,52 @@ def test_colmap_sees_the_point_where_we_do(tmp_path):
     written(tmp_path)
     folder = tmp_path / "interchange/sparse/0"
     lenses = {}
-    for line in (folder / "cameras.txt").read_text().splitlines():
+    for line in lines_of(folder / "cameras.txt"):
         number, model, width, height, *lenses[line.split()[0]] = line.split()
         assert (model, width, height) == ("PINHOLE", str(SIZE), str(SIZE))
-    lines = (folder / "images.txt").read_text().split("\n")
-    assert lines[1::2] == [""] * 3
+    lines = lines_of(folder / "images.txt")
+    assert all(lines), "gsplat's reader stops at an empty line"
     for line, expected in zip(lines[::2], ours()):
         w, x, y, z, *translation = map(float, line.split()[1:8])
         fx, fy, cx, cy = map(float, lenses[line.split()[8]])
         local = Rotation.from_quat([x, y, z, w]).apply(POINT) + translation  # OpenCV: looks along +z
         np.testing.assert_allclose([fx * local[0] / local[2] + cx, fy * local[1] / local[2] + cy], expected, atol=1e-4)
-    assert len((folder / "points3D.txt").read_text().splitlines()) == 500
+    assert len(lines_of(folder / "points3D.txt")) == 500
+
+
+def lines_of(path) -> list[str]:
+    """Of a COLMAP text file, without its comments."""
+    return [line for line in path.read_text().rstrip("\n").split("\n") if not line.startswith("#")]
+
+
+def test_colmap_reads_the_same_from_text_and_binary(tmp_path):
+    written(tmp_path)
+    folder = tmp_path / "interchange/sparse/0"
+    poses = cam.spherical_to_w2c(CAMERAS.double()).numpy()
+    eyes = cam.camera_positions(CAMERAS.double()).numpy()
+    for suffix, read in (("txt", pycolmap.Reconstruction.read_text), ("bin", pycolmap.Reconstruction.read_binary)):
+        only, model = tmp_path / suffix, pycolmap.Reconstruction()
+        only.mkdir()
+        for path in folder.glob(f"*.{suffix}"):
+            shutil.copy(path, only)
+        read(model, only)
+        for index, pose in enumerate(poses):
+            np.testing.assert_allclose(model.images[index + 1].cam_from_world().matrix(), TO_OPENCV @ pose, atol=1e-6)
+        for point in model.points3D.values():
+            # Of a box a point is seen by those whose side of its face it is on.
+            normal = np.sign(point.xyz) * (np.arange(3) == np.abs(point.xyz).argmax())
+            tracked = {element.image_id - 1 for element in point.track.elements}
+            sight = (eyes - point.xyz) / np.linalg.norm(eyes - point.xyz, axis=1, keepdims=True)
+            assert tracked == set(np.flatnonzero(sight @ normal > FACING))
+        model.update_point_3d_errors()
+        assert model.compute_mean_reprojection_error() < 1e-3
+
+
+def test_masks_are_what_is_opaque(tmp_path):
+    written(tmp_path)
+    for index in range(3):
+        image, mask = (imageio.imread(tmp_path / f"interchange/{part}/{index:03d}.png") for part in ("images", "masks"))
+        np.testing.assert_array_equal(mask, image[..., 3])
 
 
 def test_pictures_are_straight_alpha_and_nothing_is_drawn_from_nothing(tmp_path):
@@ -75,4 +113,5 @@ def test_pictures_are_straight_alpha_and_nothing_is_drawn_from_nothing(tmp_path)
     np.testing.assert_allclose(
         imageio.imread(tmp_path / "interchange/images/000.png")[0, 0], [128, 255, 0, 128], atol=1
     )
-    assert (tmp_path / "interchange/sparse/0/points3D.txt").read_text() == ""
+    assert lines_of(tmp_path / "interchange/sparse/0/points3D.txt") == []
+    assert len(lines_of(tmp_path / "interchange/sparse/0/images.txt")) == 2

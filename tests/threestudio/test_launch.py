@@ -24,6 +24,7 @@ from sap3d.errors import UserError
 from sap3d.field import grid as dense
 from sap3d.files import REPOSITORY
 from sap3d.images import to_uint8
+from sap3d.meshes import Size, read_result
 from sap3d.runs.devices import seed_everything
 from sap3d.scene import Scene
 from tests.renders import render_images
@@ -111,6 +112,7 @@ def test_all_files_are_written(trained):
     assert names == {
         *("config.yaml", "poses.json", "field.safetensors", "log", "inputs.png"),
         *("test", "turntable.mp4", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.glb", "interchange"),
+        *("mesh.stl", "splat.ply", "size.json"),
     }
     assert [path.name for path in sorted((folder / "test").iterdir())] == [f"{index:03d}.png" for index in range(84)]
     assert imageio.imread(folder / "test" / "000.png").shape == (32, 32, 3)
@@ -181,7 +183,7 @@ def test_results_are_of_the_scaled_and_turned_world(trained, tmp_path, monkeypat
     write_poses(folder / "poses.json", Placement(0.5, 0.3).cameras(cameras)[None], [0.0])
     launch.reexport(config(), mesh=True)
     launch.reexport(config(), mesh=False)
-    before, after = (trimesh.load_mesh(path / "mesh.obj") for path in (whole, folder))
+    before, after = (read_result(path) for path in (whole, folder))
     turn = trimesh.transformations.rotation_matrix(0.3, (0, 0, 1))
     np.testing.assert_allclose(after.vertices, 0.5 * before.apply_transform(turn).vertices, atol=1e-6)
     matrices = [
@@ -193,6 +195,27 @@ def test_results_are_of_the_scaled_and_turned_world(trained, tmp_path, monkeypat
     np.testing.assert_allclose(matrices[1], nearer, atol=1e-5)
     views = [imageio.imread(path / "test/007.png").astype(int) for path in (whole, folder)]
     assert abs(views[1] - views[0]).max() <= 1
+
+
+def test_files_get_the_objects_size(trained, tmp_path, monkeypatch):
+    whole = trained[0].reconstruction
+    shutil.copytree(trained[0].root, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    folder = tmp_path / whole.relative_to(trained[0].root)
+    launch.reexport(config(3, "size_mm=120"), mesh=True)
+    metres = Size.read(folder).metres
+    assert max(Size.read(folder).sides) == pytest.approx(0.12)
+    for name in ("mesh.obj", "mesh.glb", "splat.ply", "interchange/points.ply"):
+        before, after = (trimesh.load(path / name).bounds for path in (whole, folder))
+        np.testing.assert_allclose(after, metres * before, atol=1e-4)
+    before, after = (trimesh.load(path / "mesh.stl").extents for path in (whole, folder))
+    np.testing.assert_allclose(after, 1000 * metres * before, rtol=1e-3)
+    distances = [
+        np.array(json.loads((path / "interchange/transforms.json").read_text())["frames"][1]["transform_matrix"])[:3, 3]
+        for path in (whole, folder)
+    ]
+    np.testing.assert_allclose(distances[1], metres * distances[0], atol=1e-6)
+    assert (folder / "poses.json").read_bytes() == (whole / "poses.json").read_bytes()
 
 
 def test_failed_run_leaves_the_earlier_one(trained, monkeypatch):

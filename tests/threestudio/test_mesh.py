@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import trimesh
 
 from sap3d.cameras.placement import Placement
 from sap3d.field.grid import DENSITY_SCALE
+from sap3d.meshes import Size
 from tests.threestudio.fields import ball, nodes, renderer
 from threestudio.models.exporters.mesh import MeshExporter
 
@@ -15,6 +17,14 @@ CENTRE = np.array([0.1, -0.05, 0.0])
 
 def exporter(grid, **options) -> MeshExporter:
     return MeshExporter(MeshExporter.Config(**{"resolution": 64, **options}), renderer(grid))
+
+
+def write(meshes: MeshExporter, folder: Path, placement: Placement, size_mm: float | None = None) -> trimesh.Trimesh:
+    """All files, textured from a white photo."""
+    photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
+    surface = meshes.extract()
+    size = Size.of(placement.scale * surface.vertices, size_mm)
+    return meshes.write(folder, surface, meshes.texture(surface, photos, cameras, 1), placement, size)
 
 
 def depth(density: float) -> float:
@@ -59,20 +69,20 @@ def test_open_bowl_stays_open():
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")  # slivers must not divide by zero
-def test_files_load_and_glb_is_y_up(tmp_path):
+def test_files_load_and_are_y_up(tmp_path):
     grid = ball(32, 0.3, (0.0, 0.0, 0.2))
-    photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
-    exporter(grid, faces=1000, texture_size=64).write(tmp_path, photos, cameras, Placement())
+    write(exporter(grid, faces=1000, texture_size=64), tmp_path, Placement())
     obj, glb = trimesh.load_mesh(tmp_path / "mesh.obj"), trimesh.load_mesh(tmp_path / "mesh.glb")
-    np.testing.assert_allclose(obj.centroid, [0, 0, 0.2], atol=0.01)
-    np.testing.assert_allclose(glb.centroid, [0, 0.2, 0], atol=0.01)
-    assert glb.volume > 0 and obj.volume > 0
+    for mesh in (obj, glb):
+        np.testing.assert_allclose(mesh.centroid, [0, 0.2, 0], atol=0.01)
+        assert mesh.volume > 0
     assert len(obj.faces) == len(glb.faces) <= 1000
     for mesh in (obj, glb):
         material = mesh.visual.material
         picture = material.image if hasattr(material, "image") else material.baseColorTexture
         assert picture.size == (64, 64) and len(mesh.visual.uv) == len(mesh.vertices)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mesh.glb", "mesh.mtl", "mesh.obj", "mesh.png"]
+    names = ["mesh.glb", "mesh.mtl", "mesh.obj", "mesh.png", "mesh.stl", "splat.ply"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_simplified_surface_stays_closed():
@@ -83,10 +93,12 @@ def test_simplified_surface_stays_closed():
     assert len(mesh.visual.vertex_colors) == len(mesh.vertices)
 
 
-def test_empty_field_has_an_empty_mesh():
+def test_empty_field_has_an_empty_mesh(tmp_path):
     grid = torch.zeros(4, 8, 8, 8)
     assert len(exporter(grid).extract().faces) == 0
     assert exporter(grid).scale() == 1
+    write(exporter(grid), tmp_path, Placement(), size_mm=120)
+    assert {"mesh.glb", "mesh.obj", "mesh.stl", "splat.ply"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("radius, scale", [(0.4, 1.0), (0.52, 0.5 / 0.52), (0.57, 0.92)])
@@ -108,14 +120,18 @@ def test_what_is_below_the_floor_is_cut_off_flat(floor):
 
 
 def test_placed_mesh_is_the_mesh_scaled_and_turned(tmp_path):
-    photos, cameras = torch.ones(1, 4, 32, 32), torch.tensor([[0.0, 0.0, 1.8]])
     (tmp_path / "half").mkdir()
-    whole = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(tmp_path, photos, cameras, Placement())
+    whole = write(exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64), tmp_path, Placement())
     placement = Placement(0.5, math.pi / 2)
-    half = exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64).write(
-        tmp_path / "half", photos, cameras, placement
-    )
+    half = write(exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64), tmp_path / "half", placement)
     x, y, z = whole.vertices.T
     np.testing.assert_allclose(half.vertices, 0.5 * np.column_stack([-y, x, z]), atol=1e-9)
     np.testing.assert_array_equal(half.visual.uv, whole.visual.uv)
     assert (tmp_path / "half/mesh.png").read_bytes() == (tmp_path / "mesh.png").read_bytes()
+
+
+def test_files_are_as_large_as_the_object(tmp_path):
+    write(exporter(ball(32, 0.3, CENTRE), faces=1000, texture_size=64), tmp_path, Placement(0.9), size_mm=120)
+    for name in ("mesh.obj", "mesh.glb", "splat.ply"):
+        assert np.ptp(trimesh.load(tmp_path / name).bounds, axis=0).max() == pytest.approx(0.12, rel=0.02)
+    assert trimesh.load(tmp_path / "mesh.stl").extents.max() == pytest.approx(120, rel=0.02)

@@ -125,3 +125,12 @@ def test_unknown_lenses_are_those_of_photos_that_tell():
     fields_of_view, known = import_photos.lenses([shot(None)] * 3, [0.4, 0.5, 0.6])
     assert not known and fields_of_view[1] == pytest.approx(49.1)
     assert math.tan(math.radians(fields_of_view[2] / 2)) == pytest.approx(1.2 * math.tan(math.radians(49.1 / 2)))
+
+
+@pytest.mark.parametrize(("photo", "size"), [(200, 512), (700, 768), (1400, 1024)])
+def test_photos_keep_their_resolution(photo, size):
+    rgba = np.zeros((photo, photo, 4), np.uint8)
+    rgba[int(0.2 * photo) : int(0.8 * photo), int(0.2 * photo) : int(0.8 * photo)] = 255
+    for field_of_view in (None, 0.9):
+        (image,), _ = import_photos.framed([rgba], [field_of_view])
+        assert image.shape == (size, size, 4)

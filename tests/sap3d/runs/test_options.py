@@ -3,9 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
+from sap3d.errors import UserError
 from sap3d.files import REPOSITORY
 from sap3d.runs import options
-from sap3d.runs.options import PRESETS, RECONSTRUCTION, read_tree
+from sap3d.runs.options import PRESETS, RECONSTRUCTION, STAGES, read_tree, stage_config
 
 PUBLISHED = ["--backbone", "published"]
 
@@ -34,3 +35,18 @@ def test_presets_change_what_there_is(preset):
     changes.pop(RECONSTRUCTION, None)  # tests/threestudio/test_launch.py
     OmegaConf.set_struct(tree, True)
     OmegaConf.merge(tree, changes)
+
+
+def test_the_size_is_stage_3s_alone():
+    """So that another size makes its results stale and no others."""
+    trees = [read_tree(words, "cpu") for words in ([], ["--size-mm", "95"])]
+    for stage in STAGES:
+        different = stage_config(stage, trees[0]) != stage_config(stage, trees[1])
+        assert different == (stage == RECONSTRUCTION)
+    assert trees[1].reconstruction.size_mm == 95
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "big", "true", "nan", "1e9"])
+def test_sizes_that_no_object_has_are_refused(size):
+    with pytest.raises(UserError, match="--size-mm must be from 1 to 100000 millimetres"):
+        read_tree(["--size-mm", size], "cpu")

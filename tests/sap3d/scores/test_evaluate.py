@@ -9,9 +9,10 @@ import pytest
 import torch
 import trimesh
 
-from sap3d.cameras.maths import evaluation_grid
+from sap3d.cameras.maths import Y_UP, evaluation_grid
 from sap3d.cameras.poses import write_poses
 from sap3d.errors import UserError
+from sap3d.meshes import Size
 from sap3d.scene import Scene
 from sap3d.scores import evaluate
 from sap3d.views import write_view
@@ -43,8 +44,15 @@ def scene(tmp_path, monkeypatch):
         write_poses(path, estimate[None], [0.0])
     shape().export(scene.mesh_folder / "mesh.ply")
     turn = trimesh.transformations.rotation_matrix(-AZIMUTH, [0, 0, 1])
-    shape().apply_transform(turn).export(scene.reconstruction / "mesh.obj")
+    write_result(scene, shape().apply_transform(turn), size_mm=40)
     return scene
+
+
+def write_result(scene: Scene, mesh: trimesh.Trimesh, size_mm: float | None = None) -> None:
+    """As stage 3 writes a mesh of the poses' world."""
+    size = Size.of(mesh.vertices, size_mm)
+    size.write(scene.reconstruction)
+    mesh.apply_transform(np.array(Y_UP)).apply_scale(size.metres).export(scene.reconstruction / "mesh.obj")
 
 
 def test_the_truth_in_another_gauge_is_perfect(scene):
@@ -65,7 +73,7 @@ def test_the_truth_in_another_gauge_is_perfect(scene):
 
 
 def test_a_wrong_mesh_gauge_and_a_wrong_azimuth_count(scene):
-    shape().export(scene.reconstruction / "mesh.obj")
+    write_result(scene, shape())
     estimate = torch.tensor([[0.3, 0.0, 1.8], [0.5, 2.0 - AZIMUTH + math.radians(20), 1.7]])
     write_poses(scene.diffusion / "poses.json", estimate[None], [0.0])
     results = evaluate.evaluate(scene, seed=0, device="cpu")

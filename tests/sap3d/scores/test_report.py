@@ -13,6 +13,7 @@ import trimesh
 
 from sap3d.cameras.poses import write_poses
 from sap3d.errors import UserError
+from sap3d.meshes import Size
 from sap3d.scene import Scene
 from sap3d.scores.evaluate import PICTURE_METRICS, POSE_STAGES
 from sap3d.scores.report import MESH_METRICS, write_report
@@ -56,13 +57,16 @@ def scene(tmp_path, monkeypatch) -> Scene:
 
 def test_the_page_holds_all_that_there_is(scene):
     imageio.imwrite(scene.reconstruction / "inputs.png", np.zeros((4, 4, 3), np.uint8))
-    trimesh.creation.box().export(scene.reconstruction / "mesh.glb")
+    box = trimesh.creation.box()
+    box.export(scene.reconstruction / "mesh.glb")
+    Size.of(box.vertices, size_mm=95).write(scene.reconstruction)
     text = write_report(scene).read_text()
     page = Page(text)
     assert len(page.sources) == 1 and page.sources[0].startswith("data:image/png;base64,")
     assert len(page.frames) == 1 and "three" in page.frames[0].lower()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", html.unescape(text)), "nothing is fetched"
     assert "<script>" not in text.replace(html.escape(page.frames[0]), "")
+    assert "Size: 95 × 95 × 95 mm." in text
     assert {"3.1", "n/a", "0.500", "0.2500", "28.6", "57.3", "42"} <= set(page.cells)
 
 

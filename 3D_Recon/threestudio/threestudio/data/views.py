@@ -91,6 +91,11 @@ class Views:
         self.photos = centre(read_kept_images(self.scene, poses), read_middles(poses, self.scene.views))
         self.order = read_symmetry_order(poses) if config.symmetric else 1
 
+    @property
+    def resolution(self) -> int:
+        """Of the largest photo, pixels of its side."""
+        return max(len(photo) for photo in self.photos)
+
     def images(self, size: int) -> Tensor:
         """Colour on white and alpha, [N, 4, size, size]."""
         return images.to_tensor(self.photos, size)

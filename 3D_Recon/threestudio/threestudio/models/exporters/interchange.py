@@ -1,28 +1,45 @@
-"""Photos, cameras and points as other tools read them: nerfstudio's transforms.json and a COLMAP text model."""
+"""Photos, cameras and points as other tools read them: nerfstudio's transforms.json and a COLMAP model."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+import pycolmap
 import torch
 import trimesh
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from sap3d.cameras import maths as cam
 from sap3d.files import atomic_folder, write_json
 from sap3d.images import straight_alpha
+from threestudio.models.exporters.texture import sample, seen
 
 TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera axes → OpenCV's (x right, y down, z forwards)
+README = """# Photos and cameras for other programs
+
+images/ are the photos, cut out; masks/ are their foregrounds, white. All cameras look at the origin of a world whose z
+is up, in metres where the object's size is known (../size.json).
+
+nerfstudio: transforms.json, with points.ply to start from. The object stands upright in the middle, and there are too
+few photos to set some aside:
+
+    ns-train splatfacto --data . nerfstudio-data --orientation-method none --center-method none \\
+        --auto-scale-poses False --eval-mode all
+
+COLMAP, gsplat: sparse/0, binary (.bin) and text (.txt). Points are drawn from the mesh; their tracks say which
+photos see them. gsplat's examples read this folder:
+
+    python examples/simple_trainer.py default --data_dir . --data_factor 1 --test_every 1000 --result_dir results
+"""
 
 
 class InterchangeExporter:
-    """Writes interchange/: images/, transforms.json, points.ply and sparse/0/{cameras,images,points3D}.txt."""
+    """Writes interchange/: README.md, images/, masks/, transforms.json, points.ply and sparse/0/."""
 
     @dataclass
     class Config:
-        size: int = 512  # of the images
+        size: int | None = None  # of the images; None: the photos' own
         points: int = 20_000
 
     def __init__(self, config: Config):
@@ -32,38 +49,35 @@ class InterchangeExporter:
         """Write the folder as a whole.
 
         Args:
-            photos: colour on white and alpha, [N, 4, size, size].
+            photos: colour on white and alpha, [N, 4, S, S].
             cameras: [N, ≥ 3].
             mesh: textured; points are drawn from its surface. An empty one has none.
         """
-        names = [f"{index:03d}.png" for index in range(len(photos))]
-        points, colors = self.sample(mesh)
+        names, size = [f"{index:03d}.png" for index in range(len(photos))], photos.shape[-1]
+        points, normals, colors = sample(mesh, self.config.points)
         with atomic_folder(folder / "interchange") as partial:
-            (partial / "images").mkdir()
+            for part in ("images", "masks", "sparse/0"):
+                (partial / part).mkdir(parents=True)
             for name, photo in zip(names, photos):
-                imageio.imwrite(partial / "images" / name, straight_alpha(photo.permute(1, 2, 0).numpy()))
+                rgba = straight_alpha(photo.permute(1, 2, 0).numpy())
+                imageio.imwrite(partial / "images" / name, rgba)
+                imageio.imwrite(partial / "masks" / name, rgba[..., 3])
             trimesh.PointCloud(points, colors).export(partial / "points.ply")
-            write_json(partial / "transforms.json", self.transforms(names, cameras))
-            (partial / "sparse/0").mkdir(parents=True)
-            for name, lines in self.colmap(names, cameras, points, colors).items():
-                (partial / "sparse/0" / name).write_text("".join(line + "\n" for line in lines))
+            write_json(partial / "transforms.json", self.transforms(names, cameras, size))
+            eyes = cam.camera_positions(cameras.double()).numpy()
+            visible = np.stack([seen(mesh, points, normals, eye) for eye in eyes])
+            model = self.colmap(names, cameras, size, points, colors, visible)
+            model.write_text(partial / "sparse/0")
+            model.write_binary(partial / "sparse/0")
+            (partial / "README.md").write_text(README)
 
-    def focal_lengths(self, cameras: Tensor) -> list[float]:
-        """In pixels, of each camera."""
-        return (self.config.size / 2 / cam.half_fov_tangents(cam.full_cameras(cameras.double())))[:, 0].tolist()
+    def focal_lengths(self, cameras: Tensor, size: int) -> list[float]:
+        """In pixels, of each camera with images of `size` pixels."""
+        return (size / 2 / cam.half_fov_tangents(cam.full_cameras(cameras.double())))[:, 0].tolist()
 
-    def sample(self, mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
-        """Points on the surface [P, 3] and their colours, uint8 [P, 3]."""
-        if not len(mesh.faces):
-            return np.empty((0, 3)), np.empty((0, 3), np.uint8)
-        points, faces = trimesh.sample.sample_surface(mesh, self.config.points, seed=0)
-        barycentric = trimesh.triangles.points_to_barycentric(mesh.triangles[faces], points)
-        uv = (mesh.visual.uv[mesh.faces[faces]] * barycentric[..., None]).sum(1)
-        return np.asarray(points), mesh.visual.material.to_color(uv)[:, :3]
-
-    def transforms(self, names: list[str], cameras: Tensor) -> dict:
+    def transforms(self, names: list[str], cameras: Tensor, size: int) -> dict:
         """nerfstudio's description: camera-to-world matrices with OpenGL's axes."""
-        size, focal = self.config.size, self.focal_lengths(cameras)
+        focal = self.focal_lengths(cameras, size)
         matrices = torch.eye(4, dtype=torch.float64).repeat(len(cameras), 1, 1)
         matrices[:, :3, :3] = cam.camera_axes(cameras.double())
         matrices[:, :3, 3] = cam.camera_positions(cameras.double())
@@ -82,22 +96,37 @@ class InterchangeExporter:
             ],
         }
 
-    def colmap(self, names: list[str], cameras: Tensor, points: np.ndarray, colors: np.ndarray) -> dict[str, list[str]]:
-        """COLMAP's three text files, line by line: world-to-camera poses with OpenCV's axes, no feature tracks."""
-        size, images = self.config.size, []
+    def colmap(
+        self,
+        names: list[str],
+        cameras: Tensor,
+        size: int,
+        points: np.ndarray,
+        colors: np.ndarray,
+        visible: np.ndarray,
+    ) -> pycolmap.Reconstruction:
+        """COLMAP's model: a camera an image, world-to-camera poses with OpenCV's axes, and points with their tracks.
+
+        Args:
+            points, colors: [P, 3].
+            visible: which points each image shows, bool [N, P].
+        """
+        model = pycolmap.Reconstruction()
         poses = cam.spherical_to_w2c(cameras.double()).numpy()
-        for index, (name, pose) in enumerate(zip(names, poses), start=1):
-            x, y, z, w = Rotation.from_matrix(TO_OPENCV @ pose[:, :3]).as_quat()
-            numbers = " ".join(f"{value:.9g}" for value in (w, x, y, z, *(TO_OPENCV @ pose[:, 3])))
-            images += [f"{index} {numbers} {index} {name}", ""]  # the second line would list the image's features
-        return {
-            "cameras.txt": [
-                f"{index} PINHOLE {size} {size} {focal:.9g} {focal:.9g} {size / 2} {size / 2}"
-                for index, focal in enumerate(self.focal_lengths(cameras), start=1)
-            ],
-            "images.txt": images,
-            "points3D.txt": [
-                f"{index} {x:.6g} {y:.6g} {z:.6g} {r} {g} {b} 0"
-                for index, ((x, y, z), (r, g, b)) in enumerate(zip(points, colors), start=1)
-            ],
-        }
+        pixels, _ = cam.project(cameras.double(), torch.from_numpy(points).double().expand(len(cameras), -1, -1))
+        pixels = ((pixels * torch.tensor([1, -1]) + 1) / 2 * size).numpy()
+        for index, (name, pose, focal) in enumerate(zip(names, poses, self.focal_lengths(cameras, size))):
+            lens = [focal, focal, size / 2, size / 2]
+            model.add_camera_with_trivial_rig(pycolmap.Camera(
+                camera_id=index + 1, model="PINHOLE", width=size, height=size, params=lens))  # fmt: skip
+            # gsplat's reader of the text takes an image without features, an empty line, for the end.
+            features = pixels[index, visible[index]] if visible[index].any() else np.full((1, 2), size / 2)
+            image = pycolmap.Image(name=name, camera_id=index + 1, image_id=index + 1,
+                                   points2D=[pycolmap.Point2D(feature) for feature in features])  # fmt: skip
+            rotation = pycolmap.Rotation3d(TO_OPENCV @ pose[:, :3])
+            model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(rotation, TO_OPENCV @ pose[:, 3]))
+        places = visible.cumsum(1) - 1  # of points among an image's features
+        for point, color, views, place in zip(points, colors, visible.T, places.T):
+            track = pycolmap.Track([pycolmap.TrackElement(view + 1, place[view]) for view in np.flatnonzero(views)])
+            model.add_point3D(point, track, color)
+        return model

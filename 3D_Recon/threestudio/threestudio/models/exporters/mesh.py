@@ -1,4 +1,4 @@
-"""A textured surface of the field, as OBJ and GLB."""
+"""A textured surface of the field, in the files of `formats`."""
 
 import math
 from dataclasses import dataclass
@@ -10,22 +10,21 @@ import trimesh
 from scipy import ndimage
 from skimage import measure
 from torch import Tensor
-from trimesh.exchange.obj import export_obj
 
-from sap3d.cameras.maths import SCENE_BOUND, Y_UP
+from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.cameras.placement import Placement
+from sap3d.cameras.symmetry import turned
 from sap3d.field import grid as dense
 from sap3d.field.occupancy import floaters
-from sap3d.files import atomic_file
-from sap3d.meshes import normal_scale
-from threestudio.models.exporters.texture import bake
+from sap3d.meshes import Size, normal_scale
+from threestudio.models.exporters.formats import write_glb, write_obj, write_splats, write_stl
+from threestudio.models.exporters.smoothing import smooth
+from threestudio.models.exporters.texture import Atlas, bake
 from threestudio.models.renderers.culled import CulledRenderer
 
 
 class MeshExporter:
-    """Marching cubes on the density; writes mesh.obj with mesh.mtl and mesh.png (the world of the cameras, z up), and
-    mesh.glb (y up).
-    """
+    """Marching cubes on the density; writes mesh.obj with mesh.mtl and mesh.png, mesh.glb, mesh.stl and splat.ply."""
 
     @dataclass
     class Config:
@@ -34,8 +33,10 @@ class MeshExporter:
         scale_density: float = 20.0  # level at which the object's size is measured
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
-        faces: int = 20_000  # what it is simplified to
-        texture_size: int = 1024
+        faces: int = 20_000  # that it is simplified to, or to half of what it had
+        smoothing: int = 20  # steps of `smoothing.smooth`; 0: none
+        smoothing_angle: float = 20.0  # degrees; see there
+        texture_size: int = 2048
 
     def __init__(self, config: Config, renderer: CulledRenderer):
         self.config, self.renderer = config, renderer
@@ -51,36 +52,51 @@ class MeshExporter:
             return 1.0
         return float(np.clip(normal_scale(surface.vertices), 1 - self.config.most_shrinking, 1.0))
 
-    def write(self, folder: Path, photos: Tensor, cameras: Tensor, placement: Placement) -> trimesh.Trimesh:
+    def texture(self, surface: trimesh.Trimesh, photos: Tensor, cameras: Tensor, order: int) -> Atlas:
+        """The surface with a texture from the photos.
+
+        Args:
+            surface: what `extract` gives.
+            photos: colour on white and alpha, [N, 4, S, S].
+            cameras: of the field's world, [N, ≥ 3].
+            order: of the object's rotational symmetry: what no photo shows may be on the other sides.
+        """
+        if not len(surface.faces):
+            return Atlas.empty()
+        return bake(surface, photos.cpu(), turned(cameras.cpu(), order), self.config.texture_size)
+
+    def write(
+        self, folder: Path, surface: trimesh.Trimesh, atlas: Atlas, placement: Placement, size: Size
+    ) -> trimesh.Trimesh:
         """Write the files.
 
         Args:
-            photos: colour on white and alpha, [N, 4, S, S].
-            cameras: of the field's world, [N, 3].
-            placement: from that world to the mesh's.
+            surface: what `extract` gives.
+            atlas: what `texture` makes of it, which is moved.
+            placement: from the field's world to the results'.
+            size: of the object in the files.
 
         Returns:
-            The mesh.
+            The textured mesh in the files' world, z up.
         """
-        mesh = self.extract()
-        if len(mesh.faces):
-            mesh = placement.mesh(bake(mesh, photos, cameras, self.config.texture_size))
-        text, files = export_obj(mesh, return_texture=True, mtl_name="mesh.mtl", include_normals=True)
-        # The file that names the others comes last.
-        for name, content in [*files.items(), ("mesh.obj", text.encode())]:
-            with atomic_file(folder / name) as partial:
-                partial.write_bytes(content)
-        with atomic_file(folder / "mesh.glb") as partial:
-            mesh.copy().apply_transform(np.array(Y_UP)).export(partial)
-        return mesh
+        placement = size.placed(placement)
+        placement.mesh(atlas.mesh)
+        write_obj(folder, atlas)
+        write_glb(folder / "mesh.glb", atlas.mesh)
+        write_splats(folder / "splat.ply", atlas.mesh)
+        write_stl(folder / "mesh.stl", placement.mesh(surface.copy()).apply_scale(size.stl_unit))
+        return atlas.mesh
 
     def extract(self) -> trimesh.Trimesh:
         """The mesh in the field's world, triangles counter-clockwise from outside; empty where nothing is dense."""
         mesh = self.level_set(self.config.density)
         if not len(mesh.faces):
             return mesh
-        if len(mesh.faces) > self.config.faces:
-            mesh = mesh.simplify_quadric_decimation(face_count=self.config.faces)
+        # Many of marching cubes' triangles are slivers, whose normals are noise; half of them say as much.
+        simple = mesh.simplify_quadric_decimation(face_count=min(self.config.faces, len(mesh.faces) // 2))
+        mesh = simple if simple.is_watertight else mesh  # collapsing edges may open a surface
+        if self.config.smoothing:
+            mesh = smooth(mesh, self.config.smoothing, self.config.smoothing_angle)
         mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
         return mesh
 

@@ -1,5 +1,6 @@
 """A texture for a mesh, baked from the photos: each texel takes the colour that the photos which see it show there."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -9,15 +10,18 @@ import torch.nn.functional as F
 import trimesh
 import xatlas
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, sparse
 from torch import Tensor
 from trimesh.visual.material import PBRMaterial
 
 from sap3d.cameras import maths as cam
 from sap3d.images import to_uint8
 
+FACING = 0.1  # least cosine between a normal and the line of sight from which its point is seen
+BLUR = 1 / 24  # standard deviation that parts low frequencies from high ones, over the image's side
+ROUNDS = 20  # of averaging normals with neighbours', so that photos are chosen for whole regions
 SHIFT = 8  # binary digits of sub-pixel positions in OpenCV's drawing
-LIFT = 2e-3  # from the surface, where rays to the cameras start
+LIFT = 2e-3  # from the surface, where rays to the cameras start, over the diagonal of the mesh's box
 INSIDE = (
     0.02  # half width of the window, over the image's, that must be foreground: at silhouettes photos show the back
 )
@@ -29,6 +33,11 @@ class Atlas:
 
     mesh: trimesh.Trimesh
     uv: np.ndarray  # in [0, 1], v upwards, [V, 2]
+    source: np.ndarray  # which vertex of the mesh that was unwrapped each was, [V]
+
+    @classmethod
+    def empty(cls) -> "Atlas":
+        return cls(trimesh.Trimesh(), np.empty((0, 2)), np.empty(0, int))
 
 
 @dataclass
@@ -52,7 +61,7 @@ def unwrap(mesh: trimesh.Trimesh) -> Atlas:
         mesh.vertices[source], faces, vertex_normals=mesh.vertex_normals[source], process=False, validate=False
     )
     split.visual.vertex_colors = mesh.visual.vertex_colors[source]
-    return Atlas(split, uv)
+    return Atlas(split, uv, source)
 
 
 def rasterise(atlas: Atlas, size: int) -> Texels:
@@ -77,70 +86,163 @@ def rasterise(atlas: Atlas, size: int) -> Texels:
     return Texels(row, column, face, barycentric / barycentric.sum(-1, keepdims=True))
 
 
-def photo_colors(
-    mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray, photos: Tensor, cameras: Tensor, sharpness: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the photos show at points of the surface.
-
-    Args:
-        points, normals: [T, 3].
-        photos: colour on white and alpha, [N, 4, S, S].
-        cameras: [N, 3].
-        sharpness: exponent of the cosine between a line of sight and the normal in a photo's weight.
+def blocks_of(texels: Texels, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of 2 × 2 texels, which share one ray to each camera.
 
     Returns:
-        Weighted sums of colours, [T, 3], and of weights, [T]; a weight is 1 for a head-on look from a distance of 1.
+        The first texel of each block, [B], and each texel's block, [T].
     """
-    window = 2 * round(INSIDE * photos.shape[-1]) + 1
-    inside = -F.max_pool2d(-photos[:, 3:], window, 1, window // 2)
-    maps = torch.cat([photos[:, :3], inside], 1)
-    total, weight = np.zeros((len(points), 3)), np.zeros(len(points))
-    for camera, image, eye in zip(cameras, maps, cam.camera_positions(cameras.double()).numpy()):
+    block = texels.row // 2 * size + texels.column // 2
+    _, first, which = np.unique(block, return_index=True, return_inverse=True)
+    return first, which
+
+
+@dataclass
+class Look:
+    """What a photo shows of texels."""
+
+    seen: np.ndarray  # which texels, [K]
+    weight: np.ndarray  # 1 for a head-on look from a distance of 1, [K]
+    low: np.ndarray  # colours, blurred, [K, 3]
+    high: np.ndarray  # what of the colours blurring takes away, [K, 3]
+
+
+def looks(
+    mesh: trimesh.Trimesh,
+    points: np.ndarray,
+    normals: np.ndarray,
+    broad: np.ndarray,
+    blocks: tuple[np.ndarray, np.ndarray],
+    photos: Tensor,
+    cameras: Tensor,
+    sharpness: float,
+) -> Iterator[Look]:
+    """What the photos show at points of the surface, each at each of its cameras.
+
+    Args:
+        points, normals: float32 [T, 3].
+        broad: normals of the regions about the points, float32 [T, 3].
+        blocks: of points that are seen or hidden together: the first of each block, and each point's block.
+        photos: colour on white and alpha, [N, 4, S, S].
+        cameras: [M · N, ≥ 3]; the photos' in turn.
+        sharpness: exponent of the cosine between a line of sight and the region's normal in a photo's weight.
+    """
+    maps = bands(photos)
+    first, which = blocks
+    for index, camera in enumerate(cameras):
+        eye = cam.camera_positions(camera.double()).float().numpy()
         sight = eye - points
         distance = np.linalg.norm(sight, axis=-1)
         sight /= distance[:, None]
-        facing = (sight * normals).sum(-1)
-        seen = np.flatnonzero(facing > 0.1)
-        origins = points[seen] + LIFT * normals[seen]
-        seen = seen[~mesh.ray.intersects_any(origins, sight[seen])]
-        visible = torch.from_numpy(points[seen]).float()
-        values = cam.sample_images(image[None], camera[None], visible[None])[0].T.numpy()
-        photo_weight = facing[seen] ** sharpness / distance[seen] ** 2 * (values[:, 3] > 0.9)
-        total[seen] += photo_weight[:, None] * values[:, :3]
-        weight[seen] += photo_weight
-    return total, weight
+        facing = (sight * broad).sum(-1).clip(FACING)
+        shown = np.flatnonzero(seen(mesh, points[first], normals[first], eye)[which])
+        values = cam.sample_images(maps[index % len(maps)][None], camera[None], torch.from_numpy(points[shown])[None])
+        low, high, inside = np.split(values[0].T.numpy(), (3, 6), axis=1)
+        yield Look(shown, facing[shown] ** sharpness / distance[shown] ** 2 * (inside[:, 0] > 0.9), low, high)
+
+
+def seen(mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    """Which points of a surface [P, 3], with normals [P, 3], are seen from a place [3], bool [P]."""
+    sight = eye - points
+    sight /= np.linalg.norm(sight, axis=-1, keepdims=True)
+    visible = (sight * normals).sum(-1) > FACING
+    asked = np.flatnonzero(visible)
+    if len(asked):
+        visible[asked] = ~mesh.ray.intersects_any(points[asked] + LIFT * mesh.scale * normals[asked], sight[asked])
+    return visible
+
+
+def broad_normals(mesh: trimesh.Trimesh) -> np.ndarray:
+    """Vertex normals averaged over neighbourhoods, [V, 3]."""
+    start, end = mesh.edges_unique.T
+    ones, count = np.ones(len(start)), len(mesh.vertices)
+    links = sparse.coo_matrix((ones, (start, end)), (count, count)).tocsr()
+    links = links + links.T + sparse.identity(count, format="csr")
+    normals = np.array(mesh.vertex_normals)
+    for _ in range(ROUNDS):
+        normals = links @ normals
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
+    return normals
+
+
+def bands(photos: Tensor) -> Tensor:
+    """Photos [N, 4, S, S] in two bands of frequencies, and where they are foreground: [N, 7, S, S].
+
+    The lower one is blurred within the foreground alone; both add up to the photo there.
+    """
+    width = photos.shape[-1] * BLUR
+    alpha = photos[:, 3:]
+    own = photos[:, :3] * alpha
+    blurred = torch.from_numpy(ndimage.gaussian_filter(torch.cat([own, alpha], 1).numpy(), (0, 0, width, width)))
+    low = blurred[:, :3] / blurred[:, 3:].clamp(min=1e-3)
+    window = 2 * round(INSIDE * photos.shape[-1]) + 1
+    inside = -F.max_pool2d(-alpha, window, 1, window // 2)
+    return torch.cat([low, photos[:, :3] - low, inside], 1)
 
 
 def bake(
     mesh: trimesh.Trimesh,
     photos: Tensor,
     cameras: Tensor,
-    size: int = 1024,
+    size: int = 2048,
     sharpness: float = 4.0,
+    choice: float = 32.0,
+    far_weight: float = 0.01,
     field_weight: float = 0.001,
-) -> trimesh.Trimesh:
-    """The mesh with a texture in the place of its vertex colours.
+) -> Atlas:
+    """The mesh, unwrapped, with a texture in the place of its vertex colours.
+
+    Of low frequencies a texel takes the photos' weighted mean, so that nothing is seen of where one photo follows
+    another, though they differ in exposure; of high ones what the photo that sees it best shows there, for photos a
+    little beside their places would blur each other (two bands of Burt and Adelson's multiresolution spline, 1983).
 
     Args:
         mesh: watertight, with vertex colours: they fill what no photo sees, and blend in where photos look askance.
         photos: colour on white and alpha in [0, 1], [N, 4, S, S].
-        cameras: [N, 3].
+        cameras: of the photos, [N, ≥ 3], and of those again from other sides that look alike, [M · N, ≥ 3].
         size: of the texture.
-        field_weight: of the vertex colours beside the photos'; see `photo_colors`.
+        sharpness: see `looks`.
+        choice: exponent of the weights that high frequencies have.
+        far_weight: of photos from other sides.
+        field_weight: of the vertex colours beside the photos'.
     """
     atlas = unwrap(mesh)
     texels = rasterise(atlas, size)
-    points = texels.interpolate(atlas.mesh, atlas.mesh.vertices)
-    normals = texels.interpolate(atlas.mesh, atlas.mesh.vertex_normals)
-    normals /= np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-9)
-    total, weight = photo_colors(mesh, points, normals, photos.cpu(), cameras.cpu(), sharpness)
-    own = texels.interpolate(atlas.mesh, atlas.mesh.visual.vertex_colors[:, :3] / 255.0)
-    image, covered = np.zeros((size, size, 3)), np.zeros((size, size), bool)
-    image[texels.row, texels.column] = (total + field_weight * own) / (weight + field_weight)[:, None]
+    given = (atlas.mesh.vertices, atlas.mesh.vertex_normals, broad_normals(mesh)[atlas.source])
+    points, *normals = (texels.interpolate(atlas.mesh, values).astype(np.float32) for values in given)
+    for each in normals:
+        each /= np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-9)
+    low = field_weight * texels.interpolate(atlas.mesh, atlas.mesh.visual.vertex_colors[:, :3] / np.float32(255))
+    weight, high, best = np.full(len(points), field_weight), np.zeros((len(points), 3)), np.zeros(len(points))
+    for index, look in enumerate(looks(mesh, points, *normals, blocks_of(texels, size), photos, cameras, sharpness)):
+        own = look.weight.astype(float) * (1.0 if index < len(photos) else far_weight)
+        low[look.seen] += own[:, None] * look.low
+        weight[look.seen] += own
+        high[look.seen] += own[:, None] ** choice * look.high
+        best[look.seen] += own**choice
+    shown = (1 - field_weight / weight) / best.clip(1e-300)
+    colors = low / weight[:, None] + shown[:, None] * high
+    image, covered = np.zeros((size, size, 3), np.float32), np.zeros((size, size), bool)
+    image[texels.row, texels.column] = colors
     covered[texels.row, texels.column] = True
     # Charts are continued outwards, so that filtering at their edges meets no background.
     nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
     picture = Image.fromarray(to_uint8(image[tuple(nearest)]))
     material = PBRMaterial(name="mesh", baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
     atlas.mesh.visual = trimesh.visual.TextureVisuals(uv=atlas.uv, material=material)
-    return atlas.mesh
+    return atlas
+
+
+def sample(mesh: trimesh.Trimesh, count: int, even: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """At most `count` points on a textured surface [P, 3], its normals there [P, 3] and its colours, uint8 [P, 3].
+
+    Args:
+        even: leave out what is much nearer to another than they are in the mean; then there are somewhat fewer.
+    """
+    if not len(mesh.faces):
+        return np.empty((0, 3)), np.empty((0, 3)), np.empty((0, 3), np.uint8)
+    draw = trimesh.sample.sample_surface_even if even else trimesh.sample.sample_surface
+    points, faces = draw(mesh, count, seed=0)
+    barycentric = trimesh.triangles.points_to_barycentric(mesh.triangles[faces], points)
+    uv = (mesh.visual.uv[mesh.faces[faces]] * barycentric[..., None]).sum(1)
+    return np.asarray(points), mesh.face_normals[faces], mesh.visual.material.to_color(uv)[:, :3]

@@ -1,0 +1,97 @@
+"""How flat the flat and how round the round is: the mesh's normals against the true mesh's.
+
+    python benchmarks/surfaces.py --list dataset/benchmarks/scans8.txt --views 5 [mesh.key=value ...]
+
+Objects must have gone through stage 3; their surfaces are extracted again from their fields. Normals at points of each
+surface are compared with those at the nearest points of the other: the mean of |cos|, the mean angle (either side of a
+wall may be the nearest, so at most 90°), and the share of angles below 10°. Beside them Chamfer distance and IoU.
+--figure FOLDER draws the normals of both, as colours, where the photos were taken.
+"""
+
+import argparse
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import trimesh
+from mesh import launch, views_of
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from sap3d.cameras.poses import read_best_poses
+from sap3d.errors import UserError, one_line_errors
+from sap3d.images import sheet, to_uint8
+from sap3d.meshes import read_mesh
+from sap3d.names import read_object_list
+from sap3d.scene import Scene, check_views
+from sap3d.scores.evaluate import true_mesh
+from sap3d.scores.metrics import mesh_metrics
+from sap3d.views import read_poses
+from threestudio.config import build
+
+SAMPLES = 30_000
+COLUMNS = ("|cos|", "angle°", "< 10°", "CD", "IoU")
+
+
+def normal_angles(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> np.ndarray:
+    """Degrees between normals [2 · SAMPLES]: at points of each surface and at the nearest ones of the other."""
+    surfaces = [trimesh.sample.sample_surface(each, SAMPLES, seed=seed) for seed, each in enumerate((mesh, truth))]
+    (points, faces), (true_points, true_faces) = surfaces
+    normals, true_normals = mesh.face_normals[faces], truth.face_normals[true_faces]
+    nearest, true_nearest = cKDTree(true_points).query(points)[1], cKDTree(points).query(true_points)[1]
+    cosines = [(normals * true_normals[nearest]).sum(1), (true_normals * normals[true_nearest]).sum(1)]
+    return np.degrees(np.arccos(np.abs(np.concatenate(cosines)).clip(0, 1)))
+
+
+def draw_normals(path: Path, meshes: list[trimesh.Trimesh], cameras: Tensor) -> None:
+    """A row a mesh, a column a camera."""
+    rows = []
+    for mesh in meshes:
+        shown = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        shown.visual.face_colors = to_uint8(mesh.face_normals / 2 + 0.5)
+        rows.append(views_of(shown, cameras))
+    imageio.imwrite(path, sheet(to_uint8(np.concatenate(rows)), len(cameras)))
+
+
+def evaluate(scene: Scene, overrides: list[str], figure: Path | None) -> list[float]:
+    """COLUMNS of an object.
+
+    Raises:
+        UserError: there is no true mesh.
+    """
+    path = true_mesh(scene)
+    if path is None:
+        raise UserError(f"{scene.mesh_folder}: no true mesh")
+    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}", "device=cpu"]
+    config = launch.read_config(launch.DEFAULT, [*names, *overrides])
+    system, _, placement = launch.restore(config)
+    mesh, truth = placement.mesh(build(config["mesh"], system.renderer).extract()), read_mesh(path)
+    azimuth = read_poses(scene.train, 1)[0, 1].item()
+    truth.apply_transform(trimesh.transformations.rotation_matrix(-azimuth, [0, 0, 1]))
+    if figure:
+        cameras = read_best_poses(scene.reconstruction / "poses.json", scene.views)
+        draw_normals(figure / f"{scene.object}.png", [truth, mesh], cameras)
+    angles, measured = normal_angles(mesh, truth), mesh_metrics(mesh, truth)
+    cosine = float(np.cos(np.radians(angles)).mean())
+    return [cosine, float(angles.mean()), float((angles < 10).mean()), measured["CD"], measured["IOU"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
+    parser.add_argument("--views", default="5")
+    parser.add_argument("--figure", type=Path, help="folder")
+    parser.add_argument("overrides", nargs="*", metavar="mesh.key=value")
+    arguments = parser.parse_intermixed_args()
+    rows = {}
+    print(f"{'':32s}" + "".join(f"{column:>10s}" for column in COLUMNS))
+    for type_name, object_name in read_object_list(arguments.list):
+        scene = Scene(type_name, object_name, check_views(arguments.views))
+        rows[object_name] = evaluate(scene, arguments.overrides, arguments.figure)
+        print(f"{object_name:32s}" + "".join(f"{value:10.4f}" for value in rows[object_name]), flush=True)
+    print(f"{'mean':32s}" + "".join(f"{value:10.4f}" for value in np.mean([*rows.values()], 0)))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

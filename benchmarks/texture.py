@@ -1,0 +1,94 @@
+"""How well the mesh's texture shows the photos, and views that no photo shows.
+
+    python benchmarks/texture.py --list dataset/benchmarks/scans8.txt --views 5 [mesh.key=value ...]
+
+Objects must have gone through stage 3; texture and vertex colours are made again from their fields. At the photos' own
+cameras, 512² pixels, drawn by Embree without light: the mean magnitude of the colours' gradients over the photos',
+inside the silhouettes, and the PSNR. In every n-th of the 84 test views, 256²: the PSNR with the texture, and with the
+field's colours at the vertices. --figure draws crops of the photos and of the mesh there.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+from mesh import launch, views_of
+from scipy import ndimage
+
+from sap3d.cameras.maths import evaluation_grid
+from sap3d.cameras.poses import read_best_poses
+from sap3d.errors import one_line_errors
+from sap3d.images import read_on_white, sheet, to_uint8
+from sap3d.names import read_object_list
+from sap3d.scene import Scene, check_views, image_paths
+from threestudio.config import build
+
+PHOTO_SIZE, VIEW_SIZE = 512, 256
+INSET = 9  # pixels of PHOTO_SIZE from a silhouette, where gradients are not compared
+COLUMNS = ("gradient", "photo PSNR", "test PSNR", "vertex colours", "bake, s")
+
+
+def gradients(image: np.ndarray) -> np.ndarray:
+    """Magnitudes of the colour's gradient, mean over channels, of images [H, W, 3]: [H, W]."""
+    return np.hypot(*np.gradient(image, axis=(0, 1))).mean(-1)
+
+
+def psnr(images: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over images [N, H, W, 3] in [0, 1]."""
+    return float(np.mean(-10 * np.log10(np.square(images - truth).mean((1, 2, 3)))))
+
+
+def evaluate(scene: Scene, overrides: list[str], every: int, figure: Path | None) -> list[float]:
+    """COLUMNS of an object."""
+    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}", "device=cpu"]
+    config = launch.read_config(launch.DEFAULT, [*names, *overrides])
+    system, data, placement = launch.restore(config)
+    exporter = build(config["mesh"], system.renderer)
+    surface, begun = exporter.extract(), time.process_time()
+    photos = system.corrections.undo(data.images(max(data.resolution, launch.SAMPLED)))
+    textured = placement.mesh(exporter.texture(surface, photos, system.poses.cameras(), data.order).mesh)
+    seconds = time.process_time() - begun
+    colored = placement.mesh(surface)
+
+    cameras = read_best_poses(scene.reconstruction / "poses.json", scene.views)
+    photos = system.corrections.undo(data.images(PHOTO_SIZE)).permute(0, 2, 3, 1).numpy()
+    shown, photo_color = views_of(textured, cameras, PHOTO_SIZE), photos[..., :3]
+    ratios = []
+    for photo, image in zip(photos, shown):
+        inside = (photo[..., 3] > 0.9) & (image < 0.995).any(-1)
+        inside = ndimage.binary_erosion(ndimage.binary_closing(inside, iterations=3), iterations=INSET)
+        ratios.append(gradients(image)[inside].mean() / gradients(photo[..., :3])[inside].mean())
+    if figure:
+        rows = to_uint8(torch.from_numpy(np.concatenate([photo_color, shown])))
+        imageio.imwrite(figure / f"{scene.object}.png", sheet(rows, len(photos)))
+
+    grid = evaluation_grid(cameras[0])[::every]
+    truth = np.stack([read_on_white(path, VIEW_SIZE) for path in image_paths(scene.test)[::every]])
+    views = [psnr(views_of(mesh, grid, VIEW_SIZE), truth) for mesh in (textured, colored)]
+    return [float(np.mean(ratios)), psnr(shown, photo_color), *views, seconds]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
+    parser.add_argument("--views", default="5")
+    parser.add_argument("--every", type=int, default=1, help="of the test views one in so many")
+    parser.add_argument("--figure", type=Path, help="folder")
+    parser.add_argument("overrides", nargs="*", metavar="mesh.key=value")
+    arguments = parser.parse_intermixed_args()
+    rows = {}
+    print(f"{'':32s}" + "".join(f"{column:>16s}" for column in COLUMNS))
+    for type_name, object_name in read_object_list(arguments.list):
+        scene = Scene(type_name, object_name, check_views(arguments.views))
+        rows[object_name] = evaluate(scene, arguments.overrides, arguments.every, arguments.figure)
+        print(f"{object_name:32s}" + "".join(f"{value:16.3f}" for value in rows[object_name]), flush=True)
+    means = np.mean([*rows.values()], 0)
+    print(f"{'mean':32s}" + "".join(f"{value:16.3f}" for value in means))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
