@@ -3,10 +3,12 @@
 # What the first photo's bytes say goes into the results, so that mixed jobs are noticed.
 set -eu
 type=$1 object=$2 views=$3
+all="$*"
 shift 4
 while [ $# -gt 0 ]; do
     case $1 in
         *=*) shift && continue ;;
+        --drop-outliers) shift && continue ;;
         --input) input=$2 ;;
         --preset | --backbone) preset=$2 ;;
     esac
@@ -22,14 +24,16 @@ for stage in data poses tuning novel_views reconstruction; do
 done
 field=$ROOT_DIR/3D_Recon/threestudio/experiments_${type}_view_${views}_nerf/$object
 novel=$ROOT_DIR/camerabooth/experiments_nvs/$type/${object}_view_$views
+initial=$ROOT_DIR/relposepp/experiments/$type/${object}_view_$views
 results=$ROOT_DIR/results/$type/$object/$views
-mkdir -p "$field/interchange" "$novel" "$results"
+mkdir -p "$field/interchange" "$novel" "$results" "$initial"
 cp "$STAND_IN_FILES/mesh.glb" "$STAND_IN_FILES/turntable.mp4" "$field"
 cp "$STAND_IN_FILES/poses_$views.json" "$field/poses.json"
+cp "$STAND_IN_FILES/poses_$views.json" "$initial/poses.json"
 cp "$STAND_IN_FILES/sheet.png" "$novel"
 cp "$STAND_IN_FILES/turntable.mp4" "$novel/video.mp4"
 sed "s/\"views\": 0/\"views\": $views/" "$STAND_IN_FILES/results.json" >"$results/results.json"
-cksum <"$input/000.png" >"$field/interchange/points.ply"
-echo "$preset" >"$results/report.html"
+cksum <"$(ls "$input"/*.png | head -n 1)" >"$field/interchange/points.ply"
+echo "seed $SEED: $all" >"$results/report.html"
 cp "$field/mesh.glb" "$field/mesh.obj"
 echo "[6/6] evaluation"
