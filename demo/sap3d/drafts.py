@@ -86,7 +86,8 @@ def add(job: Job, photo: Photo, key: str) -> dict:
     imageio.imwrite(job.folder / "masks" / key / "00.png", photo.rgba[..., 3])
     imageio.imwrite(job.folder / "cut" / f"{key}.png", photo.rgba)
     kept = {name: getattr(photo, name) for name in ("name", "kind", "method", "fov", "taken", "problem", "notices")}
-    return kept | {"key": key, "edits": [], "left_out": False, "first": photo.method}
+    first = {name: kept[name] for name in ("method", "problem", "notices")}
+    return kept | {"key": key, "edits": [], "left_out": False, "first": first}
 
 
 def known_photos(job: Job) -> list[tuple[Photo, dict]]:
@@ -144,10 +145,12 @@ def edit(job: Job, index: int, change: dict | None) -> None:
 
 def judge(photo: dict, rgba: np.ndarray) -> None:
     """Note what is wrong with a photo, by its outline as it is."""
+    if not photo["edits"]:
+        photo |= photo["first"]
+        return
     # A person has looked at it: whether colours look alike is no longer asked.
-    method = "marked" if photo["edits"] else photo["first"]
-    trouble = problem(rgba, method)
-    photo |= {"method": method, "problem": trouble, "notices": [] if trouble else notices(rgba, method)}
+    trouble = problem(rgba, "marked")
+    photo |= {"method": "marked", "problem": trouble, "notices": [] if trouble else notices(rgba, "marked")}
 
 
 def doubts(photo: dict) -> list[str]:

@@ -90,7 +90,8 @@ def keep_job(name: str, example: Example, scene: Scene, folder: Path) -> None:
         photo = read_photo(path, path.name)
         imageio.imwrite(folder / "masks" / f"{index:03d}.png", photo.rgba[..., 3])
         kept = {key: getattr(photo, key) for key in ("name", "kind", "method", "fov", "taken", "problem", "notices")}
-        entries.append(kept | {"key": f"{index:03d}", "edits": [], "left_out": False, "first": photo.method})
+        first = {key: kept[key] for key in ("method", "problem", "notices")}
+        entries.append(kept | {"key": f"{index:03d}", "edits": [], "left_out": False, "first": first})
     about = {"title": example.title, "author": example.author, "licence": example.licence}
     seconds = sum(json.loads((scene.results / "results.json").read_text())["seconds"].values())
     known = {"state": "done", "created": 0.0, "started": 0.0, "ended": seconds, "family": name, "example": about}

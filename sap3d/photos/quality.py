@@ -10,7 +10,7 @@ NOTHING, SMALLEST, LARGEST, CUT_OFF, ALIKE = 0.0005, 0.01, 0.9, 0.1, 0.6
 # How far from the frame's border, as a share of its longer side, each mask may end that goes on to it.
 MARGINS = {"network": 0.01, "grabcut": 0.035}
 UNDECIDED = 0.5  # a network's mask of nothing: soft pixels over those of the foreground
-DOUBTFUL = 0.1  # those of a mask that may be wrong: good ones have 0.02 to 0.04 (docs/CAPTURE.md)
+DOUBTFUL = 0.1  # those of one that may be wrong: docs/CAPTURE.md
 # Steepest slopes at a fine scale over those at a coarse one, in pixels, along the direction where they are least:
 # 6 for a step, 1 for what is smeared over the coarse scale.
 FINE, COARSE, BLURRED = 1.0, 6.0, 2.2
@@ -46,8 +46,6 @@ def notices(rgba: np.ndarray, method: str) -> list[str]:
     areas = np.sort(np.bincount(ndimage.label(rgba[..., 3] > 127)[0].ravel())[1:])
     if method == "network" and len(areas) > 1 and areas[-2] > SECOND * areas[-1]:
         said.append("two things in it: if only one is the object, take the other away or cut it out")
-    if method == "network" and undecided(rgba[..., 3]) > DOUBTFUL:
-        said.append("the outline is doubtful: see that it follows the object")
     return said
 
 

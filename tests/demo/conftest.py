@@ -1,4 +1,4 @@
-"""A pipeline that takes a second, a server with the demo's page, and visitors in a real browser, for the demo's tests."""
+"""For the demo's tests: a pipeline that takes a second, a server with the page, and visitors in a real browser."""
 
 import json
 import shutil

@@ -226,7 +226,15 @@ def test_an_example_opens_at_once_with_all_files_and_can_be_run(visitor, setting
     mesh_shown(page)
     assert "Ellipse by A. Nybody (CC0 1.0)" in page.locator("#told").inner_text()
     assert page.locator("#cards .card").count() == 4
-    for name in ("mesh.glb", "mesh.zip", "points.ply", "cameras.zip", "turntable.mp4", "novel_views.mp4", "report.html"):
+    for name in (
+        "mesh.glb",
+        "mesh.zip",
+        "points.ply",
+        "cameras.zip",
+        "turntable.mp4",
+        "novel_views.mp4",
+        "report.html",
+    ):
         assert download(page, name)
     page.reload()  # the address keeps it
     mesh_shown(page)
