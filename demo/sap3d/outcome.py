@@ -144,8 +144,9 @@ def versions(settings: Settings, job: Job | None) -> str:
     """Links to a job's versions, and by which its results can be shown to others, as HTML."""
     if job is None:
         return ""
-    others = [] if job.known.get("example") else jb.versions(settings.jobs, job)
-    body = ""
+    if job.known.get("example"):
+        return ""
+    others, body = jb.versions(settings.jobs, job), ""
     if len(others) > 1:
         rows = "".join(
             f'<li><a href="?job={other.id}"{" aria-current=page" * (other == job)}>Version {number}</a>: '

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import time
 
 import imageio.v3 as imageio
 from drafts import doubts
@@ -66,6 +67,7 @@ def editor(job: Job, index: int, message: str = "") -> dict:
         "edits": photo["edits"],
         "said": photo["problem"] or "; ".join(photo["notices"]),
         "message": message,
+        "at": time.time(),  # another value each time: the editor opens on a photo that it has shown before
     }
 
 

@@ -55,6 +55,11 @@ LOOKS = (
     ("phone", "light", PHONE),
     ("phone_dark", "dark", PHONE),
 )
+    ("light", "light", DESKTOP),
+    ("dark", "dark", DESKTOP),
+    ("phone", "light", PHONE),
+    ("phone_dark", "dark", PHONE),
+)
 
 
 def views(browser: Browser, address: str, name: str, looks: tuple = LOOKS) -> None:

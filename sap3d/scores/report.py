@@ -143,10 +143,11 @@ def write_report(scene: Scene) -> Path:
         else "",
     ]
     title = f"{html.escape(scene.object)}, {scene.views} views"
+    style, scripts = STYLE + viewer.STYLE, viewer.scripts() if (field / "mesh.glb").exists() else ""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{viewer.STYLE}</style>{viewer.scripts()}</head><body>{''.join(body)}</body></html>"
+        f"<title>{title}</title><style>{style}</style>{scripts}</head><body>{''.join(body)}</body></html>"
     )
     with atomic_file(scene.results / "report.html") as partial:
         partial.write_text(page)

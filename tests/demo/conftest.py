@@ -22,7 +22,7 @@ from sap3d.images import sheet
 from tests.demo.photos import write_photos
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 120_000  # milliseconds
+PATIENCE = 300_000  # milliseconds
 COLOUR = (200, 80, 30)  # of the stand-in's mesh
 
 

@@ -19,6 +19,8 @@ for stage in data poses tuning novel_views reconstruction; do
     step=$((step + 1))
     echo "[$step/6] $stage"
     sleep "${STAND_IN_SECONDS:-0.1}"
+    # Held in a stage until a file is there, whatever the load: STAND_IN_HOLD names it.
+    [ "$stage" != poses ] || [ ! "${STAND_IN_HOLD:-}" ] || until [ -e "$STAND_IN_HOLD" ]; do sleep 0.1; done
     [ ! -e "$input/../fail" ] || { echo "error: $stage fails as it was told"; exit 2; }
     echo "      $step s"
 done

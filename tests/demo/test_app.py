@@ -40,8 +40,14 @@ def test_photos_become_a_mesh(visitor, settings, tmp_path):
     page.wait_for_selector(".novel[data-shown='1 3']")
 
 
-def test_a_reloaded_page_finds_its_job(visitor, tmp_path, monkeypatch):
-    monkeypatch.setenv("STAND_IN_SECONDS", "2")
+@pytest.fixture
+def hold(tmp_path, monkeypatch) -> Path:
+    """Runs stay in their second stage until this file is there."""
+    monkeypatch.setenv("STAND_IN_HOLD", str(tmp_path / "go"))
+    return tmp_path / "go"
+
+
+def test_a_reloaded_page_finds_its_job(visitor, tmp_path, hold):
     page = visitor()
     send(page, write_photos(tmp_path / "sent", 2))
     run(page)
@@ -49,13 +55,13 @@ def test_a_reloaded_page_finds_its_job(visitor, tmp_path, monkeypatch):
     page.reload()
     page.wait_for_selector(".stages .now")
     assert page.locator("#cards .card img").count() == 2
+    hold.touch()
     mesh_shown(page)
     page.reload()
     mesh_shown(page)
 
 
-def test_cancel_ends_the_run_and_another_can_follow(visitor, settings, tmp_path, monkeypatch):
-    monkeypatch.setenv("STAND_IN_SECONDS", "60")
+def test_cancel_ends_the_run_and_another_can_follow(visitor, settings, tmp_path, hold):
     page = visitor()
     send(page, write_photos(tmp_path / "sent", 2))
     run(page)
@@ -63,7 +69,7 @@ def test_cancel_ends_the_run_and_another_can_follow(visitor, settings, tmp_path,
     page.click("#cancel")
     state(page, "cancelled")
     assert job_of(page, settings).known["state"] == "cancelled"
-    monkeypatch.setenv("STAND_IN_SECONDS", "0.01")
+    hold.touch()
     page.click("#run:not([disabled])")
     mesh_shown(page)
 
@@ -189,8 +195,7 @@ def test_an_edit_after_a_run_makes_a_new_version_beside_it(visitor, settings, tm
     assert [job.known["state"] for job in jb.versions(settings.jobs, done)] == ["done"] * 3
 
 
-def test_changes_while_a_job_runs_are_refused_visibly(visitor, settings, tmp_path, monkeypatch):
-    monkeypatch.setenv("STAND_IN_SECONDS", "60")
+def test_changes_while_a_job_runs_are_refused_visibly(visitor, tmp_path, hold):
     page = visitor()
     send(page, write_photos(tmp_path / "sent", 2))
     run(page)

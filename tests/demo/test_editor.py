@@ -66,6 +66,7 @@ def test_points_boxes_and_strokes_change_the_outline_and_can_be_undone(visitor, 
     assert (alpha(job) == first).all() and job.known["photos"][0]["method"] == "grabcut"
     page.click("#editor button[name=close]")
     page.locator("#editor dialog[open]").wait_for(state="detached")
+    open_editor(page)  # and again
 
 
 def test_points_are_set_by_keyboard(visitor, settings, tmp_path):
