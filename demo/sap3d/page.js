@@ -64,6 +64,9 @@
   let before = '';
   function look() {
     document.querySelectorAll('.novel:not([data-ready])').forEach(prepare);
+    // Gradio calls the field for photos otherwise than what is written in it.
+    const field = document.querySelector('#photos button[aria-label]'), name = field?.innerText.trim().replace(/\s+/g, ' ');
+    if (name && field.getAttribute('aria-label') !== name) field.setAttribute('aria-label', name);
     for (const input of document.querySelectorAll('.share input')) {
       const link = `${location.origin}${location.pathname}?result=${input.dataset.token}`;
       if (input.value !== link) input.value = link;

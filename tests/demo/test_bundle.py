@@ -41,7 +41,7 @@ def test_novel_views_lose_their_background_and_nothing_of_the_object():
         top, left = bundle.PAD + row * pitch, bundle.PAD + column * pitch
         alpha = seen[top : top + 32, left : left + 32, 3]
         assert not alpha[:7].any() and not alpha[:, 25:].any()
-        assert (alpha[10:22, 10:22] == 255).all()
+        assert (alpha[10:22, 10:22] > 250).all()
 
 
 def test_a_small_mesh_has_a_jpeg_in_the_same_place(tmp_path):

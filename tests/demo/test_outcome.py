@@ -35,7 +35,7 @@ def said(job: jb.Job, confidence: list[float], others: list[torch.Tensor], **mor
 
 
 def test_sure_poses_need_no_words(done):
-    assert said(done, [0.9, 0.8, 0.95], [-AROUND]) == ""
+    assert said(done, [0.9, 0.8, 0.95], [AROUND * torch.tensor([1.0, -1.0, 1.0])]) == ""
     (done.results / "initial_poses.json").unlink()
     assert outcome.trust(done) == ""
 
