@@ -1,7 +1,7 @@
 """The demo's examples: jobs that are done and belong to nobody, made ready when the server starts.
 
 examples/NAME/about.json    title, author and licence of the object
-             /photos/       000.jpg …
+             /photos/       000.jpg … or .png
              /masks/        000.png …
              /job.json      what a job knows of them and of its run
              /root/         of the run what the page's files are made of (make_examples.py)
@@ -49,7 +49,7 @@ def cut_out(folder: Path) -> None:
     (folder / "cut").mkdir()
     for path in sorted((folder / "photos").iterdir()):
         mask = imageio.imread(folder / "masks" / f"{path.stem}.png")
-        imageio.imwrite(folder / "cut" / f"{path.stem}.png", np.dstack([imageio.imread(path), mask]))
+        imageio.imwrite(folder / "cut" / f"{path.stem}.png", np.dstack([imageio.imread(path)[..., :3], mask]))
         (folder / "masks" / path.stem).mkdir()
         (folder / "masks" / f"{path.stem}.png").rename(folder / "masks" / path.stem / "00.png")
 

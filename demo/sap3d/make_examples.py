@@ -1,4 +1,4 @@
-"""Make the demo's examples: photos of modelled objects on coloured paper, and what the pipeline makes of them.
+"""Make the demo's examples: photos of modelled objects on coloured paper, renders of a scan, and their runs.
 
     .venv/bin/python demo/sap3d/make_examples.py bear             # or several; all without a name
 
@@ -30,41 +30,58 @@ from sap3d.errors import one_line_errors
 from sap3d.files import atomic_folder, root_dir, write_json
 from sap3d.photos.reading import read_photo
 from sap3d.runs.jobs import REPOSITORY
-from sap3d.scene import Scene
+from sap3d.scene import Scene, image_paths
 from sap3d.scores import metrics
 
 SIZE = 640  # of a photo, in pixels
-VIEWS, PRESET = 4, "fast"
 NOISE = 1.5  # of the sensor, in grey levels
-COLOURS = 256  # of pictures that are kept
+COLOURS, THINNED = 256, 4  # of pictures that are kept; of so many points of a cloud one is
 
 
 @dataclass(frozen=True)
 class Example:
-    """An object of MODELS_demo, the paper behind it, and where the first photo is taken from, in degrees."""
+    """An object, the paper behind it, and where the first photo is taken from, in degrees.
+
+    Without paper the pictures are those of the object's scene folder, which are cut out.
+    """
 
     title: str
+    type: str
     object: str
     author: str
     licence: str
-    paper: tuple[int, int, int]
-    azimuth: float
+    paper: tuple[int, int, int] | None = None
+    azimuth: float = 0.0
+
+    @property
+    def views(self) -> int:
+        return 4 if self.paper else 5
+
+    @property
+    def preset(self) -> str:
+        return "fast" if self.paper else "standard"
+
+    def scene(self, name: str) -> Scene:
+        """Where its run is."""
+        return Scene("EXAMPLE", name, self.views) if self.paper else Scene(self.type, self.object, self.views)
 
 
+MODELS, SCANS = "MODELS_demo", "GSO_demo"
 # Authors and licences are those of docs/DATASET.md.
 EXAMPLES = {
-    "bear": Example("Teddy bear", "teddy_bear", "Manitislate", "CC0 1.0", (170, 196, 214), 290),
-    "sneakers": Example("Sneakers", "sneakers", "Scopia and eTeks", "CC BY 3.0", (214, 205, 170), 30),
-    "biplane": Example("Biplane", "biplane", "Robo3dguy", "CC0 1.0", (190, 205, 190), 215),
+    "bear": Example("Teddy bear", MODELS, "teddy_bear", "Manitislate", "CC0 1.0", (170, 196, 214), 290),
+    "sneakers": Example("Sneakers", MODELS, "sneakers", "Scopia and eTeks", "CC BY 3.0", (214, 205, 170), 30),
+    "biplane": Example("Biplane", MODELS, "biplane", "Robo3dguy", "CC0 1.0", (190, 205, 190), 215),
+    "pan": Example("Frying pan", SCANS, "chefmate_8_frypan", "Google Research, Scanned Objects", "CC BY 4.0"),
 }
 
 
 def cameras(example: Example) -> Tensor:
-    """About a quarter turn apart and from slightly above, as docs/CAPTURE.md asks for, [VIEWS, 3]."""
-    rng = np.random.default_rng(0)
-    elevations = rng.uniform(17, 32, VIEWS)
-    azimuths = example.azimuth + 360 / VIEWS * np.arange(VIEWS) + rng.uniform(-12, 12, VIEWS)
-    radii = rng.uniform(1.75, 1.95, VIEWS)
+    """About a quarter turn apart and from slightly above, as docs/CAPTURE.md asks for, [views, 3]."""
+    rng, views = np.random.default_rng(0), example.views
+    elevations = rng.uniform(17, 32, views)
+    azimuths = example.azimuth + 360 / views * np.arange(views) + rng.uniform(-12, 12, views)
+    radii = rng.uniform(1.75, 1.95, views)
     return torch.from_numpy(np.stack([np.radians(elevations), np.radians(azimuths), radii], -1)).float()
 
 
@@ -73,7 +90,7 @@ def write_photos(example: Example, folder: Path) -> None:
     rng = np.random.default_rng(1)
     light = 1.03 - 0.1 * np.linspace(0, 1, SIZE)[None, :, None] * np.ones((SIZE, 1, 1))
     with atomic_folder(folder) as partial:
-        renders = Renderer(load_object("MODELS_demo", example.object)).render(cameras(example), SIZE)
+        renders = Renderer(load_object(example.type, example.object)).render(cameras(example), SIZE)
         for index, rgba in enumerate(renders):
             alpha = rgba[..., 3:] / 255
             picture = rgba[..., :3] * alpha + np.array(example.paper) * light * (1 - alpha)
@@ -95,7 +112,7 @@ def keep_job(name: str, example: Example, scene: Scene, folder: Path) -> None:
     about = {"title": example.title, "author": example.author, "licence": example.licence}
     seconds = sum(json.loads((scene.results / "results.json").read_text())["seconds"].values())
     known = {"state": "done", "created": 0.0, "started": 0.0, "ended": seconds, "family": name, "example": about}
-    known |= {"preset": PRESET, "choices": {}, "error": "", "expected": [], "photos": entries}
+    known |= {"preset": example.preset, "choices": {}, "error": "", "expected": [], "photos": entries}
     write_json(folder / "about.json", about)
     write_json(folder / "job.json", known)
 
@@ -120,10 +137,31 @@ def keep_run(scene: Scene, kept: Scene) -> None:
     for source, path in pictures.items():
         with Image.open(source) as picture:
             picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
+    thin_points(target / "interchange")
     for path in (target / "interchange").rglob("*.png"):
         with Image.open(path) as picture:
             shown = picture.convert("RGBA").quantize(COLOURS, Image.Quantize.FASTOCTREE)
         shown.save(path, optimize=True)
+
+
+def thin_points(interchange: Path) -> None:
+    """Keep every so many of the points of a run's clouds."""
+    cloud = trimesh.load(interchange / "points.ply")
+    trimesh.PointCloud(cloud.vertices[::THINNED], cloud.colors[::THINNED]).export(interchange / "points.ply")
+    sparse = interchange / "sparse/0/points3D.txt"
+    lines = sparse.read_text().splitlines(keepends=True)
+    comments = [line for line in lines if line.startswith("#")]
+    sparse.write_text("".join(comments + [line for line in lines if not line.startswith("#")][::THINNED]))
+
+
+def keep(name: str, example: Example, scene: Scene, photos: list[Path]) -> None:
+    """Write an example's folder from its run and its photos."""
+    folder = FOLDER / name
+    with atomic_folder(folder / "photos") as partial:
+        for index, path in enumerate(photos):
+            shutil.copy(path, partial / f"{index:03d}{path.suffix}")
+    keep_run(scene, Scene(TYPE, OBJECT, scene.views, folder / "root"))
+    keep_job(name, example, scene, folder)
 
 
 def main() -> None:
@@ -132,20 +170,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="CUDA index, or cpu")
     arguments = parser.parse_args()
     for name in arguments.names or EXAMPLES:
-        folder, scene = FOLDER / name, Scene("EXAMPLE", name, VIEWS)
-        photos = root_dir() / "runs/examples" / name
-        write_photos(EXAMPLES[name], photos)
-        command = ["sh", "run_pipeline.sh", scene.type, scene.object, str(VIEWS), arguments.device]
-        subprocess.run([*command, "--input", str(photos), "--preset", PRESET], cwd=REPOSITORY, check=True)
-        with atomic_folder(folder / "photos") as partial:
-            for index, path in enumerate(sorted(photos.iterdir())):
-                shutil.copy(path, partial / f"{index:03d}.jpg")
-        keep_run(scene, Scene(TYPE, OBJECT, VIEWS, folder / "root"))
-        keep_job(name, EXAMPLES[name], scene, folder)
-        estimate = read_best_poses(scene.reconstruction / "poses.json", VIEWS)
-        error = metrics.rotation_error(estimate, cameras(EXAMPLES[name]))
+        example, folder = EXAMPLES[name], FOLDER / name
+        scene, photos = example.scene(name), root_dir() / "runs/examples" / name
+        command = ["sh", "run_pipeline.sh", scene.type, scene.object, str(scene.views), arguments.device]
+        command += ["--preset", example.preset]
+        if example.paper:
+            write_photos(example, photos)
+            command += ["--input", str(photos)]
+        subprocess.run(command, cwd=REPOSITORY, check=True)
+        keep(
+            name, example, scene, sorted(photos.iterdir()) if example.paper else image_paths(scene.train)[: scene.views]
+        )
+        if example.paper:
+            estimate = read_best_poses(scene.reconstruction / "poses.json", scene.views)
+            print(f"{name}: rotation error {metrics.rotation_error(estimate, cameras(example)):.1f}°")
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(f"{name}: rotation error {error:.1f}°, {size / 1e6:.2f} MB", flush=True)
+        print(f"{name}: {size / 1e6:.2f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from settings import Settings  # noqa: E402
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 DESKTOP, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
 COLOURS, LONGEST = 192, 2000  # of a screenshot: its palette, and the pixels of a page's height that are kept
-SETTLE = 5000  # milliseconds until fonts, videos and viewers are there
+SETTLE = 8000  # milliseconds until fonts, videos and viewers are there
 PATIENCE = 60 * 60_000  # milliseconds that a run may take
 
 
