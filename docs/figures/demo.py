@@ -55,19 +55,21 @@ LOOKS = (
     ("phone", "light", PHONE),
     ("phone_dark", "dark", PHONE),
 )
-    ("light", "light", DESKTOP),
-    ("dark", "dark", DESKTOP),
-    ("phone", "light", PHONE),
-    ("phone_dark", "dark", PHONE),
-)
+
+
+def visit(browser: Browser, address: str, **options: object) -> Page:
+    """A page in a context of its own."""
+    page = browser.new_context(**options).new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    return page
 
 
 def views(browser: Browser, address: str, name: str, looks: tuple = LOOKS) -> None:
     """Screenshots in light and in dark, on a desktop and on a phone, once the mesh is there."""
     for look, scheme, size in looks:
-        page = browser.new_context(color_scheme=scheme, viewport=size).new_page()
-        page.goto(address)
-        page.wait_for_function("document.querySelector('model-viewer')?.loaded", timeout=PATIENCE)
+        page = visit(browser, address, color_scheme=scheme, viewport=size)
+        page.wait_for_function("document.querySelector('model-viewer')?.loaded")
         screenshot(page, FOLDER / f"{name}_{look}.png")
         page.context.close()
 
@@ -75,22 +77,21 @@ def views(browser: Browser, address: str, name: str, looks: tuple = LOOKS) -> No
 def draft(browser: Browser, address: str, photos: list[Path]) -> None:
     """Screenshots of photos before a run, and of the editor."""
     for look, size in (("", DESKTOP), ("_phone", PHONE)):
-        page = browser.new_context(viewport=size).new_page()
-        page.goto(address)
+        page = visit(browser, address, viewport=size)
         send(page, photos)
         screenshot(page, FOLDER / f"demo_draft{look}.png")
         page.click("#cards [data-act=mend][data-index='0']")
-        page.wait_for_selector("#editor dialog[open][data-edits]", timeout=PATIENCE)
+        page.wait_for_selector("#editor dialog[open][data-edits]")
         screenshot(page, FOLDER / f"demo_editor{look}.png", whole=False)
         page.context.close()
 
 
 def send(page: Page, photos: list[Path]) -> None:
     """Drop photos and wait until they are cut out."""
-    page.wait_for_selector("#told [data-state]", timeout=PATIENCE)
+    page.wait_for_selector("#told [data-state]")
     page.set_input_files("#photos input[type=file]", photos)
-    page.wait_for_url(re.compile(r"\?job="), timeout=PATIENCE)
-    page.wait_for_selector("#cards .card img", timeout=PATIENCE)
+    page.wait_for_url(re.compile(r"\?job="))
+    page.wait_for_selector("#cards .card img")
 
 
 def run(page: Page, photos: list[Path], preset: str) -> float:
@@ -99,15 +100,16 @@ def run(page: Page, photos: list[Path], preset: str) -> float:
     page.click(f"text={preset}, about")
     start = time.monotonic()
     page.click("#run:not([disabled])")
-    page.wait_for_selector("text=reconstruction, running", timeout=PATIENCE)
+    page.wait_for_selector("text=reconstruction, running")
     screenshot(page, FOLDER / "demo_running.png")
-    page.wait_for_selector("#mesh model-viewer, #told .problem", timeout=PATIENCE)
+    page.wait_for_selector("#mesh model-viewer, #told .problem")
     return time.monotonic() - start
 
 
 def open_page(browser: Browser, address: str, server: subprocess.Popen) -> Page:
     """The demo's page, once its server is up."""
     page = browser.new_page(viewport=DESKTOP)
+    page.set_default_timeout(PATIENCE)
     while server.poll() is None:
         try:
             page.goto(address)

@@ -7,7 +7,7 @@ OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --doubts
 Prints docs/CAPTURE.md's table of intersections over unions with the truth, and draws capture_backgrounds.png: the first
 photo on each background, the network's outline above, GrabCut's below, in two rows of six. With --sets it prints what
 import says of their photos; with --doubts, of the first photo on each background, how soft the network's mask is, its
-overlap with the truth, and what import says.
+overlap with the truth, now and after points that a patient person would set, and what import says.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from sap3d.errors import one_line_errors
 from sap3d.photos import masks, quality
 from sap3d.photos.grabcut import grabcut
 from sap3d.photos.import_photos import outlined
+from sap3d.photos.mending import mend
 from sap3d.photos.network import segment
 from sap3d.photos.reading import read_photo
 
@@ -112,6 +113,21 @@ def backgrounds() -> None:
     capture.write_small("backgrounds", capture.im.sheet(np.stack(rows), half))
 
 
+def clicks(picture: np.ndarray, truth: np.ndarray, mask: np.ndarray, count: int) -> list[float]:
+    """Overlaps with the truth before and after each of so many points, each amid the largest part that is wrong."""
+    scores = [iou(mask > 127, truth)]
+    for _ in range(count):
+        parts, number = ndimage.label((mask > 127) != truth)
+        largest = parts == 1 + np.argmax(np.bincount(parts.ravel(), minlength=number + 1)[1:]) if number else truth
+        depth = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(np.argmax(depth), truth.shape)
+        point = [(column + 0.5) / truth.shape[1], (row + 0.5) / truth.shape[0]]
+        kind = "keep" if truth[row, column] else "remove"
+        mask = mend(picture, mask, {"kind": kind, "tool": "point", "points": [point], "radius": 0.0})
+        scores.append(iou(mask > 127, truth))
+    return scores
+
+
 def doubts() -> None:
     """Print how soft the network's masks are, how good, and what is said of them."""
     for index, (name, scenery) in enumerate(BACKGROUNDS.items()):
@@ -123,7 +139,9 @@ def doubts() -> None:
         mask, method, said = masks.find_foreground(opaque)
         said += quality.notices(np.dstack([picture, mask]), method)
         soft = quality.undecided(segment(picture))
-        print(f"{name}: softness {soft:.3f}, overlap {iou(mask > 127, truth):.3f}, {'; '.join(said)}", flush=True)
+        scores = clicks(picture, truth, mask, 10)
+        overlaps = f"overlap {scores[0]:.3f}, after 5 and 10 points {scores[5]:.3f} and {scores[10]:.3f}"
+        print(f"{name}: softness {soft:.3f}, {overlaps}; {'; '.join(said)}", flush=True)
 
 
 def verdicts(names: list[str]) -> None:
