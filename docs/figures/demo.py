@@ -33,6 +33,7 @@ from jobs import find_job  # noqa: E402
 from settings import Settings  # noqa: E402
 
 ARGUMENTS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+ARGUMENTS += ["--disable-gpu-rasterization", "--disable-gpu-compositing"]  # WebGL alone, which is slow in software
 DESKTOP, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
 COLOURS, LONGEST = 192, 2000  # of a screenshot: its palette, and the pixels of a page's height that are kept
 SETTLE = 8000  # milliseconds until fonts, videos and viewers are there

@@ -124,6 +124,7 @@ def browser():
         pytest.skip("no Chromium on PATH: apt install chromium")
     with playwright.sync_playwright() as driver:
         arguments = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        arguments += ["--disable-gpu-rasterization", "--disable-gpu-compositing"]  # which are slow in software
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()

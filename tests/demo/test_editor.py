@@ -53,7 +53,7 @@ def test_points_boxes_and_strokes_change_the_outline_and_can_be_undone(visitor, 
     page.mouse.click(*at(0.5, 0.5))
     edits(page, 3)
     assert not alpha(job)[100, 100]
-    red = canvas_pixel(page, 0.5, 0.52)
+    red = canvas_pixel(page, 0.5, 0.51)
     assert red[0] > red[1] + 60  # its marker
     page.click("#editor button[name=undo]")
     edits(page, 2)
