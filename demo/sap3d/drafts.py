@@ -30,12 +30,13 @@ def create_job(jobs: Path, sent: list[Path], limits: Limits, before: Job | None 
     """A draft from what a visitor sent, with the photos' foregrounds, and a sentence on each file that was refused.
 
     Args:
-        before: a job whose photos, with the edits of them, are to be in the new one, too; it stays as it is.
+        before: a job that the photos are added to: itself while it is a draft, else another version of it.
 
     Raises:
         UserError: nothing usable, or too much was sent; no job is left behind.
     """
-    job = fork(before, jobs) if before else empty(jobs)
+    draft = before is not None and before.known["state"] == "draft"
+    job = before if draft else fork(before, jobs) if before else empty(jobs)
     try:
         with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
             known = known_photos(job)
@@ -45,17 +46,28 @@ def create_job(jobs: Path, sent: list[Path], limits: Limits, before: Job | None 
             refused += unread
             if not photos:
                 raise UserError("; ".join(refused) or "no photos in it")
-            entries = [entry for _, entry in known]
-            ordered = entries == sorted(entries, key=lambda entry: natural(entry["name"]))
-            for photo in photos:
-                entries.append(add(job, photo, f"{len(entries):03d}"))
-            if ordered:  # nobody has put them into an order of their own
-                entries.sort(key=lambda entry: natural(entry["name"]))
+            add_photos(job, photos)
     except BaseException:
-        shutil.rmtree(job.folder)
+        if not draft:
+            shutil.rmtree(job.folder)
         raise
-    job.note(photos=entries)
     return job, refused
+
+
+@one_at_a_time
+def add_photos(job: Job, photos: list[Photo]) -> None:
+    """Add photos to a draft, in the natural order of names unless a person has put them into another.
+
+    Raises:
+        UserError: the job is no draft.
+    """
+    entries = check_draft(job)
+    ordered = entries == sorted(entries, key=lambda entry: natural(entry["name"]))
+    for photo in photos:
+        entries.append(add(job, photo, f"{len(entries):03d}"))
+    if ordered:
+        entries.sort(key=lambda entry: natural(entry["name"]))
+    job.note(photos=entries)
 
 
 def empty(jobs: Path) -> Job:
@@ -82,7 +94,7 @@ def add(job: Job, photo: Photo, key: str) -> dict:
     """Keep a photo's files; returns what the job is to know of it."""
     # Nothing of a name that was sent becomes a path, and the suffix is the content's.
     shutil.copyfile(photo.path, job.folder / "photos" / f"{key}{SUFFIXES[photo.kind]}")
-    (job.folder / "masks" / key).mkdir()
+    (job.folder / "masks" / key).mkdir(exist_ok=True)
     imageio.imwrite(job.folder / "masks" / key / "00.png", photo.rgba[..., 3])
     imageio.imwrite(job.folder / "cut" / f"{key}.png", photo.rgba)
     kept = {name: getattr(photo, name) for name in ("name", "kind", "method", "fov", "taken", "problem", "notices")}

@@ -195,8 +195,9 @@ def test_photos_are_added_to_a_draft_in_the_order_of_their_names(folder, tmp_pat
         "2.jpg",
         "3.jpg",
     ]  # as a person had it
-    with pytest.raises(UserError, match="3 files, but at most 2"):
+    with pytest.raises(UserError, match="5 files, but at most 2"):
         drafts.create_job(folder, [second], Limits(photos=2), job)
+    assert last == job and len(job.known["photos"]) == 4  # the draft itself, which a refusal leaves as it was
 
 
 def test_jobs_run_in_order_each_with_its_own_files(folder, tmp_path, start):
