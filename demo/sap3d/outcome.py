@@ -156,7 +156,7 @@ def versions(settings: Settings, job: Job | None) -> str:
         body += f'<h2>Versions of this object</h2><ul class="versions">{rows}</ul>'
     if job.known["state"] == "done":
         body += (
-            '<p class="share"><label>Link that shows these results to others. The report and the cameras among the files '
+            '<p class="share"><label>Link that shows these results to others. The report and the cameras among them '
             "hold the photos, cut out: "
             f'<input readonly data-token="{job.token}"></label>'
             '<button type="button" data-copy>Copy the link</button></p>'
