@@ -1,10 +1,10 @@
 """The demo with the real pipeline in a real browser: photos in, mesh out, screenshots of the page and of the report.
 
     .venv/bin/python docs/figures/demo.py --photos FOLDER --preset fast      # one real run
-    .venv/bin/python docs/figures/demo.py --job bear        # the screenshots alone, of an example or a job that is done
+    .venv/bin/python docs/figures/demo.py --job pan        # the screenshots alone, of an example or a job that is done
 
 Needs Chromium on PATH; the job stays in ROOT_DIR. Prints the seconds from Run to the mesh and writes demo_running.png;
-then demo_{light,dark,phone,phone_dark}.png, demo_draft{,_phone}.png and report_{light,dark,phone}.png. It says where a
+then demo_{light,dark,phone,phone_dark}.png, demo_{draft,editor}{,_phone}.png and report_{light,dark,phone}.png. It says where a
 page is wider than its window.
 """
 
