@@ -4,8 +4,8 @@
     .venv/bin/python docs/figures/demo.py --job pan        # the screenshots alone, of an example or a job that is done
 
 Needs Chromium on PATH; the job stays in ROOT_DIR. Prints the seconds from Run to the mesh and writes demo_running.png;
-then demo_{light,dark,phone,phone_dark}.png, demo_{draft,editor}{,_phone}.png and report_{light,dark,phone}.png. It says where a
-page is wider than its window.
+then demo_{light,dark,phone,phone_dark}.png, demo_{draft,editor}{,_phone}.png and report_{light,dark,phone}.png. It says
+where a page is wider than its window.
 """
 
 import argparse

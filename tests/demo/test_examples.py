@@ -22,14 +22,14 @@ def test_they_are_small_and_say_whose_they_are():
     assert sum(path.stat().st_size for path in examples.FOLDER.rglob("*") if path.is_file()) < 4e6
     for folder in FOLDERS:
         about = (folder / "about.json").read_text()
-        assert "CC0 1.0" in about or "CC BY 3.0" in about
+        assert "CC0 1.0" in about or "CC BY" in about
 
 
 @pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
 def test_they_offer_all_files_of_a_run(settings, name):
     job = examples.find_example(settings, name)
     assert {path.name for path in job.results.iterdir()} >= {*FILES, "viewer.glb", "cameras.glb", "initial_poses.json"}
-    assert len(job.chosen) == 4 and all(job.cut(index).exists() for index in range(4))
+    assert len(job.chosen) >= 4 and all(job.cut(index).exists() for index in job.chosen)
 
 
 def test_they_are_made_ready_once(settings):
