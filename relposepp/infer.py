@@ -113,6 +113,18 @@ def find_outliers(poses: Poses, photos: list[np.ndarray], device: torch.device) 
     return named, {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
 
 
+def taken(poses: Poses, hypothesis: int) -> Poses:
+    """The configurations with the one first that is asked for by its rank from 1 on.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    count = len(poses.scores)
+    if not 1 <= hypothesis <= count:
+        raise UserError(f"poses.hypothesis={hypothesis}: there are {count} configurations of cameras for these photos")
+    return poses if hypothesis == 1 else poses.led_by(hypothesis - 1)
+
+
 def rounded(tensor: Tensor) -> list:
     """Nested lists of numbers of three decimals."""
     return (tensor.double() * 1000).round().div(1000).tolist()
@@ -178,7 +190,7 @@ def main() -> None:
         return decide(model, diffusion, chosen, config, arguments.seed, prediction, held)
 
     kept, said = list(range(scene.views)), {}
-    first = poses = decided(kept)
+    first = poses = taken(decided(kept), config.hypothesis)
     if own and scene.views >= FEWEST:
         named, said = find_outliers(first, photos, device)
         for view in named:
@@ -186,7 +198,7 @@ def main() -> None:
             print(f"photo {view} does not fit the others{dropped}", flush=True)
         if named and config.drop_outliers:
             kept, said = [view for view in kept if view not in named], said | {LEFT_OUT: named}
-            poses = decided(kept)
+            poses = taken(decided(kept), config.hypothesis)
     cameras = first.cameras[:1].repeat(len(poses.cameras), 1, 1)
     cameras[:, kept] = poses.cameras
     write_poses(scene.initial_poses, cameras, poses.scores, **evidence_of(poses), **said)

@@ -44,6 +44,19 @@ class Poses:
         evidence = {name: values[:count] for name, values in self.evidence.items()}
         return replace(self, cameras=self.cameras[:count], scores=self.scores[:count], evidence=evidence)
 
+    def led_by(self, index: int) -> "Poses":
+        """The same configurations with another one first, of whose symmetry nothing is known."""
+        order = torch.tensor([index, *(k for k in range(len(self.scores)) if k != index)])
+        return replace(
+            self,
+            cameras=self.cameras[order],
+            scores=[self.scores[k] for k in order],
+            confidence=agreement(self.cameras[order][..., 1], -torch.tensor(self.scores)[order]),
+            evidence={name: values[order] for name, values in self.evidence.items()},
+            fit=None,
+            symmetry={"order": 1},
+        )
+
 
 def uninformed(views: int, bins: int = 72) -> Prediction:
     """What one knows of photos without a network: they are taken from somewhat above, from any side."""

@@ -1,20 +1,18 @@
 """What the page shows and offers of a finished run, gathered in one folder.
 
-    .venv/bin/python demo/sap3d/bundle.py --type toy_demo --object toy_013 --views 4 --output FOLDER [--small]
-
-mesh.glb, poses.json, turntable.mp4, novel_views.png (7 rows of elevations, 12 columns of azimuths) and results.json; to
-download also mesh.zip (OBJ, MTL, PNG), mesh.stl, splat.ply, points.ply, cameras.zip (nerfstudio, COLMAP),
-novel_views.mp4 and report.html, which --small leaves out. It also writes the mesh's texture as a JPEG, and the novel
-views with a palette.
+mesh.glb, mesh.zip (OBJ, MTL, PNG), mesh.stl, splat.ply, points.ply, cameras.zip (nerfstudio, COLMAP), turntable.mp4,
+novel_views.mp4 and report.html to download; besides, for the page, viewer.glb and cameras.glb (small, unlit),
+novel_views.png (7 rows of elevations, 12 columns of azimuths, without background), results.json, poses.json, and
+initial_poses.json of stage 1.
 """
 
-import argparse
 import io
 import json
 import shutil
 import zipfile
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 import trimesh
@@ -22,36 +20,39 @@ from PIL import Image
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import read_best_poses
-from sap3d.errors import one_line_errors
 from sap3d.files import atomic_folder
-from sap3d.scene import Scene, check_views
+from sap3d.scene import Scene
+from sap3d.scores.viewer import unlit
 
 AZIMUTHS, ELEVATIONS, PAD = 12, 7, 2  # of the sheet of novel views; PAD as in sap3d.images.sheet
-VIEW_SIZE = 384  # of a novel view on the page
 FRUSTUM, LINE = 0.22, 0.006  # a camera's length and the thickness of its lines, in world units
-TEXTURE_QUALITY = 88  # of JPEG, where the bundle is to be small
+TEXTURE_QUALITY = 88  # of JPEG, for the page
+BACKGROUND = 6  # of 255: what differs less from white, from the border on, is no object
 
 
-def collect(scene: Scene, folder: Path, small: bool = False) -> None:
+def collect(scene: Scene, folder: Path) -> None:
     """Gather the results of a scene into `folder`, which is replaced as a whole."""
-    field = scene.reconstruction
+    field, cameras = scene.reconstruction, scene.reconstruction / "interchange"
     with atomic_folder(folder) as partial:
-        for source in (field / "poses.json", field / "turntable.mp4", scene.results / "results.json"):
+        names = "poses.json", "turntable.mp4", "mesh.glb", "interchange/points.ply"
+        for source in (
+            *(field / name for name in names),
+            scene.results / "results.json",
+            scene.results / "report.html",
+        ):
             shutil.copy(source, partial)
-        if small:
-            write_small_mesh(field / "mesh.glb", partial / "mesh.glb")
-            with Image.open(scene.diffusion / "sheet.png") as sheet:
-                sheet.convert("RGB").quantize(256).save(partial / "novel_views.png", optimize=True)
-            return
-        for name in ("mesh.glb", "mesh.stl", "splat.ply"):
-            shutil.copy(field / name, partial)
-        shutil.copy(scene.diffusion / "sheet.png", partial / "novel_views.png")
-        shutil.copy(field / "interchange/points.ply", partial)
-        shutil.copy(scene.results / "report.html", partial)
+        for name in ("mesh.stl", "splat.ply"):  # large: examples are kept without them
+            if (field / name).exists():
+                shutil.copy(field / name, partial)
         shutil.copy(scene.diffusion / "video.mp4", partial / "novel_views.mp4")
+        shutil.copy(scene.initial_poses, partial / "initial_poses.json")
         archive(partial / "mesh.zip", field, [field / name for name in ("mesh.obj", "mesh.mtl", "mesh.png")])
-        cameras = field / "interchange"
         archive(partial / "cameras.zip", cameras, sorted(path for path in cameras.rglob("*") if path.is_file()))
+        with Image.open(scene.diffusion / "sheet.png") as sheet:
+            Image.fromarray(without_background(np.asarray(sheet.convert("RGB")))).save(partial / "novel_views.png")
+        shown = jpeg_textures(trimesh.load_scene(field / "mesh.glb"))
+        (partial / "viewer.glb").write_bytes(unlit(shown.export(file_type="glb")))
+        (partial / "cameras.glb").write_bytes(unlit(with_cameras(shown, partial).export(file_type="glb")))
 
 
 def archive(path: Path, folder: Path, files: list[Path]) -> None:
@@ -62,21 +63,23 @@ def archive(path: Path, folder: Path, files: list[Path]) -> None:
                 zipped.write(file, file.relative_to(folder))
 
 
-def write_small_mesh(source: Path, target: Path) -> None:
-    """A GLB's copy with JPEG textures, which take a fifth of PNG's room."""
-    scene = trimesh.load_scene(source)
+def jpeg_textures(scene: trimesh.Scene) -> trimesh.Scene:
+    """The scene with JPEG textures, which take a fifth of PNG's room."""
     for mesh in scene.geometry.values():
+        material = getattr(mesh.visual, "material", None)
+        if material is None or getattr(material, "baseColorTexture", None) is None:
+            continue
         encoded = io.BytesIO()
-        mesh.visual.material.baseColorTexture.convert("RGB").save(encoded, "JPEG", quality=TEXTURE_QUALITY)
-        mesh.visual.material.baseColorTexture = Image.open(encoded)  # trimesh writes an image as what it was read
-    scene.export(target)
+        material.baseColorTexture.convert("RGB").save(encoded, "JPEG", quality=TEXTURE_QUALITY)
+        material.baseColorTexture = Image.open(encoded)  # trimesh writes an image as what it was read
+    return scene
 
 
-def camera_scene(folder: Path) -> trimesh.Scene:
-    """A bundle's mesh amid its cameras' frusta, each in a colour of its own; the first is red."""
+def with_cameras(scene: trimesh.Scene, folder: Path) -> trimesh.Scene:
+    """A scene amid the frusta of a bundle's cameras, each in a colour of its own; the first is red."""
     views = json.loads((folder / "results.json").read_text())["views"]
     cameras = read_best_poses(folder / "poses.json", views)
-    shown = trimesh.load_scene(folder / "mesh.glb")
+    shown = scene.copy()
     colors = matplotlib.colormaps["Set1"](np.arange(len(cameras)) % 9)
     positions, axes = cam.camera_positions(cameras).numpy(), cam.camera_axes(cameras).numpy()
     halves = FRUSTUM * cam.half_fov_tangents(cam.full_cameras(cameras)).numpy()[:, 0]
@@ -89,33 +92,27 @@ def camera_scene(folder: Path) -> trimesh.Scene:
             [trimesh.creation.cylinder(LINE, segment=edge, sections=6) for edge in edges]
         )
         frustum.apply_transform(np.array(cam.Y_UP))
+        # glTF's vertex colours are linear, others are sRGB's.
+        color[:3] = np.where(color[:3] <= 0.04045, color[:3] / 12.92, ((color[:3] + 0.055) / 1.055) ** 2.4)
         frustum.visual.vertex_colors = (color * 255).astype(np.uint8)
         shown.add_geometry(frustum)
     return shown
 
 
-def novel_view(sheet: Path, azimuth: float, elevation: float) -> Image.Image:
-    """The view of the sheet that is nearest to offsets in degrees from the first photo's camera."""
-    column = round(azimuth / (360 / AZIMUTHS)) % AZIMUTHS
-    row = min(max(round(elevation / 15) + ELEVATIONS // 2, 0), ELEVATIONS - 1)
-    with Image.open(sheet) as image:
-        pitch = (image.width - PAD) // AZIMUTHS
-        left, top = PAD + column * pitch, PAD + row * pitch
-        tile = image.crop((left, top, left + pitch - PAD, top + pitch - PAD))
-    return tile.resize((VIEW_SIZE, VIEW_SIZE), Image.Resampling.BICUBIC)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--type", required=True)
-    parser.add_argument("--object", required=True)
-    parser.add_argument("--views", required=True, help="number of input images")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--small", action="store_true", help="only what the page shows")
-    arguments = parser.parse_args()
-    collect(Scene(arguments.type, arguments.object, check_views(arguments.views)), arguments.output, arguments.small)
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()
+def without_background(sheet: np.ndarray) -> np.ndarray:
+    """The sheet of novel views, uint8 [H, W, 3], with what is white from the tiles' borders on as transparent, uint8
+    [H, W, 4]."""
+    height, width = sheet.shape[:2]
+    clear = np.ones((height, width), bool)  # between the tiles
+    size = (width - PAD) // AZIMUTHS - PAD
+    for row in range(ELEVATIONS):
+        for column in range(AZIMUTHS):
+            top, left = PAD + row * (size + PAD), PAD + column * (size + PAD)
+            tile = sheet[top : top + size, left : left + size]
+            white = np.pad((tile.min(-1) >= 255 - BACKGROUND).astype(np.uint8), 1, constant_values=1)
+            cv2.floodFill(white, None, (0, 0), 2)
+            clear[top : top + size, left : left + size] = white[1:-1, 1:-1] == 2
+    # Edges stay soft: what is half white there is half clear.
+    alpha = cv2.GaussianBlur((~clear).astype(np.float32), (0, 0), 0.6)
+    alpha = np.where(clear, 0, alpha)
+    return np.dstack([sheet, (alpha * 255).astype(np.uint8)])

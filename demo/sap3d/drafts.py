@@ -1,4 +1,8 @@
-"""Drafts of jobs: what visitors send, what is cut out of it, and their clicks on it."""
+"""Drafts of jobs: what visitors send, what is cut out of it, and what they change of it.
+
+A photo of job.json has a `key`, by which its files are called, and a list of `edits` of its outline. masks/KEY/00.png
+is the outline that was found, and each edit adds one, so that each can be undone.
+"""
 
 import secrets
 import shutil
@@ -11,88 +15,197 @@ import numpy as np
 from jobs import Job, one_at_a_time
 
 from sap3d.errors import UserError
-from sap3d.files import write_json
-from sap3d.photos.grabcut import correct_mask
+from sap3d.files import atomic_file, write_json
 from sap3d.photos.intake import Limits, find_photos, natural
+from sap3d.photos.mending import check_edit, mend
 from sap3d.photos.quality import notices, problem
-from sap3d.photos.reading import SUFFIXES, Photo, read_photo, read_photos
+from sap3d.photos.reading import SUFFIXES, Photo, read_photos
+
+BUSY = "The photos cannot be changed while this run goes on. Cancel it first, or wait for its end."
+OWN = ("key", "edits", "left_out", "first")  # what a job knows of a photo besides `Photo`'s
+MOST_EDITS = 200  # of an outline
 
 
 def create_job(jobs: Path, sent: list[Path], limits: Limits, before: Job | None = None) -> tuple[Job, list[str]]:
     """A draft from what a visitor sent, with the photos' foregrounds, and a sentence on each file that was refused.
 
     Args:
-        before: a draft whose photos, with the clicks on them, are to be in the new one, too.
+        before: a job that the photos are added to: itself while it is a draft, else another version of it.
 
     Raises:
         UserError: nothing usable, or too much was sent; no job is left behind.
     """
-    job = Job(jobs / secrets.token_hex(16))
-    for name in ("photos", "cut"):
-        (job.folder / name).mkdir(parents=True)
+    draft = before is not None and before.known["state"] == "draft"
+    job = before if draft else fork(before, jobs) if before else empty(jobs)
     try:
         with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
-            known = known_photos(before) if before else []
-            found, refused = find_photos(sent, Path(scratch), limits, already=len(known))
+            known = known_photos(job)
+            used = sum(not entry["left_out"] for _, entry in known)
+            found, refused = find_photos(sent, Path(scratch), limits, already=used)
             photos, unread = read_photos(found, [photo for photo, _ in known])
             refused += unread
             if not photos:
                 raise UserError("; ".join(refused) or "no photos in it")
-            both = sorted(known + [(photo, entry(photo)) for photo in photos], key=lambda pair: natural(pair[0].name))
-            for index, (photo, _) in enumerate(both):
-                # Nothing of a name that was sent becomes a path, and the suffix is the content's.
-                shutil.copyfile(photo.path, job.folder / "photos" / f"{index:03d}{SUFFIXES[photo.kind]}")
-                imageio.imwrite(job.cut(index), photo.rgba)
+            add_photos(job, photos)
     except BaseException:
-        shutil.rmtree(job.folder)
+        if not draft:
+            shutil.rmtree(job.folder)
         raise
-    entries = [known for _, known in both]
-    write_json(job.folder / "job.json", {"state": "draft", "created": time.time(), "photos": entries})
     return job, refused
 
 
-def entry(photo: Photo) -> dict:
-    """What a job knows of a photo: about it, and the points that were clicked."""
+@one_at_a_time
+def add_photos(job: Job, photos: list[Photo]) -> None:
+    """Add photos to a draft, in the natural order of names unless a person has put them into another.
+
+    Raises:
+        UserError: the job is no draft.
+    """
+    entries = check_draft(job)
+    ordered = entries == sorted(entries, key=lambda entry: natural(entry["name"]))
+    for photo in photos:
+        entries.append(add(job, photo, f"{len(entries):03d}"))
+    if ordered:
+        entries.sort(key=lambda entry: natural(entry["name"]))
+    job.note(photos=entries)
+
+
+def empty(jobs: Path) -> Job:
+    """A job without photos."""
+    job = Job(jobs / secrets.token_hex(16))
+    for name in ("photos", "cut", "masks"):
+        (job.folder / name).mkdir(parents=True)
+    write_json(job.folder / "job.json", {"state": "draft", "created": time.time(), "family": job.id, "photos": []})
+    return job
+
+
+def fork(before: Job, jobs: Path) -> Job:
+    """Another version of a job, as a draft with the same photos and choices."""
+    job, known = empty(jobs), before.known
+    for name in ("photos", "cut", "masks"):
+        shutil.copytree(before.folder / name, job.folder / name, dirs_exist_ok=True)
+    kept = {name: known[name] for name in ("photos", "preset", "choices") if name in known}
+    # Of an example each visitor makes an object of their own.
+    job.note(**kept, family=job.id if known.get("example") else known["family"])
+    return job
+
+
+def add(job: Job, photo: Photo, key: str) -> dict:
+    """Keep a photo's files; returns what the job is to know of it."""
+    # Nothing of a name that was sent becomes a path, and the suffix is the content's.
+    shutil.copyfile(photo.path, job.folder / "photos" / f"{key}{SUFFIXES[photo.kind]}")
+    (job.folder / "masks" / key).mkdir(exist_ok=True)
+    imageio.imwrite(job.folder / "masks" / key / "00.png", photo.rgba[..., 3])
+    imageio.imwrite(job.folder / "cut" / f"{key}.png", photo.rgba)
     kept = {name: getattr(photo, name) for name in ("name", "kind", "method", "fov", "taken", "problem", "notices")}
-    return kept | {"keep": [], "remove": []}
+    first = {name: kept[name] for name in ("method", "problem", "notices")}
+    return kept | {"key": key, "edits": [], "left_out": False, "first": first}
 
 
 def known_photos(job: Job) -> list[tuple[Photo, dict]]:
-    """A draft's photos as they are cut out now, and what it knows of them."""
-    paths = sorted((job.folder / "photos").iterdir())
+    """A job's photos as they are cut out now, and what it knows of them."""
     found = []
-    for index, (path, known) in enumerate(zip(paths, job.known["photos"], strict=True)):
-        about = {name: value for name, value in known.items() if name not in ("keep", "remove")}
+    for index, known in enumerate(job.known["photos"]):
+        about = {name: value for name, value in known.items() if name not in OWN}
+        path = job.folder / "photos" / f"{known['key']}{SUFFIXES[known['kind']]}"
         found.append((Photo(path=path, rgba=imageio.imread(job.cut(index)), **about), known))
     return found
 
 
-@one_at_a_time
-def mark(job: Job, index: int, kind: str, point: tuple[float, float] | None) -> None:
-    """Cut a photo's foreground anew with one more point to keep or to remove; without a point, as it was at first.
-
-    Args:
-        kind: "keep" or "remove".
-        point: (x, y) in shares of width and height.
+def changeable(job: Job, jobs: Path) -> Job:
+    """The job itself while it is a draft, else another version of it, for nothing that was computed is lost.
 
     Raises:
         UserError: the job waits or runs.
     """
-    if job.known["state"] in ("queued", "running"):
-        raise UserError("this job runs: cancel it before you change its photos")
-    for made_of_other_photos in (job.folder / "root", job.results):
-        shutil.rmtree(made_of_other_photos, ignore_errors=True)
-    photos = job.known["photos"]
+    refuse_busy(job)
+    return job if job.known["state"] == "draft" else fork(job, jobs)
+
+
+def refuse_busy(job: Job) -> None:
+    """Raises UserError for a job that waits or runs."""
+    if job.busy:
+        raise UserError(BUSY)
+
+
+@one_at_a_time
+def edit(job: Job, index: int, change: dict | None) -> None:
+    """Change the outline of a draft's photo; without an edit, undo the last one.
+
+    Raises:
+        UserError: the job is no draft, or that is no edit.
+    """
+    photos = check_draft(job)
     photo = photos[index]
-    first = read_photo(sorted((job.folder / "photos").iterdir())[index], photo["name"])
-    rgba = first.rgba
-    if point is None:
-        photo |= entry(first)
-    else:
-        photo[kind].append(point)
-        keep, remove = (np.array(photo[name]).reshape(-1, 2) for name in ("keep", "remove"))
-        rgba[..., 3] = correct_mask(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], keep, remove)
-        # A person has looked at it: whether colours look alike is no longer asked.
-        photo |= {"method": "marked", "problem": problem(rgba, "marked"), "notices": notices(rgba, "marked")}
-    imageio.imwrite(job.cut(index), rgba)
-    job.note(photos=photos, state="draft", example="")  # whose results were of its own outlines
+    rgba, masks = imageio.imread(job.cut(index)), job.folder / "masks" / photo["key"]
+    if change is None and photo["edits"]:
+        (masks / f"{len(photo['edits']):02d}.png").unlink()
+        photo["edits"].pop()
+        rgba[..., 3] = imageio.imread(masks / f"{len(photo['edits']):02d}.png")
+    elif change is not None:
+        if len(photo["edits"]) >= MOST_EDITS:
+            raise UserError(f"An outline takes at most {MOST_EDITS} edits.")
+        change = check_edit(change)
+        rgba[..., 3] = mend(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3], change)
+        photo["edits"].append(change)
+        imageio.imwrite(masks / f"{len(photo['edits']):02d}.png", rgba[..., 3])
+    judge(photo, rgba)
+    with atomic_file(job.cut(index)) as partial:
+        imageio.imwrite(partial, rgba)
+    job.note(photos=photos)
+
+
+def judge(photo: dict, rgba: np.ndarray) -> None:
+    """Note what is wrong with a photo, by its outline as it is."""
+    if not photo["edits"]:
+        photo |= photo["first"]
+        return
+    # A person has looked at it: whether colours look alike is no longer asked.
+    trouble = problem(rgba, "marked")
+    photo |= {"method": "marked", "problem": trouble, "notices": [] if trouble else notices(rgba, "marked")}
+
+
+def doubts(photo: dict) -> list[str]:
+    """What of a photo that will do should be looked at before a run."""
+    if photo["problem"] or photo["left_out"]:
+        return []
+    by_colour = ["the outline was told by colours alone: see that it follows the object"]
+    return photo["notices"] + by_colour * (photo["method"] == "grabcut")
+
+
+@one_at_a_time
+def leave_out(job: Job, index: int, left_out: bool) -> None:
+    """Leave a draft's photo out of what follows, or use it again.
+
+    Raises:
+        UserError: the job is no draft.
+    """
+    photos = check_draft(job)
+    photos[index]["left_out"] = left_out
+    job.note(photos=photos)
+
+
+@one_at_a_time
+def move(job: Job, index: int, by: int) -> None:
+    """Let a draft's photo change places with the one before (-1) or after (1) it.
+
+    Raises:
+        UserError: the job is no draft.
+    """
+    photos, to = check_draft(job), index + by
+    if 0 <= to < len(photos):
+        photos[index], photos[to] = photos[to], photos[index]
+        job.note(photos=photos)
+
+
+def check_draft(job: Job) -> list[dict]:
+    """The photos of a draft.
+
+    Raises:
+        UserError: it waits or runs, or is a version that is over.
+    """
+    refuse_busy(job)
+    known = job.known
+    if known["state"] != "draft":
+        raise UserError("This version has been run: change another one.")
+    return known["photos"]

@@ -1,12 +1,14 @@
-"""Make the demo's examples: photos of toys on coloured paper, and what the pipeline makes of them.
+"""Make the demo's examples: photos of modelled objects on coloured paper, renders of a scan, and their runs.
 
-    .venv/bin/python demo/sap3d/make_examples.py packet           # or several; all without a name
+    .venv/bin/python demo/sap3d/make_examples.py bear             # or several; all without a name
 
-Replaces examples/NAME/photos and examples/NAME/results; the runs themselves are in ROOT_DIR, as type EXAMPLE. Prints
-how far the poses are from those that the photos were taken with.
+Replaces what examples.py describes, with the author and the licence of each object. The runs themselves are in
+ROOT_DIR, as type EXAMPLE. Prints how far the poses are from those that the photos were taken with.
 """
 
 import argparse
+import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,58 +17,151 @@ import bundle
 import imageio.v3 as imageio
 import numpy as np
 import torch
+import trimesh
+from examples import FOLDER
+from jobs import OBJECT, TYPE
+from PIL import Image
 from torch import Tensor
 
 from dataset.prepare import load_object
 from dataset.render import Renderer
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
-from sap3d.files import atomic_folder
+from sap3d.files import atomic_folder, root_dir, write_json
+from sap3d.photos.reading import read_photo
 from sap3d.runs.jobs import REPOSITORY
-from sap3d.scene import Scene
+from sap3d.scene import Scene, image_paths
 from sap3d.scores import metrics
 
-FOLDER = Path(__file__).resolve().parent / "examples"
 SIZE = 640  # of a photo, in pixels
-VIEWS = 4
 NOISE = 1.5  # of the sensor, in grey levels
+COLOURS, THINNED = 256, 4  # of pictures that are kept; of so many points of a cloud one is
 
 
 @dataclass(frozen=True)
 class Example:
-    """A toy, the colour of the paper behind it, and where the first photo is taken from, in degrees."""
+    """An object, the paper behind it, and where the first photo is taken from, in degrees.
 
-    toy: str
-    paper: tuple[int, int, int]
-    azimuth: float
+    Without paper the pictures are those of the object's scene folder, which are cut out.
+    """
+
+    title: str
+    type: str
+    object: str
+    author: str
+    licence: str
+    paper: tuple[int, int, int] | None = None
+    azimuth: float = 0.0
+
+    @property
+    def views(self) -> int:
+        return 4 if self.paper else 5
+
+    @property
+    def preset(self) -> str:
+        return "fast" if self.paper else "standard"
+
+    def scene(self, name: str) -> Scene:
+        """Where its run is."""
+        return Scene("EXAMPLE", name, self.views) if self.paper else Scene(self.type, self.object, self.views)
 
 
+MODELS, SCANS = "MODELS_demo", "GSO_demo"
+# Authors and licences are those of docs/DATASET.md.
 EXAMPLES = {
-    "packet": Example("toy_011", (170, 214, 178), 65),
-    "cat": Example("toy_043", (226, 196, 148), 30),
-    "donkey": Example("toy_060", (240, 226, 190), 20),
+    "bear": Example("Teddy bear", MODELS, "teddy_bear", "Manitislate", "CC0 1.0", (170, 196, 214), 290),
+    "sneakers": Example("Sneakers", MODELS, "sneakers", "Scopia and eTeks", "CC BY 3.0", (214, 205, 170), 30),
+    "biplane": Example("Biplane", MODELS, "biplane", "Robo3dguy", "CC0 1.0", (190, 205, 190), 215),
+    "pan": Example("Frying pan", SCANS, "chefmate_8_frypan", "Google Research, Scanned Objects", "CC BY 4.0"),
 }
 
 
 def cameras(example: Example) -> Tensor:
-    """About a quarter turn apart and from slightly above, as docs/CAPTURE.md asks for, [VIEWS, 3]."""
-    rng = np.random.default_rng(0)
-    elevations = rng.uniform(17, 32, VIEWS)
-    azimuths = example.azimuth + 360 / VIEWS * np.arange(VIEWS) + rng.uniform(-12, 12, VIEWS)
-    radii = rng.uniform(1.75, 1.95, VIEWS)
+    """About a quarter turn apart and from slightly above, as docs/CAPTURE.md asks for, [views, 3]."""
+    rng, views = np.random.default_rng(0), example.views
+    elevations = rng.uniform(17, 32, views)
+    azimuths = example.azimuth + 360 / views * np.arange(views) + rng.uniform(-12, 12, views)
+    radii = rng.uniform(1.75, 1.95, views)
     return torch.from_numpy(np.stack([np.radians(elevations), np.radians(azimuths), radii], -1)).float()
 
 
 def write_photos(example: Example, folder: Path) -> None:
-    """0.jpg, 1.jpg, …: the toy before paper that is brighter on the window's side."""
+    """0.jpg, 1.jpg, …: the object before paper that is brighter on the window's side."""
     rng = np.random.default_rng(1)
     light = 1.03 - 0.1 * np.linspace(0, 1, SIZE)[None, :, None] * np.ones((SIZE, 1, 1))
     with atomic_folder(folder) as partial:
-        for index, rgba in enumerate(Renderer(load_object("toy_demo", example.toy)).render(cameras(example), SIZE)):
+        renders = Renderer(load_object(example.type, example.object)).render(cameras(example), SIZE)
+        for index, rgba in enumerate(renders):
             alpha = rgba[..., 3:] / 255
             picture = rgba[..., :3] * alpha + np.array(example.paper) * light * (1 - alpha)
             picture = (picture + rng.normal(0, NOISE, picture.shape)).clip(0, 255).astype(np.uint8)
             imageio.imwrite(partial / f"{index}.jpg", picture, quality=88)
+
+
+def keep_job(name: str, example: Example, scene: Scene, folder: Path) -> None:
+    """Write what the page is to know of the example, as of a job that is done."""
+    entries = []
+    shutil.rmtree(folder / "masks", ignore_errors=True)
+    (folder / "masks").mkdir()
+    for index, path in enumerate(sorted((folder / "photos").iterdir())):
+        photo = read_photo(path, path.name)
+        imageio.imwrite(folder / "masks" / f"{index:03d}.png", photo.rgba[..., 3])
+        kept = {key: getattr(photo, key) for key in ("name", "kind", "method", "fov", "taken", "problem", "notices")}
+        first = {key: kept[key] for key in ("method", "problem", "notices")}
+        entries.append(kept | {"key": f"{index:03d}", "edits": [], "left_out": False, "first": first})
+    about = {"title": example.title, "author": example.author, "licence": example.licence}
+    seconds = sum(json.loads((scene.results / "results.json").read_text())["seconds"].values())
+    known = {"state": "done", "created": 0.0, "started": 0.0, "ended": seconds, "family": name, "example": about}
+    known |= {"preset": example.preset, "choices": {}, "error": "", "expected": [], "photos": entries}
+    write_json(folder / "about.json", about)
+    write_json(folder / "job.json", known)
+
+
+def keep_run(scene: Scene, kept: Scene) -> None:
+    """Copy of a run what its bundle and report are made of, in formats that take little room."""
+    field, target = scene.reconstruction, kept.reconstruction
+    shutil.rmtree(kept.root, ignore_errors=True)
+    for folder in (target, kept.diffusion, kept.results, kept.initial_poses.parent):
+        folder.mkdir(parents=True)
+    for name in ("poses.json", "turntable.mp4", "config.yaml"):
+        shutil.copy(field / name, target)
+    glb = bundle.jpeg_textures(trimesh.load_scene(field / "mesh.glb")).export(file_type="glb")
+    (target / "mesh.glb").write_bytes(glb)
+    shutil.copytree(field / "interchange", target / "interchange")
+    shutil.copy(scene.diffusion / "video.mp4", kept.diffusion)
+    shutil.copy(scene.initial_poses, kept.initial_poses)
+    shutil.copy(scene.results / "results.json", kept.results)
+    pictures = {field / "inputs.png": target / "inputs.png", scene.diffusion / "page.png": kept.diffusion / "page.png",
+                scene.diffusion / "sheet.png": kept.diffusion / "sheet.png",
+                scene.initial_poses.with_suffix(".png"): kept.initial_poses.with_suffix(".png")}  # fmt: skip
+    for source, path in pictures.items():
+        with Image.open(source) as picture:
+            picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
+    thin_points(target / "interchange")
+    for path in (target / "interchange").rglob("*.png"):
+        with Image.open(path) as picture:
+            shown = picture.convert("RGBA").quantize(COLOURS, Image.Quantize.FASTOCTREE)
+        shown.save(path, optimize=True)
+
+
+def thin_points(interchange: Path) -> None:
+    """Keep every so many of the points of a run's clouds."""
+    cloud = trimesh.load(interchange / "points.ply")
+    trimesh.PointCloud(cloud.vertices[::THINNED], cloud.colors[::THINNED]).export(interchange / "points.ply")
+    sparse = interchange / "sparse/0/points3D.txt"
+    lines = sparse.read_text().splitlines(keepends=True)
+    comments = [line for line in lines if line.startswith("#")]
+    sparse.write_text("".join(comments + [line for line in lines if not line.startswith("#")][::THINNED]))
+
+
+def keep(name: str, example: Example, scene: Scene, photos: list[Path]) -> None:
+    """Write an example's folder from its run and its photos."""
+    folder = FOLDER / name
+    with atomic_folder(folder / "photos") as partial:
+        for index, path in enumerate(photos):
+            shutil.copy(path, partial / f"{index:03d}{path.suffix}")
+    keep_run(scene, Scene(TYPE, OBJECT, scene.views, folder / "root"))
+    keep_job(name, example, scene, folder)
 
 
 def main() -> None:
@@ -75,14 +170,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="CUDA index, or cpu")
     arguments = parser.parse_args()
     for name in arguments.names or EXAMPLES:
-        photos, scene = FOLDER / name / "photos", Scene("EXAMPLE", name, VIEWS)
-        write_photos(EXAMPLES[name], photos)
-        command = ["sh", "run_pipeline.sh", scene.type, scene.object, str(VIEWS), arguments.device]
-        subprocess.run([*command, "--input", str(photos)], cwd=REPOSITORY, check=True)
-        bundle.collect(scene, FOLDER / name / "results", small=True)
-        estimate = read_best_poses(scene.reconstruction / "poses.json", VIEWS)
-        error = metrics.rotation_error(estimate, cameras(EXAMPLES[name]))
-        print(f"{name}: rotation error {error:.1f}°", flush=True)
+        example, folder = EXAMPLES[name], FOLDER / name
+        scene, photos = example.scene(name), root_dir() / "runs/examples" / name
+        command = ["sh", "run_pipeline.sh", scene.type, scene.object, str(scene.views), arguments.device]
+        command += ["--preset", example.preset]
+        if example.paper:
+            write_photos(example, photos)
+            command += ["--input", str(photos)]
+        subprocess.run(command, cwd=REPOSITORY, check=True)
+        keep(
+            name, example, scene, sorted(photos.iterdir()) if example.paper else image_paths(scene.train)[: scene.views]
+        )
+        if example.paper:
+            estimate = read_best_poses(scene.reconstruction / "poses.json", scene.views)
+            print(f"{name}: rotation error {metrics.rotation_error(estimate, cameras(example)):.1f}°")
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{name}: {size / 1e6:.2f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --sets cut_off same_colour     # of capture.py
+OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --doubts
 
 Prints docs/CAPTURE.md's table of intersections over unions with the truth, and draws capture_backgrounds.png: the first
 photo on each background, the network's outline above, GrabCut's below, in two rows of six. With --sets it prints what
-import says of their photos.
+import says of their photos; with --doubts, of the first photo on each background, how soft the network's mask is, its
+overlap with the truth, now and after points that a patient person would set, and what import says.
 """
 
 import argparse
@@ -23,9 +25,10 @@ from scipy import ndimage
 
 from dataset.prepare import load_object
 from sap3d.errors import one_line_errors
-from sap3d.photos import masks
+from sap3d.photos import masks, quality
 from sap3d.photos.grabcut import grabcut
 from sap3d.photos.import_photos import outlined
+from sap3d.photos.mending import mend
 from sap3d.photos.network import segment
 from sap3d.photos.reading import read_photo
 
@@ -110,6 +113,37 @@ def backgrounds() -> None:
     capture.write_small("backgrounds", capture.im.sheet(np.stack(rows), half))
 
 
+def clicks(picture: np.ndarray, truth: np.ndarray, mask: np.ndarray, count: int) -> list[float]:
+    """Overlaps with the truth before and after each of so many points, each amid the largest part that is wrong."""
+    scores = [iou(mask > 127, truth)]
+    for _ in range(count):
+        parts, number = ndimage.label((mask > 127) != truth)
+        largest = parts == 1 + np.argmax(np.bincount(parts.ravel(), minlength=number + 1)[1:]) if number else truth
+        depth = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(np.argmax(depth), truth.shape)
+        point = [(column + 0.5) / truth.shape[1], (row + 0.5) / truth.shape[0]]
+        kind = "keep" if truth[row, column] else "remove"
+        mask = mend(picture, mask, {"kind": kind, "tool": "point", "points": [point], "radius": 0.0})
+        scores.append(iou(mask > 127, truth))
+    return scores
+
+
+def doubts() -> None:
+    """Print how soft the network's masks are, how good, and what is said of them."""
+    for index, (name, scenery) in enumerate(BACKGROUNDS.items()):
+        mesh = load_object(*OBJECTS[index])
+        mesh = whitened(mesh) if "white object" in name else mesh
+        shot = replace(capture.GOOD[0], azimuth=capture.GOOD[0].azimuth + 25 * index)
+        picture, truth = capture.photo(mesh, shot, scenery, np.random.default_rng(index))
+        opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+        mask, method, said = masks.find_foreground(opaque)
+        said += quality.notices(np.dstack([picture, mask]), method)
+        soft = quality.undecided(segment(picture))
+        scores = clicks(picture, truth, mask, 10)
+        overlaps = f"overlap {scores[0]:.3f}, after 5 and 10 points {scores[5]:.3f} and {scores[10]:.3f}"
+        print(f"{name}: softness {soft:.3f}, {overlaps}; {'; '.join(said)}", flush=True)
+
+
 def verdicts(names: list[str]) -> None:
     """Print what import says of the photos of capture.py's sets."""
     for name in names:
@@ -125,9 +159,12 @@ def verdicts(names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=capture.SETS, metavar="SET", help="what import says of these")
+    parser.add_argument("--doubts", action="store_true", help="softness and overlap of the network's masks")
     arguments = parser.parse_args()
     if arguments.sets:
         verdicts(arguments.sets)
+    elif arguments.doubts:
+        doubts()
     else:
         backgrounds()
 

@@ -1,4 +1,4 @@
-"""GrabCut (Rother et al. 2004): foregrounds told by colour, where there is no network, and from a person's clicks."""
+"""GrabCut (Rother et al. 2004): foregrounds told by colour, where there is no network or a person has set a point."""
 
 import cv2
 import numpy as np
@@ -34,31 +34,6 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
         middle = np.exp(-4 * (x**2 + y**2))
         found = parts == 1 + np.argmax(ndimage.sum(middle, parts, range(1, count + 1)))
     return soften(found, width, height)
-
-
-def correct_mask(rgb: np.ndarray, mask: np.ndarray, keep: np.ndarray, remove: np.ndarray) -> np.ndarray:
-    """GrabCut once more, from a mask and points of which a person says that they are object or background.
-
-    Args:
-        rgb, mask: uint8 [H, W, 3] and [H, W].
-        keep, remove: (x, y) in shares of width and height, [K, 2] and [R, 2].
-
-    Returns:
-        uint8 [H, W]; parts that touch nothing of what was foreground, or was marked as such, are left out.
-    """
-    height, width = rgb.shape[:2]
-    scale = GRABCUT_SIZE / max(height, width)
-    small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    before = cv2.resize(mask, small.shape[1::-1], interpolation=cv2.INTER_AREA) > 127
-    labels = np.where(before, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    for points, label in ((keep, cv2.GC_FGD), (remove, cv2.GC_BGD)):
-        for point in points:
-            labels[meant(small, point)] = label
-    cv2.setRNGSeed(0)
-    found = cut(small, labels)
-    parts, _ = ndimage.label(found)
-    known = np.unique(parts[before & found | (labels == cv2.GC_FGD)])
-    return soften(np.isin(parts, known[known > 0]), width, height)
 
 
 def meant(rgb: np.ndarray, point: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from skimage.filters import threshold_otsu
 
 from sap3d.photos.grabcut import grabcut
 from sap3d.photos.network import segment
+from sap3d.photos.quality import DOUBTFUL, undecided
 
 # An alpha channel tells the object from the rest if their levels differ by so much and so large a share is the rest's:
 # rounded corners say nothing.
@@ -22,16 +23,19 @@ def find_foreground(rgba: np.ndarray) -> tuple[np.ndarray, str, list[str]]:
     """Soft mask of the object in a photo, uint8 [H, W, 4].
 
     Returns:
-        uint8 [H, W]; what found it (alpha, network or grabcut); a sentence on what was left out, if anything was.
+        uint8 [H, W]; what found it (alpha, network or grabcut); sentences on what was left out and on its doubts.
     """
+    said = []
     if (mask := cut_out(rgba[..., 3])) is not None:
         method = "alpha"
     elif (mask := segment(np.ascontiguousarray(rgba[..., :3]))) is not None:
         method = "network"
+        if undecided(mask) > DOUBTFUL:  # as a whole: of several things it may be sure of the wrong one
+            said.append("the outline is doubtful: see that it follows the object")
     else:
         mask, method = grabcut(np.ascontiguousarray(rgba[..., :3])), "grabcut"
     mask, dropped = one_object(mask)
-    return mask, method, dropped
+    return mask, method, dropped + said
 
 
 def cut_out(alpha: np.ndarray) -> np.ndarray | None:

@@ -10,6 +10,7 @@ NOTHING, SMALLEST, LARGEST, CUT_OFF, ALIKE = 0.0005, 0.01, 0.9, 0.1, 0.6
 # How far from the frame's border, as a share of its longer side, each mask may end that goes on to it.
 MARGINS = {"network": 0.01, "grabcut": 0.035}
 UNDECIDED = 0.5  # a network's mask of nothing: soft pixels over those of the foreground
+DOUBTFUL = 0.1  # those of one that may be wrong: docs/CAPTURE.md
 # Steepest slopes at a fine scale over those at a coarse one, in pixels, along the direction where they are least:
 # 6 for a step, 1 for what is smeared over the coarse scale.
 FINE, COARSE, BLURRED = 1.0, 6.0, 2.2

@@ -10,15 +10,13 @@ import html
 import json
 from pathlib import Path
 
-import trimesh
-from trimesh.viewer.notebook import scene_to_html
-
 from sap3d.cameras.maths import full_cameras, wrap_angle
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import atomic_file
 from sap3d.meshes import SIZE, Size
 from sap3d.scene import Scene, check_views
+from sap3d.scores import viewer
 from sap3d.scores.evaluate import MESH_METRICS, PICTURE_METRICS, POSE_STAGES, format_number
 
 TYPES = {".png": "image/png", ".mp4": "video/mp4"}
@@ -34,8 +32,8 @@ h1 { margin: 0; font-size: 1.6rem; overflow-wrap: anywhere; }
 h2 { margin: 2.5rem 0 .75rem; font-size: 1.15rem; }
 p, figcaption { color: var(--faint); }
 figure { margin: 0 0 1rem; }
-img, video, iframe { display: block; width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
-iframe { height: min(70vh, 32rem, 90vw); }
+img, video { display: block; width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
+@media (prefers-color-scheme: dark) { img, video { filter: brightness(.85); } }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(21rem, 100%), 1fr)); gap: 1rem;
   align-items: start; }
 .scroll { overflow-x: auto; }
@@ -66,20 +64,14 @@ def figure(path: Path, caption: str) -> str:
     return f"<figure>{medium}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def viewer_frame(scene: trimesh.Scene) -> str:
-    """trimesh's three.js viewer of a scene, which needs no network."""
-    return f'<iframe title="3-D viewer" srcdoc="{html.escape(scene_to_html(scene))}"></iframe>'
-
-
-def viewer(path: Path) -> str:
+def mesh_viewer(path: Path) -> str:
     """The mesh to turn; nothing if there is no mesh."""
     if not path.exists():
         return ""
     size = Size.read(path.parent).sentence() if (path.parent / SIZE).exists() else ""
     return (
-        f"<h2>Mesh</h2>{viewer_frame(trimesh.load_scene(path))}"
-        "<p>Drag to turn, scroll to come nearer. The file is mesh.glb in the results of stage 3. "
-        f"{html.escape(size)}</p>"
+        f"<h2>Mesh</h2>{viewer.viewer(viewer.data_url(viewer.unlit(path.read_bytes())), 'The mesh, to be turned')}"
+        f"<p>The file is mesh.glb in the results of stage 3. {html.escape(size)}</p>"
     )
 
 
@@ -140,7 +132,7 @@ def write_report(scene: Scene) -> Path:
         f"<p>{scene.views} view{'s' * (scene.views > 1)}, seed {results['seed']}, "
         f"{html.escape(machine)}, commit {html.escape(str(results['commit'])[:12])}</p>",
         figure(field / "turntable.mp4", "Turntable of the field: colour, normals, depth, opacity"),
-        viewer(field / "mesh.glb"),
+        mesh_viewer(field / "mesh.glb"),
         "<h2>Photos and poses</h2>",
         figure(field / "inputs.png", "The photos, the field seen from where they were taken, and where the two differ"),
         figure(scene.initial_poses.with_suffix(".png"), "Stage 1: cameras, pairwise azimuths, silhouettes of the fit"),
@@ -153,10 +145,11 @@ def write_report(scene: Scene) -> Path:
         else "",
     ]
     title = f"{html.escape(scene.object)}, {scene.views} views"
+    style, scripts = STYLE + viewer.STYLE, viewer.scripts() if (field / "mesh.glb").exists() else ""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
+        f"<title>{title}</title><style>{style}</style>{scripts}</head><body>{''.join(body)}</body></html>"
     )
     with atomic_file(scene.results / "report.html") as partial:
         partial.write_text(page)

@@ -14,11 +14,10 @@ from sap3d.images import sheet
 
 
 def test_frusta_start_at_the_cameras_and_open_towards_the_origin(tmp_path):
-    trimesh.creation.box().export(tmp_path / "mesh.glb")
     cameras = torch.tensor([[0.3, 0.5, 1.8], [0.6, -2.0, 2.1]])
     write_poses(tmp_path / "poses.json", cameras[None], [0.0])
     (tmp_path / "results.json").write_text(json.dumps({"views": 2}))
-    shown = bundle.camera_scene(tmp_path)
+    shown = bundle.with_cameras(trimesh.Scene(trimesh.creation.box()), tmp_path)
     assert len(shown.geometry) == 3
     frusta = list(shown.geometry.values())[1:]
     for camera, frustum in zip(cameras, frusta):
@@ -32,15 +31,17 @@ def test_frusta_start_at_the_cameras_and_open_towards_the_origin(tmp_path):
     assert not np.array_equal(frusta[0].visual.vertex_colors[0], frusta[1].visual.vertex_colors[0])
 
 
-def test_novel_view_cuts_the_tile_of_its_azimuth_and_elevation(tmp_path):
-    grid = cam.evaluation_grid(torch.tensor([0.2, 0.0, 1.8]))
-    tiles = np.zeros((len(grid), 16, 16, 3), np.uint8)
-    tiles[:, :, :] = np.arange(len(grid))[:, None, None, None]
-    Image.fromarray(sheet(tiles, bundle.AZIMUTHS)).save(tmp_path / "sheet.png")
-    for azimuth, elevation in ((0, 0), (30, -45), (330, 45), (180, 15), (360, -15)):
-        wanted = torch.tensor([0.2 + np.radians(elevation), np.radians(azimuth % 360), 1.8])
-        index = (grid - wanted).abs().sum(1).argmin().item()
-        assert np.asarray(bundle.novel_view(tmp_path / "sheet.png", azimuth, elevation)).mean() == index
+def test_novel_views_lose_their_background_and_nothing_of_the_object():
+    tiles = np.full((84, 32, 32, 3), 255, np.uint8)
+    tiles[:, 8:24, 8:24] = (200, 40, 40)
+    tiles[:, 12:20, 12:20] = 255  # white within the object is the object's
+    seen = bundle.without_background(sheet(tiles, bundle.AZIMUTHS))
+    pitch = 32 + bundle.PAD
+    for row, column in ((0, 0), (3, 7), (6, 11)):
+        top, left = bundle.PAD + row * pitch, bundle.PAD + column * pitch
+        alpha = seen[top : top + 32, left : left + 32, 3]
+        assert not alpha[:7].any() and not alpha[:, 25:].any()
+        assert (alpha[10:22, 10:22] > 250).all()
 
 
 def test_a_small_mesh_has_a_jpeg_in_the_same_place(tmp_path):
@@ -49,7 +50,8 @@ def test_a_small_mesh_has_a_jpeg_in_the_same_place(tmp_path):
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(noise))
     box.visual = trimesh.visual.TextureVisuals(uv=box.vertices[:, :2] + 0.5, material=material)
     box.export(tmp_path / "mesh.glb")
-    bundle.write_small_mesh(tmp_path / "mesh.glb", tmp_path / "small.glb")
+    large = trimesh.load_scene(tmp_path / "mesh.glb")
+    (tmp_path / "small.glb").write_bytes(bundle.jpeg_textures(large.copy()).export(file_type="glb"))
     large, small = (
         next(iter(trimesh.load_scene(tmp_path / name).geometry.values())) for name in ("mesh.glb", "small.glb")
     )

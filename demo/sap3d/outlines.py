@@ -1,0 +1,79 @@
+"""The photos of a job as the page shows them: each cut out on white, and the editor of its outline."""
+
+import base64
+import html
+import io
+import time
+
+import imageio.v3 as imageio
+from drafts import doubts
+from jobs import Job
+from PIL import Image
+from progress import image
+
+CARD = 480  # pixels of a card's longer side
+EDITED = 1024  # pixels of the editor's
+
+
+def cards(job: Job | None) -> str:
+    """The photos cut out on white, with what is to be said of each and its buttons, as HTML."""
+    if job is None:
+        return ""
+    photos = job.known["photos"]
+    body = "".join(card(job, index, photo, len(photos)) for index, photo in enumerate(photos))
+    return (
+        "<h2>What the photos show of the object</h2><p>Only what is on white here is used. "
+        f'If a part is missing, or something else is there, mend the outline.</p><ul class="cards">{body}</ul>'
+    )
+
+
+def card(job: Job, index: int, photo: dict, count: int) -> str:
+    """One photo."""
+    with Image.open(job.cut(index)) as cut:
+        cut.thumbnail((CARD, CARD))
+        shown = image(cut, f"Photo {index + 1}, {photo['name']}: the object cut out on white")
+    name = html.escape(photo["name"])
+    if photo["left_out"]:
+        said, style = "<p>You have left this photo out.</p>", " left-out"
+    elif photo["problem"]:
+        said, style = f'<p class="problem">It cannot be used: {html.escape(photo["problem"])}.</p>', " bad"
+    else:
+        found = doubts(photo)
+        said = "".join(f'<p class="notice">{html.escape(doubt[0].upper() + doubt[1:])}.</p>' for doubt in found)
+        style = " doubtful" if found else ""
+    act, text = ("use", "Use again") if photo["left_out"] else ("leave", "Leave out")
+    use = button(act, index, text, f"{text}: {name}")
+    order = button("earlier", index, "←", f"Move {name} forward") * (index > 0)
+    order += button("later", index, "→", f"Move {name} back") * (index < count - 1)
+    return (
+        f'<li class="card{style}">{shown}<h3>{index + 1}. {name}</h3>{said}<div class="buttons">'
+        f"{button('mend', index, 'Mend outline', f'Mend outline: {name}')}{use}{order}</div></li>"
+    )
+
+
+def button(act: str, index: int, text: str, label: str) -> str:
+    return f'<button type="button" data-act="{act}" data-index="{index}" aria-label="{label}">{text}</button>'
+
+
+def editor(job: Job, index: int, message: str = "") -> dict:
+    """What editor.js is told of a photo: picture and mask as data URLs, the edits, and a message."""
+    photo = job.known["photos"][index]
+    rgba = imageio.imread(job.cut(index))
+    return {
+        "index": index,
+        "name": photo["name"],
+        "photo": encoded(Image.fromarray(rgba[..., :3]), "JPEG"),
+        "mask": encoded(Image.fromarray(rgba[..., 3]), "PNG"),
+        "edits": photo["edits"],
+        "said": photo["problem"] or "; ".join(photo["notices"]),
+        "message": message,
+        "at": time.time(),  # another value each time: the editor opens on a photo that it has shown before
+    }
+
+
+def encoded(picture: Image.Image, kind: str) -> str:
+    """A picture as a data URL."""
+    file = io.BytesIO()
+    picture.thumbnail((EDITED, EDITED))
+    picture.save(file, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

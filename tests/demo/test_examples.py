@@ -1,0 +1,57 @@
+"""The repository's examples: they are there in full, small, named, and open at once."""
+
+import time
+
+import examples
+import pytest
+from outcome import FILES
+from settings import Settings
+
+FOLDERS = sorted(path.parent for path in examples.FOLDER.glob("*/job.json"))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    settings = Settings(tmp_path_factory.mktemp("demo"))
+    examples.prepare(settings)
+    return settings
+
+
+def test_they_are_small_and_say_whose_they_are():
+    assert FOLDERS
+    assert sum(path.stat().st_size for path in examples.FOLDER.rglob("*") if path.is_file()) < 4e6
+    for folder in FOLDERS:
+        about = (folder / "about.json").read_text()
+        assert "CC0 1.0" in about or "CC BY" in about
+
+
+@pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
+def test_they_offer_all_files_of_a_run(settings, name):
+    job = examples.find_example(settings, name)
+    assert {path.name for path in job.results.iterdir()} >= {*FILES, "viewer.glb", "cameras.glb", "initial_poses.json"} - {"mesh.stl", "splat.ply"}
+    assert len(job.chosen) >= 4 and all(job.cut(index).exists() for index in job.chosen)
+
+
+def test_they_are_made_ready_once(settings):
+    def written() -> dict[str, int]:
+        return {job.id: (job.results / "report.html").stat().st_mtime_ns for job in examples.all_examples(settings)}
+
+    before = written()
+    examples.prepare(settings)
+    assert written() == before
+
+
+def test_only_their_names_are_theirs(settings):
+    for name in ("..", "", None, "a/..", "toString"):
+        assert examples.find_example(settings, name) is None
+
+
+def test_one_opens_in_less_than_two_seconds(settings):
+    """What the server does for it; browsers are in test_app.py."""
+    from page import Page
+
+    page = Page(settings)
+    page.build()
+    start = time.process_time()
+    page.show(examples.find_example(settings, FOLDERS[0].name))
+    assert time.process_time() - start < 2
