@@ -28,7 +28,12 @@ def test_they_are_small_and_say_whose_they_are():
 @pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
 def test_they_offer_all_files_of_a_run(settings, name):
     job = examples.find_example(settings, name)
-    assert {path.name for path in job.results.iterdir()} >= {*FILES, "viewer.glb", "cameras.glb", "initial_poses.json"} - {"mesh.stl", "splat.ply"}
+    assert {path.name for path in job.results.iterdir()} >= {
+        *FILES,
+        "viewer.glb",
+        "cameras.glb",
+        "initial_poses.json",
+    } - {"mesh.stl", "splat.ply"}
     assert len(job.chosen) >= 4 and all(job.cut(index).exists() for index in job.chosen)
 
 
