@@ -1,6 +1,5 @@
 """What COLMAP makes of the photos that SAP3D places: how many it registers, and how well, beside stage 1.
 
-    pip install pycolmap==4.2.1
     python benchmarks/colmap.py --list dataset/benchmarks/scans8.txt --views 3 5 10
     python benchmarks/colmap.py --list dataset/benchmarks/models12.txt --views 3 5 10 --skip-ours
 
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+import pycolmap
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -32,15 +32,7 @@ from sap3d.views import image_paths, read_images, read_poses
 
 
 def registered(photos: list[np.ndarray], folder: Path, seed: int = 0) -> dict[int, Tensor]:
-    """World-to-camera rotations [3, 3] of the photos, uint8 RGBA [S, S, 4], that COLMAP registers.
-
-    Raises:
-        UserError: pycolmap is not installed.
-    """
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise UserError("pycolmap is not installed: pip install pycolmap==4.2.1") from error
+    """World-to-camera rotations [3, 3] of the photos, uint8 RGBA [S, S, 4], that COLMAP registers."""
     pycolmap.set_random_seed(seed)
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     for name in ("images", "masks", "models"):

@@ -1,7 +1,7 @@
 """Draw README's first picture: the photos of the demo's examples, and their meshes from all round.
 
 python docs/figures/examples.py                      # docs/figures/examples.png
-python docs/figures/examples.py cat packet           # these alone
+python docs/figures/examples.py pan bear             # these alone
 """
 
 import argparse
@@ -30,7 +30,9 @@ def photo(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         side = min(picture.size)
         left, top = ((length - side) // 2 for length in picture.size)
-        square = picture.convert("RGB").crop((left, top, left + side, top + side))
+        whole = picture.convert("RGBA")
+        square = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+        square = square.crop((left, top, left + side, top + side))
         return np.asarray(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
@@ -48,7 +50,8 @@ def row(folder: Path) -> np.ndarray:
     photos = [photo(path) for path in sorted((folder / "photos").iterdir())[:SHOWN]]
     photos += [np.full((SIZE, SIZE, 3), 255, np.uint8)] * (SHOWN - len(photos))
     gap = np.full((SIZE, GAP, 3), 255, np.uint8)
-    return np.concatenate([*photos, gap, *mesh_views(folder / "results/mesh.glb")], 1)
+    (mesh,) = (folder / "root/3D_Recon").rglob("mesh.glb")
+    return np.concatenate([*photos, gap, *mesh_views(mesh)], 1)
 
 
 def main() -> None:

@@ -1,14 +1,12 @@
-"""The comparison with COLMAP: its cameras' convention, and what is said where it is not installed."""
+"""The comparison with COLMAP: its cameras' convention, and what is said of none."""
 
 import math
-import sys
 
 import pytest
 import torch
 
-from benchmarks.colmap import degrees, pair_error, registered
+from benchmarks.colmap import degrees, pair_error
 from sap3d.cameras import maths as cam
-from sap3d.errors import UserError
 
 TRUTH = torch.tensor([[0.2, 0.0, 1.8], [0.5, 1.0, 1.8], [-0.1, 3.0, 1.8]])
 
@@ -31,9 +29,3 @@ def test_true_cameras_have_no_error_and_a_turned_one_has_its_angle():
 def test_fewer_than_two_photos_have_no_error():
     assert pair_error({1: torch.eye(3)}, TRUTH) is None and pair_error({}, TRUTH) is None
     assert degrees(None) == "–" and degrees(12.34) == "12.3°"
-
-
-def test_without_pycolmap_there_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycolmap", None)
-    with pytest.raises(UserError, match="pip install pycolmap"):
-        registered([], tmp_path)
