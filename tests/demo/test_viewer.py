@@ -61,7 +61,9 @@ def test_colours_are_the_textures_and_the_background_the_pages(file):
     element = file(textured_box().export(file_type="glb"))
     picture = seen(element)
     assert abs(middle(picture) - COLOUR).max() < 5
-    assert abs(picture[len(picture) // 2, 5] - DARK).max() < 5  # beside the object; the bar of progress fades at the top
+    assert (
+        abs(picture[len(picture) // 2, 5] - DARK).max() < 5
+    )  # beside the object; the bar of progress fades at the top
 
 
 def test_wireframe_and_normals(file):
