@@ -35,7 +35,7 @@ from sap3d.scores import metrics
 
 SIZE = 640  # of a photo, in pixels
 NOISE = 1.5  # of the sensor, in grey levels
-COLOURS, THINNED = 256, 4  # of pictures that are kept; of so many points of a cloud one is
+COLOURS, POINTS = 256, 1000  # of pictures that are kept, and of clouds
 
 
 @dataclass(frozen=True)
@@ -137,21 +137,10 @@ def keep_run(scene: Scene, kept: Scene) -> None:
     for source, path in pictures.items():
         with Image.open(source) as picture:
             picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
-    thin_points(target / "interchange")
     for path in (target / "interchange").rglob("*.png"):
         with Image.open(path) as picture:
             shown = picture.convert("RGBA").quantize(COLOURS, Image.Quantize.FASTOCTREE)
         shown.save(path, optimize=True)
-
-
-def thin_points(interchange: Path) -> None:
-    """Keep every so many of the points of a run's clouds."""
-    cloud = trimesh.load(interchange / "points.ply")
-    trimesh.PointCloud(cloud.vertices[::THINNED], cloud.colors[::THINNED]).export(interchange / "points.ply")
-    sparse = interchange / "sparse/0/points3D.txt"
-    lines = sparse.read_text().splitlines(keepends=True)
-    comments = [line for line in lines if line.startswith("#")]
-    sparse.write_text("".join(comments + [line for line in lines if not line.startswith("#")][::THINNED]))
 
 
 def keep(name: str, example: Example, scene: Scene, photos: list[Path]) -> None:
@@ -173,7 +162,7 @@ def main() -> None:
         example, folder = EXAMPLES[name], FOLDER / name
         scene, photos = example.scene(name), root_dir() / "runs/examples" / name
         command = ["sh", "run_pipeline.sh", scene.type, scene.object, str(scene.views), arguments.device]
-        command += ["--preset", example.preset]
+        command += ["--preset", example.preset, f"reconstruction.interchange.points={POINTS}"]
         if example.paper:
             write_photos(example, photos)
             command += ["--input", str(photos)]

@@ -19,7 +19,7 @@ def settings(tmp_path_factory) -> Settings:
 
 def test_they_are_small_and_say_whose_they_are():
     assert FOLDERS
-    assert sum(path.stat().st_size for path in examples.FOLDER.rglob("*") if path.is_file()) < 4e6
+    assert sum(path.stat().st_size for path in examples.FOLDER.rglob("*") if path.is_file()) < 8e6
     for folder in FOLDERS:
         about = (folder / "about.json").read_text()
         assert "CC0 1.0" in about or "CC BY" in about
