@@ -33,20 +33,20 @@ def test_points_boxes_and_strokes_change_the_outline_and_can_be_undone(visitor, 
     def at(x: float, y: float) -> tuple[float, float]:
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
+    def drag(start: tuple[float, float], end: tuple[float, float]) -> None:
+        page.mouse.move(*at(*start))
+        page.mouse.down()
+        page.mouse.move(*at(*end), steps=4)
+        page.mouse.up()
+
     assert canvas_pixel(page, 0.05, 0.05)[0] > 150  # what is outside is faded
     page.check("#editor input[value=brush]")
-    page.mouse.move(*at(0.1, 0.1))
-    page.mouse.down()
-    page.mouse.move(*at(0.2, 0.1), steps=4)
-    page.mouse.up()
+    drag((0.1, 0.1), (0.2, 0.1))
     edits(page, 1)
     assert alpha(job)[20, 20:40].all() and not first[20, 20:40].any()
     page.check("#editor input[value=remove]")
     page.check("#editor input[value=box]")
-    page.mouse.move(*at(0.02, 0.02))
-    page.mouse.down()
-    page.mouse.move(*at(0.3, 0.2), steps=3)
-    page.mouse.up()
+    drag((0.02, 0.02), (0.3, 0.2))
     edits(page, 2)
     assert not alpha(job)[:35].any()
     page.check("#editor input[value=point]")
