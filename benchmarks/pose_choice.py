@@ -4,8 +4,8 @@
     python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
     python benchmarks/pose_choice.py growth     # of errors at true cameras with the angle to the nearest other view
 
-An object has five photos in one set and three in another. `fit` prints, for each set, the rotation error of the network
-alone, of the choice and of the best of all configurations, and how the choice's confidence is kept.
+An object has five photos in one set and three in another (--views). `fit` prints, for each set, the rotation error of
+the network alone, of the choice and of the best of all configurations, and how the choice's confidence is kept.
 """
 
 import argparse
@@ -133,11 +133,13 @@ def main() -> None:
     parser.add_argument("task", choices=["record", "fit", "growth"])
     parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
     parser.add_argument("--objects", nargs="+", default=OBJECTS)
+    parser.add_argument("--views", type=int, nargs="+", default=(5, 3), help="an object has a set of each")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = root_dir() / arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
-    sets = [(name, (5, 3)[(index + turn) % 2]) for turn in range(2) for index, name in enumerate(arguments.objects)]
+    kinds, objects = arguments.views, arguments.objects
+    sets = [(name, kinds[(i + turn) % len(kinds)]) for turn in range(len(kinds)) for i, name in enumerate(objects)]
     paths = {f"{name}_{views}": folder / f"{name}_{views}.pt" for name, views in sets}
     if arguments.task == "fit":
         fit({name: torch.load(path) for name, path in paths.items() if path.exists()})
