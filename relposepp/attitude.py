@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relposepp.imagenet import CHANNELS
+from sap3d.imagenet import CHANNELS
 
 ELEVATIONS = torch.deg2rad(torch.arange(-20.0, 86.0, 5.0))  # bin centres
 ROLLS = torch.deg2rad(torch.arange(-45.0, 46.0, 5.0))

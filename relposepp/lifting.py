@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relposepp.imagenet import CHANNELS, ImageNetFeatures
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.imagenet import CHANNELS, imagenet_features
 
 CYLINDER_EXTENT = 0.6  # radius and half height: objects lie inside the unit cube and a sphere of this radius
 
@@ -100,7 +100,6 @@ class ImageEncoder(nn.Module):
     def __init__(self, features: int, depth_bins: int):
         super().__init__()
         self.features = features
-        self.pretrained = ImageNetFeatures()
         self.known = nn.ModuleList(
             [nn.Sequential(nn.GroupNorm(8, of), nn.Conv2d(of, to, 1)) for of, to in zip(CHANNELS, (64, 128, 128))]
         )
@@ -121,7 +120,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Seen:
         images = images.contiguous(memory_format=torch.channels_last)
-        pretrained = self.pretrained(images[:, :3])
+        pretrained = imagenet_features(images[:, :3])
         known = [add(found) for add, found in zip(self.known, pretrained)]
         fine = self.fine(self.stem(F.avg_pool2d(images, 2) * 2 - 1) + known[0])
         coarse = self.coarse(self.down(fine) + known[1])

