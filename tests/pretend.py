@@ -33,6 +33,14 @@ class There(torch.Tensor):
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         return compute(operation, args, kwargs or {})
 
+    # Torch would make a tensor of a list of numbers itself, on `meta`, where it has no values.
+
+    def __getitem__(self, index: object) -> torch.Tensor:
+        return super().__getitem__(known(index))
+
+    def __setitem__(self, index: object, value: object) -> None:
+        super().__setitem__(known(index), value)
+
     def __repr__(self) -> str:
         return f"There({self.values})"
 
@@ -41,6 +49,13 @@ class There(torch.Tensor):
 
     def numpy(self, **_):
         raise TypeError("can't convert a tensor of another device to numpy: use Tensor.cpu() first")
+
+
+def known(index: object) -> object:
+    """An index, or several, with lists as tensors."""
+    if isinstance(index, tuple):
+        return tuple(map(known, index))
+    return FROM_DATA(index) if isinstance(index, list) else index
 
 
 class Generator(torch.Generator):
@@ -78,6 +93,8 @@ def compute(operation, args: tuple, kwargs: dict):
     flat, form = tree_flatten((args, kwargs))
     tensors = [each for each in flat if isinstance(each, torch.Tensor)]
     there = any(isinstance(each, There) for each in tensors)
+    if any(each.device == DEVICE and not isinstance(each, There) for each in tensors):
+        raise RuntimeError(f"{name}: a tensor without values")
     others = [each for each in tensors if not isinstance(each, There) and each.dim()]
     if name in INDEXED:
         held = [args[0], *(args[2:3] if "put" in name else ())]
@@ -114,8 +131,6 @@ def beside(tensor: torch.Tensor, data: object) -> torch.Tensor:
 def pretended() -> Iterator[torch.device]:
     """The device, while it is there."""
     with pytest.MonkeyPatch.context() as patch, Pretended():
-        # Deterministic algorithms fill what is not written yet with NaN, beside these tensors.
-        patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(torch, "tensor", there)
         patch.setattr(torch.Tensor, "new_tensor", beside)
