@@ -8,6 +8,7 @@ and the same surface with the field's colours at its vertices; colours are shown
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,23 +41,49 @@ def views_of(mesh: trimesh.Trimesh, cameras: Tensor, size: int = SIZE) -> np.nda
     return views[..., :3] * views[..., 3:] + 1 - views[..., 3:]
 
 
-def with_vertex_colors(scene: Scene) -> trimesh.Trimesh:
-    """The field's surface, as it is before it gets its texture."""
-    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
-    config = launch.read_config(launch.DEFAULT, names)
-    system, _, placement = launch.restore(config)
-    return placement.mesh(build(config["mesh"], system.renderer).extract())
+def restored(scene: Scene, overrides: Sequence[str] = ()) -> tuple:
+    """What stage 3 has made of a scene: its mesh exporter, system, data and placement (`launch.restore`)."""
+    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}", "device=cpu"]
+    config = launch.read_config(launch.DEFAULT, [*names, *overrides])
+    system, data, placement = launch.restore(config)
+    return build(config["mesh"], system.renderer), system, data, placement
+
+
+def run_over_list(
+    document: str, columns: Sequence[str], evaluate: Callable[..., list[float]], *options: tuple[str, dict]
+) -> None:
+    """A benchmark's whole program: `evaluate` of every object of --list at --views, a row each, and their mean.
+
+    Args:
+        document: the module's; what --help prints.
+        evaluate: from a scene, the overrides, and the values of `options`, to `columns`.
+        options: of the command line, with `add_argument`'s keywords.
+    """
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
+    parser.add_argument("--views", default="5")
+    own = [parser.add_argument(name, **keywords).dest for name, keywords in options]
+    parser.add_argument("overrides", nargs="*", metavar="mesh.key=value")
+    arguments = parser.parse_intermixed_args()
+    width, rows = max(9, *map(len, columns)) + 2, []
+    print(f"{'':32s}" + "".join(f"{column:>{width}s}" for column in columns))
+    for type_name, object_name in read_object_list(arguments.list):
+        scene = Scene(type_name, object_name, check_views(arguments.views))
+        rows.append(evaluate(scene, arguments.overrides, *(getattr(arguments, name) for name in own)))
+        print(f"{object_name:32s}" + "".join(f"{value:{width}.4f}" for value in rows[-1]), flush=True)
+    print(f"{'mean':32s}" + "".join(f"{value:{width}.4f}" for value in np.mean(rows, 0)))
 
 
 def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:
     """What is shown → COLUMNS."""
     truth = [read_on_white(path, SIZE) for path in image_paths(scene.test)]
     cameras = evaluation_grid(read_best_poses(scene.reconstruction / "poses.json", scene.views)[0])
-    textured = read_result(scene.reconstruction)
+    textured, (exporter, _, _, placement) = read_result(scene.reconstruction), restored(scene)
+    colored = placement.mesh(exporter.extract())
     pictures = {
         "field": [read_on_white(path, SIZE) for path in sorted((scene.reconstruction / "test").glob("*.png"))],
         "mesh, texture": [*views_of(textured, cameras)],
-        "mesh, vertex colours": [*views_of(with_vertex_colors(scene), cameras)],
+        "mesh, vertex colours": [*views_of(colored, cameras)],
     }
     measured = {name: metrics.picture_metrics(views, truth, lpips) for name, views in pictures.items()}
     return {name: [values[column] for column in COLUMNS] for name, values in measured.items()}

@@ -8,13 +8,12 @@ wall may be the nearest, so at most 90°), and the share of angles below 10°. B
 --figure FOLDER draws the normals of both, as colours, where the photos were taken.
 """
 
-import argparse
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import trimesh
-from mesh import launch, views_of
+from mesh import restored, run_over_list, views_of
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -22,12 +21,10 @@ from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.images import sheet, to_uint8
 from sap3d.meshes import read_mesh
-from sap3d.names import read_object_list
-from sap3d.scene import Scene, check_views
+from sap3d.scene import Scene
 from sap3d.scores.evaluate import true_mesh
 from sap3d.scores.metrics import mesh_metrics
 from sap3d.views import read_poses
-from threestudio.config import build
 
 SAMPLES = 30_000
 COLUMNS = ("|cos|", "angle°", "< 10°", "CD", "IoU")
@@ -62,10 +59,8 @@ def evaluate(scene: Scene, overrides: list[str], figure: Path | None) -> list[fl
     path = true_mesh(scene)
     if path is None:
         raise UserError(f"{scene.mesh_folder}: no true mesh")
-    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}", "device=cpu"]
-    config = launch.read_config(launch.DEFAULT, [*names, *overrides])
-    system, _, placement = launch.restore(config)
-    mesh, truth = placement.mesh(build(config["mesh"], system.renderer).extract()), read_mesh(path)
+    exporter, _, _, placement = restored(scene, overrides)
+    mesh, truth = placement.mesh(exporter.extract()), read_mesh(path)
     azimuth = read_poses(scene.train, 1)[0, 1].item()
     truth.apply_transform(trimesh.transformations.rotation_matrix(-azimuth, [0, 0, 1]))
     if figure:
@@ -76,22 +71,6 @@ def evaluate(scene: Scene, overrides: list[str], figure: Path | None) -> list[fl
     return [cosine, float(angles.mean()), float((angles < 10).mean()), measured["CD"], measured["IOU"]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
-    parser.add_argument("--views", default="5")
-    parser.add_argument("--figure", type=Path, help="folder")
-    parser.add_argument("overrides", nargs="*", metavar="mesh.key=value")
-    arguments = parser.parse_intermixed_args()
-    rows = {}
-    print(f"{'':32s}" + "".join(f"{column:>10s}" for column in COLUMNS))
-    for type_name, object_name in read_object_list(arguments.list):
-        scene = Scene(type_name, object_name, check_views(arguments.views))
-        rows[object_name] = evaluate(scene, arguments.overrides, arguments.figure)
-        print(f"{object_name:32s}" + "".join(f"{value:10.4f}" for value in rows[object_name]), flush=True)
-    print(f"{'mean':32s}" + "".join(f"{value:10.4f}" for value in np.mean([*rows.values()], 0)))
-
-
 if __name__ == "__main__":
     with one_line_errors():
-        main()
+        run_over_list(__doc__, COLUMNS, evaluate, ("--figure", {"type": Path, "help": "folder"}))

@@ -8,23 +8,20 @@ inside the silhouettes, and the PSNR. In every n-th of the 84 test views, 256²:
 field's colours at the vertices. --figure draws crops of the photos and of the mesh there.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import torch
-from mesh import launch, views_of
+from mesh import launch, restored, run_over_list, views_of
 from scipy import ndimage
 
 from sap3d.cameras.maths import evaluation_grid
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.images import read_on_white, sheet, to_uint8
-from sap3d.names import read_object_list
-from sap3d.scene import Scene, check_views, image_paths
-from threestudio.config import build
+from sap3d.scene import Scene, image_paths
 
 PHOTO_SIZE, VIEW_SIZE = 512, 256
 INSET = 9  # pixels of PHOTO_SIZE from a silhouette, where gradients are not compared
@@ -43,10 +40,7 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> float:
 
 def evaluate(scene: Scene, overrides: list[str], every: int, figure: Path | None) -> list[float]:
     """COLUMNS of an object."""
-    names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}", "device=cpu"]
-    config = launch.read_config(launch.DEFAULT, [*names, *overrides])
-    system, data, placement = launch.restore(config)
-    exporter = build(config["mesh"], system.renderer)
+    exporter, system, data, placement = restored(scene, overrides)
     surface, begun = exporter.extract(), time.process_time()
     photos = system.corrections.undo(data.images(max(data.resolution, launch.SAMPLED)))
     textured = placement.mesh(exporter.texture(surface, photos, system.poses.cameras(), data.order).mesh)
@@ -71,24 +65,9 @@ def evaluate(scene: Scene, overrides: list[str], every: int, figure: Path | None
     return [float(np.mean(ratios)), psnr(shown, photo_color), *views, seconds]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
-    parser.add_argument("--views", default="5")
-    parser.add_argument("--every", type=int, default=1, help="of the test views one in so many")
-    parser.add_argument("--figure", type=Path, help="folder")
-    parser.add_argument("overrides", nargs="*", metavar="mesh.key=value")
-    arguments = parser.parse_intermixed_args()
-    rows = {}
-    print(f"{'':32s}" + "".join(f"{column:>16s}" for column in COLUMNS))
-    for type_name, object_name in read_object_list(arguments.list):
-        scene = Scene(type_name, object_name, check_views(arguments.views))
-        rows[object_name] = evaluate(scene, arguments.overrides, arguments.every, arguments.figure)
-        print(f"{object_name:32s}" + "".join(f"{value:16.3f}" for value in rows[object_name]), flush=True)
-    means = np.mean([*rows.values()], 0)
-    print(f"{'mean':32s}" + "".join(f"{value:16.3f}" for value in means))
-
+EVERY = "--every", {"type": int, "default": 1, "help": "of the test views one in so many"}
+FIGURE = "--figure", {"type": Path, "help": "folder"}
 
 if __name__ == "__main__":
     with one_line_errors():
-        main()
+        run_over_list(__doc__, COLUMNS, evaluate, EVERY, FIGURE)
