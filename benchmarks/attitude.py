@@ -9,8 +9,8 @@ are not.
 import argparse
 
 import torch
-from phones import set_cameras
 
+from benchmarks.phones import set_cameras
 from dataset.prepare import load_object
 from dataset.render import Renderer
 from relposepp.held import hold

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import torch
 from omegaconf import OmegaConf
-from published_weights import TINY
 
+from benchmarks.published_weights import TINY
 from camerabooth.backbones.published.model import PublishedDiffusion, PublishedSettings
 from camerabooth.backbones.published.networks import Architecture, build_networks
 from camerabooth.judge import leave_one_out
@@ -42,8 +42,8 @@ def make_model(arguments: argparse.Namespace, device: torch.device) -> Published
     return PublishedDiffusion(networks, settings).to(device).eval()
 
 
-def measure(name: str, device: torch.device, work: Callable[[], object], repeats: int) -> None:
-    """Print the quickest of some repeats after one that is not counted, and the memory."""
+def measure(name: str, device: torch.device, work: Callable[[], object], repeats: int) -> float:
+    """Print the quickest of some repeats after one that is not counted, and the memory; returns its seconds."""
     seconds = []
     for _ in range(repeats + 1):
         if device.type == "cuda":
@@ -58,7 +58,9 @@ def measure(name: str, device: torch.device, work: Callable[[], object], repeats
         memory = torch.cuda.max_memory_allocated(device) / 1024**3
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(f"{name:40s} {min(seconds[1:] or seconds):9.3f} s {memory:7.2f} GB", flush=True)
+    quickest = min(seconds[1:] or seconds)
+    print(f"{name:40s} {quickest:9.3f} s {memory:7.2f} GB", flush=True)
+    return quickest
 
 
 def main() -> None:

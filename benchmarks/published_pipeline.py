@@ -16,8 +16,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from published_weights import OPTIONS, TINY, write_relposepp, write_zero123
-
+from benchmarks.published_weights import OPTIONS, TINY, write_relposepp, write_zero123
 from camerabooth.backbones.published.networks import Architecture
 from dataset.prepare import prepare
 from relposepp.published import BLOCKS, DEPTH

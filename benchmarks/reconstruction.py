@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusion import rate
 from torch import Tensor
 
+from benchmarks.diffusion import rate
 from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from dataset.prepare import prepare
 from sap3d.cameras import maths as cam

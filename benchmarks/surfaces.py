@@ -13,10 +13,10 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import trimesh
-from mesh import restored, run_over_list, views_of
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from benchmarks.mesh import restored, run_over_list, views_of
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.images import sheet, to_uint8

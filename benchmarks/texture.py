@@ -14,9 +14,9 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import torch
-from mesh import launch, restored, run_over_list, views_of
 from scipy import ndimage
 
+from benchmarks.mesh import launch, restored, run_over_list, views_of
 from sap3d.cameras.maths import evaluation_grid
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
