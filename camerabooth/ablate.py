@@ -52,7 +52,7 @@ def evaluate(
         main.run(scene, config, device, seed, tuned)
         write_json(tuned / "seconds.json", time.monotonic() - start)
     folder = runs / re.sub(r"\W+", "_", name)
-    go_nvs.write_views(folder, go_nvs.novel_views(scene, tuned, config, device, seed))
+    go_nvs.write_views(folder, *go_nvs.novel_views(scene, tuned, config, device, seed))
     pictures = compare_folder(folder / "preds", "camerabooth/go_nvs.py", image_paths(scene.test), lpips)
     truth, symmetry = read_poses(scene.train, scene.views), read_symmetry(scene)
     poses = {"stage1": scene.initial_poses, "stage2": tuned / "poses.json"}

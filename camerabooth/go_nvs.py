@@ -3,8 +3,9 @@
     python camerabooth/go_nvs.py --type GSO_demo --object chefmate_8_frypan --views 5 novel_views.conditioning=joint
     python camerabooth/go_nvs.py … --cameras path/transforms.json      # nerfstudio's format
 
-Writes preds/000.png … 083.png (colour on white), sheet.png, video.mp4 and page.png, which shows all that stage 2 did,
-into Scene.diffusion; with --cameras the first three alone, into views/ there.
+Writes preds/000.png … 083.png (colour on white, 256×256), sheet.png, video.mp4 and page.png, which shows all that stage
+2 did, into Scene.diffusion; with --cameras the first three alone, into views/ there. The video goes round the object at
+view 0's elevation where views are renders of a field; samples are slow, so there it winds through the grid's rows.
 """
 
 import argparse
@@ -36,7 +37,8 @@ from sap3d.scene import Scene
 from sap3d.views import read_kept_images
 
 AZIMUTHS = 12  # columns of the evaluation grid
-VIDEO_SIZE = 256
+SIZE, TILE = 256, 128  # of a view, and on the sheet
+FRAMES = 36  # of a video that goes round
 VIEWS_AT_ONCE = 12  # five photos from both sides, with all 84, take 3.7 GB, and longer
 OTHER_VIEW = math.radians(26)  # from the usual field of view
 OFF_CENTRE = 0.05  # a listed camera may look past the origin by so much of its distance
@@ -69,41 +71,60 @@ def read_transforms(path: Path) -> Tensor:
 
 def novel_views(
     scene: Scene, folder: Path, config: DictConfig, device: torch.device, seed: int, targets: Tensor | None = None
-) -> np.ndarray:
-    """Pictures by the tuned model in `folder`, uint8 [M, S, S, 3].
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures by the tuned model in `folder`, uint8 [M, SIZE, SIZE, 3].
 
     Args:
         targets: cameras [M, 3] or [M, 7]; by default the grid's 84.
+
+    Returns:
+        The targets' views, and the frames of the video.
     """
     seed_everything(seed)
     cameras = read_best_poses(folder / "poses.json", scene.views).to(device)
     model = load_model(folder / "model", device)
     photos = centre(read_kept_images(scene, folder / "poses.json"), read_middles(folder / "poses.json", scene.views))
-    images, cameras = upright(photos, cameras, model.image_size)
-    targets = evaluation_grid(cameras[0]) if targets is None else targets
+    images, cameras = upright(photos, cameras, max(model.image_size, SIZE))
+    grid = targets is None
+    targets = evaluation_grid(cameras[0]) if grid else targets
     with torch.no_grad():
         sources = model.embed_sources(*repeated(images, cameras, read_symmetry_order(folder / "poses.json")))
-    chosen = {name: value for name, value in config.novel_views.items() if value is not None}
+    options = model.sampling | {name: value for name, value in config.novel_views.items() if value is not None}
 
-    def sampled(batch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return sample(model, sources, unrolled(targets).to(device), generator, **model.sampling | chosen, batch=batch)
+    def sampled(cameras: Tensor) -> np.ndarray:
+        def at_once(batch: int) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            return sample(model, sources, unrolled(cameras).to(device), generator, **options, batch=batch, size=SIZE)
 
-    views = halving(sampled, min(len(targets), VIEWS_AT_ONCE), "novel views at once", device)
-    if targets.shape[1] == 7:  # networks see upright views
-        views = im.turn(views, targets[:, 5].to(views.device))
-    return im.to_uint8(views[:, :3].permute(0, 2, 3, 1))
+        views = halving(at_once, min(len(cameras), VIEWS_AT_ONCE), "novel views at once", device)
+        if cameras.shape[1] == 7:  # networks see upright views
+            views = im.turn(views, cameras[:, 5].to(views.device))
+        return np.stack([resized(view, SIZE) for view in im.to_uint8(views[:, :3].permute(0, 2, 3, 1))])
+
+    views = sampled(targets)
+    return views, sampled(orbit(cameras[0])) if grid and options["steps"] == 0 else views
 
 
-def write_views(folder: Path, views: np.ndarray) -> None:
-    """Write uint8 views [M, S, S, 3] one by one, as a contact sheet, and as a video that winds through the rows."""
+def orbit(camera: Tensor) -> Tensor:
+    """Cameras once round the object, [FRAMES, ≥ 3], from `camera` [≥ 3] on."""
+    cameras = camera.repeat(FRAMES, 1)
+    cameras[:, 1] += torch.arange(FRAMES, device=camera.device) * (2 * math.pi / FRAMES)
+    return cameras
+
+
+def resized(view: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [S, S, 3] → [size, size, 3]."""
+    return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def write_views(folder: Path, views: np.ndarray, frames: np.ndarray) -> None:
+    """Write uint8 views [M, S, S, 3] one by one and as a contact sheet, and the frames of the video."""
     with atomic_folder(folder / "preds") as partial:
         for index, view in enumerate(views):
             imageio.imwrite(partial / f"{index:03d}.png", view)
     with atomic_file(folder / "sheet.png") as partial:
-        imageio.imwrite(partial, im.sheet(views, AZIMUTHS))
-    large = (np.asarray(Image.fromarray(v).resize((VIDEO_SIZE, VIDEO_SIZE), Image.Resampling.LANCZOS)) for v in views)
-    write_video(folder / "video.mp4", large, fps=12)
+        imageio.imwrite(partial, im.sheet(np.stack([resized(view, TILE) for view in views]), AZIMUTHS))
+    write_video(folder / "video.mp4", frames, fps=12)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -116,8 +137,8 @@ def main() -> None:
     arguments, config = stage_options(__doc__, ROOT, add_flags)
     device, folder = choose_device(arguments.device), arguments.scene.diffusion
     targets = read_transforms(arguments.cameras) if arguments.cameras else None
-    views = novel_views(arguments.scene, folder, config, device, arguments.seed, targets)
-    write_views(folder / "views" if arguments.cameras else folder, views)
+    views, frames = novel_views(arguments.scene, folder, config, device, arguments.seed, targets)
+    write_views(folder / "views" if arguments.cameras else folder, views, frames)
     if not arguments.cameras:
         write_page(folder, views)
     print(f"{len(views)} novel views: {folder / 'views/preds' if arguments.cameras else folder / 'preds'}")

@@ -24,6 +24,7 @@ def sample(
     temperature: float = 1.0,
     batch: int | None = None,
     skipped: int = 0,
+    size: int | None = None,
 ) -> Tensor:
     """DDIM samples (arXiv 2010.02502) of one object at target cameras [M, 3].
 
@@ -36,6 +37,7 @@ def sample(
             source for each target and step, nearer ones likelier), or "nearest" (each target's nearest source alone).
         temperature: scale of the initial noise; below 1, samples stay nearer to the conditional mean.
         batch: targets that go through the network at once; by default all.
+        size: side of a conditional mean; by default the model's, as that of samples.
         skipped: so many of the first steps are left out, and noise is taken for what they would lead to.
 
     Returns:
@@ -45,7 +47,7 @@ def sample(
     parts = [slice(start, start + batch) for start in range(0, len(targets), batch)]
     if steps == 0:
         bar = tqdm(parts, desc="novel views", leave=False, mininterval=1)
-        return torch.cat([model.conditional_mean(sources, targets[part], generator) for part in bar])
+        return torch.cat([model.conditional_mean(sources, targets[part], generator, size) for part in bar])
     if conditioning == "joint" or views == 1:
         choices = [sources]
         probabilities = torch.ones(len(targets), 1)

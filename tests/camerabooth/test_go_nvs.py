@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from camerabooth.go_nvs import read_transforms
+from camerabooth.go_nvs import FRAMES, orbit, read_transforms
 from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 
@@ -55,3 +55,11 @@ def test_other_files_are_refused(tmp_path, text):
         read_transforms(path)
     with pytest.raises(UserError, match="not a transforms.json"):
         read_transforms(tmp_path / "nowhere.json")
+
+
+def test_a_video_goes_once_round_in_even_steps():
+    cameras = orbit(torch.tensor([0.3, 0.5, 1.8, 0.0, 0.0, 0.1, 0.9]))
+    assert cameras.shape == (FRAMES, 7) and torch.equal(cameras[0], torch.tensor([0.3, 0.5, 1.8, 0.0, 0.0, 0.1, 0.9]))
+    steps = torch.cat([cameras[:, 1], cameras[:1, 1] + 2 * math.pi]).diff()
+    torch.testing.assert_close(steps, torch.full((FRAMES,), 2 * math.pi / FRAMES))
+    assert (cameras[:, [0, 2, 5]] == cameras[0, [0, 2, 5]]).all()

@@ -17,11 +17,10 @@ from camerabooth.backbones.embedded.denoiser import Guide
 from camerabooth.backbones.embedded.guide import guide
 from camerabooth.backbones.embedded.instance import InstanceFit, fit_instance
 from camerabooth.backbones.embedded.network import EmbeddedConfig, Reconstructor, noise_schedule
-from camerabooth.backbones.embedded.rendering import render
+from camerabooth.backbones.embedded.rendering import render_image
 from camerabooth.backbones.embedded.volume import Field
 from camerabooth.backbones.interface import DiffusionModel, Sources
 from camerabooth.backbones.settings import Settings
-from sap3d.cameras import maths as cam
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder, save_tensors
 
@@ -46,6 +45,11 @@ class LiftedSources(Sources):
     """Sources, and the field of them once a target has asked for it."""
 
     field: Field | None = None
+    sharp: Tensor | None = None  # sources in [−1, 1] that are larger than the network's, [B, N, 4, S, S]
+
+    def select(self, views: Tensor) -> "LiftedSources":
+        """Only some of the views; `views` is an index tensor [K]."""
+        return replace(super().select(views), sharp=self.sharp if self.sharp is None else self.sharp[:, views])
 
 
 class EmbeddedDiffusion(DiffusionModel):
@@ -95,13 +99,17 @@ class EmbeddedDiffusion(DiffusionModel):
         """Embed source views once for all targets.
 
         Args:
-            images: colour on white and alpha in [0, 1], [N, 4, S, S] or [B, N, 4, S, S].
+            images: colour on white and alpha in [0, 1], [N, 4, S, S] or [B, N, 4, S, S]; of larger ones than the
+                network's the conditional mean has its colours.
             cameras: [N, ≥ 3] or [B, N, ≥ 3]; gradients flow into them.
         """
         if images.dim() == 4:
             images, cameras = images[None], cameras[None]
-        latents = self.encode(images)
-        return LiftedSources(latents, cameras, self.network.encode(latents), self.instance)
+        latents, sharp = self.encode(images), None
+        if images.shape[-1] > self.image_size:
+            shape, sharp = images.shape[:2], latents
+            latents = F.interpolate(latents.flatten(0, 1), size=(self.image_size,) * 2, mode="area").unflatten(0, shape)
+        return LiftedSources(latents, cameras, self.network.encode(latents), self.instance, sharp=sharp)
 
     def condition(self, sources: LiftedSources, targets: Tensor) -> Guide:
         """Condition for target cameras [M, ≥ 3] (one object) or [B, M, ≥ 3]."""
@@ -123,11 +131,10 @@ class EmbeddedDiffusion(DiffusionModel):
 
         S is the model's image size, or `size`.
         """
-        size = size or self.image_size
-        view = render(
-            self.lift(sources), targets[None], cam.pixel_grid(size, targets.device), self.network.config.samples
-        )
-        return view.image[0].transpose(1, 2).unflatten(-1, (size, size)).clamp(0, 1)
+        field = self.lift(sources)
+        field = field if sources.sharp is None else replace(field, images=sources.sharp)
+        size, samples = size or self.image_size, self.network.config.samples
+        return torch.stack([render_image(field, camera, size, samples) for camera in targets]).clamp(0, 1)
 
     # Diffusion.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from camerabooth.backbones.embedded.volume import Field, blended, sample_grid, turned
@@ -11,6 +12,8 @@ from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field import grid as grids
 
 GROUP = 4  # samples of a ray in a row that have one colour, looked up where they weigh most
+COARSE = 64  # side of an image that says where a larger one shows anything
+FAINT = 0.01  # opacity that is something
 EVEN = 1e-4  # weight that each sample of a group has at least in the choice of that point
 
 
@@ -65,3 +68,20 @@ def render(
     image = torch.cat([rendered[..., :3] + 1 - opacity, opacity], -1)
     relative = (depths - cameras[..., None, None, 2]) / SCENE_BOUND
     return View(image, rendered[..., 3:], (weights * relative).sum(-1), weights, relative)
+
+
+def render_image(field: Field, camera: Tensor, size: int, samples: int) -> Tensor:
+    """A whole image of one object's field from one camera [≥ 3]: colour on white and opacity, [4, size, size].
+
+    Of one larger than COARSE only pixels near something in a COARSE one are rendered.
+    """
+    pixels = cam.pixel_grid(size, camera.device)
+    if size <= COARSE:
+        return render(field, camera[None, None], pixels, samples).image[0, 0].T.unflatten(-1, (size, size))
+    coarse = render_image(field, camera, COARSE, samples)[3]
+    near = F.max_pool2d((coarse > FAINT).float()[None], 3, stride=1, padding=1)
+    shown = F.interpolate(near[None], size=(size, size))[0, 0].flatten() > 0
+    image = torch.ones(size * size, 4, device=camera.device)
+    image[:, 3] = 0
+    image[shown] = render(field, camera[None, None], pixels[shown], samples).image[0, 0]
+    return image.T.unflatten(-1, (size, size))

@@ -202,3 +202,20 @@ def test_loading_says_what_is_missing_or_broken(model, tmp_path):
     (tmp_path / "model/model.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match="not a model of ours"):
         EmbeddedDiffusion.from_pretrained(tmp_path / "model")
+
+
+def test_renders_take_their_colours_from_larger_photos(model):
+    """Stripes as wide as a pixel of a large photo are grey for the network; its renders show them."""
+    stripes = torch.arange(64).remainder(2).float().expand(1, 4, 64, 64).clone()
+    stripes[:, 3] = 1
+    cameras, generator = some_cameras(1), torch.Generator()
+    small = torch.nn.functional.interpolate(stripes, size=16, mode="area")
+    sharp, blurred = model.embed_sources(stripes, cameras), model.embed_sources(small, cameras)
+    assert torch.equal(sharp.images, blurred.images) and torch.equal(sharp.features, blurred.features)
+    assert torch.equal(sharp.select(torch.tensor([0])).sharp, sharp.sharp)
+    variation = []
+    for sources in (sharp, blurred):
+        image = model.conditional_mean(sources, cameras, generator, size=64)
+        assert image.shape == (1, 4, 64, 64)
+        variation.append(image[:, :3].diff(dim=-1).abs().mean())
+    assert variation[0] > 5 * variation[1]

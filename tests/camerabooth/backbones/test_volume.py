@@ -138,3 +138,13 @@ def test_colours_come_from_the_source_that_is_wished_for():
     expected = torch.tensor([0.75, 0, 0.25]).expand(1, 5, 3)
     torch.testing.assert_close(vol.blended(field, points, own, none), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(vol.blended(field, points, own, all_own), own, atol=1e-5, rtol=0)
+
+
+def test_a_large_image_is_rendered_only_where_there_is_something(monkeypatch):
+    field, camera, size = ball(0.3, (0.9, 0.5, 0.1)), cameras((20, 50))[0, 0], 96
+    whole = rendering.render(field, camera[None, None], cam.pixel_grid(size), 32).image[0, 0].T.view(4, size, size)
+    rays, render = [], rendering.render
+    monkeypatch.setattr(rendering, "render", lambda *args: rays.append(args[2].shape[-2]) or render(*args))
+    image = rendering.render_image(field, camera, size, 32)
+    torch.testing.assert_close(image, whole, atol=1e-2, rtol=0)
+    assert rays[0] == rendering.COARSE**2 and 0.1 < rays[1] / size**2 < 0.5
