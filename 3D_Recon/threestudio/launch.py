@@ -127,9 +127,10 @@ def train(config: dict) -> None:
     def fitted(rays: int):
         config["data"]["rays"] = data.config.rays = rays
         system = build(config["system"], data, cameras)
+        left_out = system.begin()
         run = fingerprint(config, cameras, system.photos, *tuned)
         callbacks = (Preview(work / PREVIEW),)
-        fit(system, steps, device, work, run, callbacks, log_every=config["trainer"]["log_every"])
+        fit(system, steps - left_out, device, work, run, callbacks, log_every=config["trainer"]["log_every"])
         return system
 
     system = halving(fitted, data.config.rays, "reconstruction.data.rays", device)

@@ -164,6 +164,10 @@ class DiffusionModel(nn.Module):
         mean = self.decode(self.clean_estimate(noise, timesteps, self.predict(noise, timesteps, condition)))
         return mean if size is None else F.interpolate(mean, size=(size, size), mode="area")
 
+    def raw_field(self, sources: Sources, resolution: int) -> Tensor | None:
+        """What it knows of one object as a dense grid, [4, R, R, R] (`sap3d.field.grid`); None if it has no field."""
+        return None
+
     def forget_object(self) -> None:
         """Drop what is remembered of one object beside the weights, if there is any."""
 

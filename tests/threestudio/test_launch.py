@@ -45,6 +45,7 @@ TINY = [
     "system.geometry.resolution=[[0,12],[60,16]]",
     "system.guidance_weight=0",
     "system.expected_weight=0",
+    "system.field_from=0",
     "system.field_rate=[60,0.3,0.05,120]",
     "system.pose_rate=[20,0.01,0.001,120]",
     "system.occupancy_from=60",
@@ -306,8 +307,15 @@ class TrueGuidance(torch.nn.Module):
     def __init__(self, config, scene):
         super().__init__()
 
+    def forget_object(self):
+        pass
+
     def condition(self, images, cameras):
         assert images.shape == (len(cameras), 4, 32, 32)
+
+    def raw_field(self, resolution):
+        assert resolution == 16
+        return dense.resize(true_field()[None], resolution)[0]
 
     def expect(self, inputs, generator):
         cameras = inputs[:1] + torch.tensor([[0.0, turn, 0.0] for turn in (1.0, 2.1, 3.1, -2.1, -1.0)])
@@ -330,6 +338,28 @@ def test_the_field_is_fitted_to_expected_views(tmp_path, monkeypatch, field_alon
         errors.append((render_images(grid, unseen, 32, 48).color - truth).square().mean())
     without, expected = errors
     assert expected < (0.2 if views == 1 else 0.7) * without
+
+
+def test_the_field_begins_with_what_the_model_knows(tmp_path, monkeypatch):
+    """It takes the place of the schedules' first steps, and of the expected views; a killed run begins with it, too."""
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    make_scene(tmp_path, CAMERAS, 2)
+    options = config(2, "system.expected_weight=1", "system.expected_until=60", "system.field_from=60", NO_FLOOR)
+    options["system"]["guidance"] = {"target": f"{__name__}.TrueGuidance"}
+    steps, training_step = [], SAP3D.training_step
+    monkeypatch.setattr(SAP3D, "training_step", lambda self, _, step: steps.append((step, self)) or training_step(
+        self, _, step))  # fmt: skip
+    errors, begin = [], SAP3D.begin
+
+    def begun(system):
+        left_out = begin(system)
+        errors.append(system.reprojection_loss(system.poses.initial, 32))
+        return left_out
+
+    monkeypatch.setattr(SAP3D, "begin", begun)
+    launch.train(options)
+    assert errors[0] < 0.01 and [step for step, _ in steps] == list(range(60))
+    assert steps[0][1].expected is None and steps[0][1].guidance is None
 
 
 class DoubledGuidance(TrueGuidance):
@@ -500,6 +530,7 @@ def test_guidance_leaves_out_what_stage_2_remembers_of_the_object(model, tmp_pat
     expected = []
     for folder in ("weights", "tuned"):
         guidance = MultiViewSDS(MultiViewSDS.Config(str(tmp_path / folder), expected_views=8), scene=None)
+        guidance.forget_object()
         guidance.condition(torch.linspace(0, 1, 3 * 4 * 64 * 64).view(3, 4, 64, 64), CAMERAS)
         expected.append(guidance.expect(CAMERAS, torch.Generator().manual_seed(0))[0])
     assert len(expected[0]) and torch.equal(*expected)

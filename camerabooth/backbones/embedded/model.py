@@ -18,7 +18,7 @@ from camerabooth.backbones.embedded.guide import guide
 from camerabooth.backbones.embedded.instance import InstanceFit, fit_instance
 from camerabooth.backbones.embedded.network import EmbeddedConfig, Reconstructor, noise_schedule
 from camerabooth.backbones.embedded.rendering import render_image
-from camerabooth.backbones.embedded.volume import Field
+from camerabooth.backbones.embedded.volume import Field, raw_grid
 from camerabooth.backbones.interface import DiffusionModel, Sources
 from camerabooth.backbones.settings import Settings
 from sap3d.errors import UserError
@@ -135,6 +135,10 @@ class EmbeddedDiffusion(DiffusionModel):
         field = field if sources.sharp is None else replace(field, images=sources.sharp)
         size, samples = size or self.image_size, self.network.config.samples
         return torch.stack([render_image(field, camera, size, samples) for camera in targets]).clamp(0, 1)
+
+    def raw_field(self, sources: LiftedSources, resolution: int) -> Tensor:
+        """The field at the nodes of a dense grid, raw density and colour, [4, R, R, R] (`sap3d.field.grid`)."""
+        return raw_grid(self.lift(sources), resolution)
 
     # Diffusion.
 

@@ -27,6 +27,7 @@ from sap3d.runs.devices import autocast
 VARIANCES = 16  # feature channels whose variance over the sources enters the volume
 GEOMETRY = 8  # numbers that describe how a source sees a point, see `_sight`
 KEYS = 16  # channels in which a point's wish for a source and the source's view of it are compared
+SATURATED = 0.02  # how near to 0 and 1 colours of a raw grid come
 BORDER = 0.1  # width of the ramp at a source image's border, in normalised image coordinates
 
 
@@ -255,6 +256,18 @@ def blended(field: Field, points: Tensor, own: Tensor, own_logit: Tensor) -> Ten
     colours = look_up(field.images[:, :, :3], pixels) / 2 + 0.5
     weights = torch.cat([logits, own_logit.transpose(1, 2)], 1).softmax(1)
     return (weights[:, :-1, None] * colours).sum(1).transpose(1, 2) + weights[:, -1, :, None] * own
+
+
+def raw_grid(field: Field, resolution: int) -> Tensor:
+    """One object's field as `sap3d.field.grid` has it, in the world's frame: [4, R, R, R], corner-aligned nodes."""
+    axis = torch.linspace(-SCENE_BOUND, SCENE_BOUND, resolution, device=field.density.device)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    cos, sin = field.azimuth.cos(), field.azimuth.sin()
+    points = torch.stack([cos * x + sin * y, cos * y - sin * x, z], -1).view(1, -1, 3)
+    values = sample_grid(field.values, points)
+    colour = blended(field, points, values[..., :3], values[..., 3:4])[0]
+    raw = torch.cat([sample_grid(field.density, points)[0], colour.logit(SATURATED)], -1)
+    return raw.T.unflatten(-1, (resolution,) * 3)
 
 
 def source_logits(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:

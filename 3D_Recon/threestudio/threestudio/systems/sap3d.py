@@ -17,6 +17,7 @@ from sap3d.runs.devices import step_generator
 from threestudio.config import Schedule, build, ever, milestone, scheduled
 from threestudio.data.views import RayBatch, RayBatches, Views
 from threestudio.models.floor import find_floor
+from threestudio.models.geometry.dense_grid import DenseGrid
 
 OWN_EXPOSURE = 0.1  # expected deviation of the logarithm of own photos' gains
 
@@ -48,6 +49,7 @@ class SAP3D(pl.LightningModule):
         field_rate: Schedule = 0.1  # learning rates
         pose_rate: Schedule = 0.0
         correction_rate: Schedule = 0.0
+        field_from: int = 0  # step of the schedules at which a field that the model knows begins; 0: it is not asked
         occupancy_from: int = 100  # step from which empty space is skipped
         occupancy_every: int = 25
         floor_spare: float = 0.002  # of the silhouettes, what a flat base may cost with two photos or more; 0: no base
@@ -71,6 +73,24 @@ class SAP3D(pl.LightningModule):
             exposure = OWN_EXPOSURE if data.scene.photo_record.exists() else 0.0
         self.corrections = build(config.corrections | {"exposure": exposure}, len(cameras))
         self.guidance = self.expected = None
+        self.begun = 0  # steps of the schedules that are left out at the start
+
+    @torch.no_grad()
+    def begin(self) -> int:
+        """Take the field that the model knows of the object for what the first steps lead to, if it knows one.
+
+        Returns:
+            How many steps are left out.
+        """
+        if self.config.field_from and ever(self.config.expected_weight) and isinstance(self.geometry, DenseGrid):
+            self.guidance = build(self.config.guidance, self.scene)
+            self._condition(self.poses.initial)
+            field = self.guidance.raw_field(milestone(self.geometry.config.resolution, self.config.field_from))
+            if field is not None:
+                self.geometry.load({"grid": field})
+                self.begun = self.config.field_from
+            self.guidance = None
+        return self.begun
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = [{"params": list(self.geometry.parameters())}, {"params": [self.poses.offsets]}]
@@ -80,9 +100,10 @@ class SAP3D(pl.LightningModule):
     def on_train_start(self) -> None:
         self.batches.to(self.device)
         self.renderer.occupancy = self.renderer.occupancy.to(self.device)  # of a checkpoint
-        expects = ever(self.config.expected_weight)
+        expects = ever(self.config.expected_weight) and self.expected_share(self.begun) > 0
         if expects or ever(self.config.guidance_weight):
             self.guidance = build(self.config.guidance, self.scene).to(self.device)
+            self.guidance.forget_object()
         if expects:
             # From the cameras as they came, so that they are the same whether the run starts or goes on.
             self._condition(self.poses.initial)
@@ -102,6 +123,7 @@ class SAP3D(pl.LightningModule):
         self.renderer.occupancy = Occupancy(checkpoint["occupancy"])
 
     def training_step(self, _, step: int) -> None:
+        step += self.begun
         optimizer = self.optimizers()
         self._grow(optimizer.optimizer, step)
         rates = self.config.field_rate, self.config.pose_rate, self.config.correction_rate

@@ -48,12 +48,14 @@ class MultiViewSDS(nn.Module):
 
         self.config = config
         self.model = load_model(Path(config.model or scene.diffusion / "model")).requires_grad_(False)
-        # The object's features repeat what the field here is fitted to.
-        self.model.forget_object()
 
     @property
     def image_size(self) -> int:
         return self.model.image_size
+
+    def forget_object(self) -> None:
+        """Leave out what stage 2 has learned of the object beside the weights: it repeats what a field is fitted to."""
+        self.model.forget_object()
 
     def _setting(self, name: str) -> float:
         """The config's, or else the model's own."""
@@ -69,6 +71,11 @@ class MultiViewSDS(nn.Module):
         if self.shown is None or not torch.equal(images, self.shown):
             self.shown, self.prepared = images, self.model.prepare(images)
         self.sources = self.model.embed(self.prepared, cameras)
+
+    @torch.no_grad()
+    def raw_field(self, resolution: int) -> Tensor | None:
+        """The field that the model knows of the inputs, [4, R, R, R] (`sap3d.field.grid`); None if it has none."""
+        return self.model.raw_field(self.sources, resolution)
 
     @torch.no_grad()
     def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
