@@ -1,6 +1,7 @@
 """Warping between frames, on planes whose points are known."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -21,9 +22,9 @@ def plane(cameras: torch.Tensor, size: int, paint: Callable[..., torch.Tensor]) 
 def test_colours_fixed_in_space_have_no_flicker_and_others_have_their_own():
     cameras = torch.tensor([[0.1, -0.1, 1.8], [0.15, 0.05, 1.8], [0.1, 0.15, 1.7]])
 
-    def paint(y: torch.Tensor, z: torch.Tensor, frame: int) -> torch.Tensor:
+    def paint(change: float, y: torch.Tensor, z: torch.Tensor, frame: int) -> torch.Tensor:
         return 0.5 + 0.3 * torch.sin(3 * y) * torch.cos(2 * z) + change * frame
 
     for change, expected in ((0.0, 0.0), (0.1, (0.1 + 0.1 + 0.2) / 3)):
-        found = differences(cameras, *plane(cameras, 64, paint)).mean()
+        found = differences(cameras, *plane(cameras, 64, partial(paint, change))).mean()
         torch.testing.assert_close(found, torch.tensor(expected), atol=2e-3, rtol=0)
