@@ -1,5 +1,7 @@
 """What the priors are worth to stage 3: fields of the photos alone, with the untuned model's, and with the tuned one's.
 
+The tuned model's field is where training begins; in the last row its views start the shape instead.
+
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --device cpu
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 2 3 5 --device cpu --true_poses
 
@@ -41,6 +43,7 @@ VARIANTS = {
     "no prior": ["system.expected_weight=0", "system.guidance_weight=0", "data.symmetric=false"],
     "untuned model": [f"system.guidance.model={EMBEDDED_WEIGHTS}"],
     "tuned model": [],
+    "tuned model's views alone": ["system.field_from=0"],
 }
 HELD = ["system.pose_rate=0"]
 TILE = 128  # pixels, of a picture of unseen sides

@@ -127,7 +127,7 @@ def train(config: dict) -> None:
     def fitted(rays: int):
         config["data"]["rays"] = data.config.rays = rays
         system = build(config["system"], data, cameras)
-        left_out = system.begin()
+        left_out = system.begin(steps)
         run = fingerprint(config, cameras, system.photos, *tuned)
         callbacks = (Preview(work / PREVIEW),)
         fit(system, steps - left_out, device, work, run, callbacks, log_every=config["trainer"]["log_every"])

@@ -284,6 +284,9 @@ class BlueGuidance(torch.nn.Module):
         super().__init__()
         self.config, self.conditions = config, []
 
+    def forget_object(self):
+        pass
+
     def condition(self, images, cameras):
         assert images.shape == (1, 4, 16, 16) and cameras.shape == (1, 3)
 
@@ -351,8 +354,8 @@ def test_the_field_begins_with_what_the_model_knows(tmp_path, monkeypatch):
         self, _, step))  # fmt: skip
     errors, begin = [], SAP3D.begin
 
-    def begun(system):
-        left_out = begin(system)
+    def begun(system, steps):
+        left_out = begin(system, steps)
         errors.append(system.reprojection_loss(system.poses.initial, 32))
         return left_out
 
@@ -534,6 +537,16 @@ def test_guidance_leaves_out_what_stage_2_remembers_of_the_object(model, tmp_pat
         guidance.condition(torch.linspace(0, 1, 3 * 4 * 64 * 64).view(3, 4, 64, 64), CAMERAS)
         expected.append(guidance.expect(CAMERAS, torch.Generator().manual_seed(0))[0])
     assert len(expected[0]) and torch.equal(*expected)
+
+
+def test_a_known_field_gets_contrast_about_its_surface(model):
+    guidance = bare_guidance(contrast=2.0)
+    guidance.model = model
+    guidance.condition(torch.rand(2, 4, 64, 64), CAMERAS[:2])
+    plain, sharp = model.raw_field(guidance.sources, 12), guidance.raw_field(12)
+    assert torch.equal(plain[1:], sharp[1:])
+    surface = -dense.DENSITY_SHIFT
+    torch.testing.assert_close(sharp[0] - surface, 2 * (plain[0] - surface))
 
 
 def test_sharpened_masks_keep_colours():

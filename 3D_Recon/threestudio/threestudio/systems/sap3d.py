@@ -76,13 +76,14 @@ class SAP3D(pl.LightningModule):
         self.begun = 0  # steps of the schedules that are left out at the start
 
     @torch.no_grad()
-    def begin(self) -> int:
-        """Take the field that the model knows of the object for what the first steps lead to, if it knows one.
+    def begin(self, steps: int) -> int:
+        """Take the field that the model knows of the object for what the first of `steps` lead to, if it knows one.
 
         Returns:
             How many steps are left out.
         """
-        if self.config.field_from and ever(self.config.expected_weight) and isinstance(self.geometry, DenseGrid):
+        asked = 0 < self.config.field_from < steps and ever(self.config.expected_weight)
+        if asked and isinstance(self.geometry, DenseGrid):
             self.guidance = build(self.config.guidance, self.scene)
             self._condition(self.poses.initial)
             field = self.guidance.raw_field(milestone(self.geometry.config.resolution, self.config.field_from))

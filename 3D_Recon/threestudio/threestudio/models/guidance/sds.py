@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sap3d.cameras.maths import plain, sight_cosines
+from sap3d.field.grid import DENSITY_SHIFT
 from sap3d.scene import Scene
 from threestudio.config import Schedule, scheduled
 
@@ -74,8 +75,15 @@ class MultiViewSDS(nn.Module):
 
     @torch.no_grad()
     def raw_field(self, resolution: int) -> Tensor | None:
-        """The field that the model knows of the inputs, [4, R, R, R] (`sap3d.field.grid`); None if it has none."""
-        return self.model.raw_field(self.sources, resolution)
+        """The field that the model knows of the inputs, [4, R, R, R] (`sap3d.field.grid`); None if it has none.
+
+        As masks of expected views do, its density gets more contrast: fog about an uncertain surface goes, and what is
+        likely becomes solid.
+        """
+        field = self.model.raw_field(self.sources, resolution)
+        if field is not None:
+            field[0] = (field[0] + DENSITY_SHIFT) * self._setting("contrast") - DENSITY_SHIFT
+        return field
 
     @torch.no_grad()
     def expect(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
