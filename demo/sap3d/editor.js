@@ -6,6 +6,7 @@ const context = canvas.getContext('2d');
 const photo = new Image(), mask = new Image();
 let data = null, zoom = 1, stroke = null, cursor = [0.5, 0.5], keyboard = false, busy = false, shade = null;
 const picked = (name) => element.querySelector(`input[name=${name}]:checked`).value;
+const counted = (n) => (n ? `${n} ${n === 1 ? 'change' : 'changes'} so far.` : 'No changes so far.');
 const radius = () => Number(element.querySelector('input[name=radius]').value) / 100;
 
 function fit() {
@@ -134,7 +135,7 @@ watch('value', async () => {
   dialog.removeAttribute('aria-busy');
   if (!data) { dialog.close(); return; }
   element.querySelector('.name').textContent = `Outline of ${data.name}`;
-  said.textContent = data.message || data.said || `${data.edits.length} edits so far.`;
+  said.textContent = data.message || data.said || counted(data.edits.length);
   for (const name of ['undo', 'reset']) element.querySelector(`button[name=${name}]`).disabled = !data.edits.length;
   if (!dialog.open) dialog.showModal();
   if (another) { zoom = 1; shade = null; await loaded(photo, data.photo); }
