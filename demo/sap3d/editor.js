@@ -27,7 +27,7 @@ function makeShade() {
   const flags = new Uint8Array(w * small.height);
   for (let i = 0; i < flags.length; i++) flags[i] = inside(4 * i);
   for (let i = 0; i < flags.length; i++) {
-    const edge = flags[i] !== flags[i + 1] || flags[i] !== flags[i + w];
+    const edge = (i % w < w - 1 && flags[i] !== flags[i + 1]) || (i + w < flags.length && flags[i] !== flags[i + w]);
     d.set(edge ? [220, 0, 0, 255] : [255, 255, 255, flags[i] ? 0 : 190], 4 * i);
   }
   c.putImageData(pixels, 0, 0);

@@ -93,7 +93,7 @@ def thumbnail(job: Job) -> Image.Image:
     """An example's first photo, small."""
     with Image.open(min((job.folder / "photos").iterdir())) as photo:
         photo.thumbnail((320, 320))
-        return photo.convert("RGB")
+        return photo.copy()
 
 
 def title(job: Job) -> str:

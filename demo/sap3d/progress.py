@@ -39,6 +39,13 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{seconds:02d}"
 
 
+def promise(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "Less than a minute is left."
+    return "About one minute is left." if minutes == 1 else f"About {minutes} minutes are left."
+
+
 def told(settings: Settings, job: Job | None, message: str = "") -> str:
     """The state of a job as HTML: what is wrong, what waits, what runs since when."""
     parts = [f'<p class="problem" role="alert">{html.escape(message)}</p>'] if message else []
@@ -113,7 +120,7 @@ def stage_table(job: Job, known: dict) -> str:
     share = 100 * spent / max(spent + sum(left), 1.0)
     return (
         f'<div class="bar" role="progressbar" aria-label="How far the run is" aria-valuenow="{share:.0f}">'
-        f'<div style="width:{share:.0f}%"></div></div><p>About {clock(sum(left))} minutes are left.</p>{table}'
+        f'<div style="width:{share:.0f}%"></div></div><p>{promise(sum(left))}</p>{table}'
     )
 
 

@@ -105,18 +105,28 @@ def test_nothing_of_others_can_be_reached(visitor, address, settings, tmp_path):
 
 
 def test_a_call_past_the_page_takes_no_file_of_the_server(visitor, address, settings, tmp_path):
-    """The handler of uploads reads and removes what it is told of: it must be told of uploads alone."""
+    """The handler of uploads reads and removes what it is told of: that must be uploads alone."""
     page = visitor()
     send(page, write_photos(tmp_path / "sent", 2))
-    job = job_of(page, settings)
-    sent = page.request.get(f"{address}config").json()
-    (upload,) = [call["id"] for call in sent["dependencies"] if call["api_name"] == "upload"]
+    job, api = job_of(page, settings), f"{address}gradio_api"
+    calls = page.request.get(f"{address}config").json()["dependencies"]
+    (upload,) = [call["id"] for call in calls if call["api_name"] == "upload"]
+
+    def ask(path: str) -> str:
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [[file], ""], "fn_index": upload, "session_hash": "stranger"}
+        assert page.request.post(f"{api}/queue/join", data=body).ok
+        return page.request.get(f"{api}/queue/data?session_hash=stranger", timeout=PATIENCE).text()
+
     secret = write_photos(tmp_path / "secret", 1)[0]
     for path in (secret, job.folder / "photos/000.jpg"):
-        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        body = {"data": [[file], ""], "fn_index": upload, "session_hash": "stranger"}
-        assert page.request.post(f"{address}gradio_api/run/predict", data=body).status >= 400
+        assert '"success":false' in ask(str(path)).replace(" ", "")
         assert path.exists() and len(jb.all_jobs(settings.jobs)) == 1
+    # What was sent is taken by the same call.
+    file = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": secret.read_bytes()}
+    (sent,) = page.request.post(f"{api}/upload", multipart={"files": file}).json()
+    assert '"success":true' in ask(sent).replace(" ", "")
+    assert len(jb.all_jobs(settings.jobs)) == 2
 
 
 def test_bad_files_are_named_and_the_others_stay(visitor, settings, tmp_path):
