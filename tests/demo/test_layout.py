@@ -38,6 +38,7 @@ def test_a_phone_shows_how_far_a_run_is_before_all_else(visitor, tmp_path, hold)
     assert page.evaluate(TOO_WIDE) <= 0
     hold.touch()
     mesh_shown(page)
+    assert page.locator("#history .share input").is_visible()
     assert page.evaluate(TOO_WIDE) <= 0 and page.evaluate(CUT_OFF) == []
 
 
