@@ -138,7 +138,7 @@ def keep_run(scene: Scene, kept: Scene) -> None:
         shutil.copy(source, path)
     for path in kept.root.rglob("*.png"):  # examples.py makes them PNGs again
         with Image.open(path) as picture:
-            picture.save(path.with_suffix(".webp"), quality=QUALITY)
+            picture.save(path.with_suffix(".webp"), quality=QUALITY, lossless=path.parent.name == "masks")
         path.unlink()
 
 
