@@ -105,7 +105,7 @@ def print_reliability(rows: list[dict]) -> None:
     """How many relative azimuths are right where the confidence says so (plain: no symmetry is taken into account)."""
     confidence = torch.cat([torch.tensor(row["confidence"]) for row in rows])
     right = torch.cat([placed(torch.tensor(row["azimuths"][0]), torch.tensor(row["true_azimuths"])) for row in rows])
-    for low, high in ((0, 0.5), (0.5, 0.8), (0.8, 0.95), (0.95, 1.01)):
+    for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 0.95), (0.95, 1.01)):  # the demo doubts what is below 0.75
         inside = (confidence >= low) & (confidence < high)
         if inside.any():
             print(f"confidence {low:.2f}…{min(high, 1):.2f}: mean {confidence[inside].mean():.2f}, "

@@ -34,16 +34,13 @@ def collect(scene: Scene, folder: Path) -> None:
     """Gather the results of a scene into `folder`, which is replaced as a whole."""
     field, cameras = scene.reconstruction, scene.reconstruction / "interchange"
     with atomic_folder(folder) as partial:
-        names = "poses.json", "turntable.mp4", "mesh.glb", "interchange/points.ply"
+        names = "poses.json", "turntable.mp4", "mesh.glb", "mesh.stl", "splat.ply", "interchange/points.ply"
         for source in (
             *(field / name for name in names),
             scene.results / "results.json",
             scene.results / "report.html",
         ):
             shutil.copy(source, partial)
-        for name in ("mesh.stl", "splat.ply"):  # large: examples are kept without them
-            if (field / name).exists():
-                shutil.copy(field / name, partial)
         shutil.copy(scene.diffusion / "video.mp4", partial / "novel_views.mp4")
         shutil.copy(scene.initial_poses, partial / "initial_poses.json")
         archive(partial / "mesh.zip", field, [field / name for name in ("mesh.obj", "mesh.mtl", "mesh.png")])
@@ -79,7 +76,7 @@ def with_cameras(scene: trimesh.Scene, folder: Path) -> trimesh.Scene:
     """A scene amid the frusta of a bundle's cameras, each in a colour of its own; the first is red."""
     views = json.loads((folder / "results.json").read_text())["views"]
     cameras = read_best_poses(folder / "poses.json", views)
-    shown = scene.copy()
+    shown = scene  # a copy would lose that its textures are JPEGs
     colors = matplotlib.colormaps["Set1"](np.arange(len(cameras)) % 9)
     positions, axes = cam.camera_positions(cameras).numpy(), cam.camera_axes(cameras).numpy()
     halves = FRUSTUM * cam.half_fov_tangents(cam.full_cameras(cameras)).numpy()[:, 0]

@@ -169,7 +169,7 @@ def doubts(photo: dict) -> list[str]:
     """What of a photo that will do should be looked at before a run."""
     if photo["problem"] or photo["left_out"]:
         return []
-    by_colour = ["the outline was told by colours alone: see that it follows the object"]
+    by_colour = ["the outline was found by colours alone: see that it follows the object"]
     return photo["notices"] + by_colour * (photo["method"] == "grabcut")
 
 

@@ -6,6 +6,7 @@ const context = canvas.getContext('2d');
 const photo = new Image(), mask = new Image();
 let data = null, zoom = 1, stroke = null, cursor = [0.5, 0.5], keyboard = false, busy = false, shade = null;
 const picked = (name) => element.querySelector(`input[name=${name}]:checked`).value;
+const counted = (n) => (n ? `${n} ${n === 1 ? 'change' : 'changes'} so far.` : 'No changes so far.');
 const radius = () => Number(element.querySelector('input[name=radius]').value) / 100;
 
 function fit() {
@@ -26,7 +27,7 @@ function makeShade() {
   const flags = new Uint8Array(w * small.height);
   for (let i = 0; i < flags.length; i++) flags[i] = inside(4 * i);
   for (let i = 0; i < flags.length; i++) {
-    const edge = flags[i] !== flags[i + 1] || flags[i] !== flags[i + w];
+    const edge = (i % w < w - 1 && flags[i] !== flags[i + 1]) || (i + w < flags.length && flags[i] !== flags[i + w]);
     d.set(edge ? [220, 0, 0, 255] : [255, 255, 255, flags[i] ? 0 : 190], 4 * i);
   }
   c.putImageData(pixels, 0, 0);
@@ -134,7 +135,7 @@ watch('value', async () => {
   dialog.removeAttribute('aria-busy');
   if (!data) { dialog.close(); return; }
   element.querySelector('.name').textContent = `Outline of ${data.name}`;
-  said.textContent = data.message || data.said || `${data.edits.length} edits so far.`;
+  said.textContent = data.message || data.said || counted(data.edits.length);
   for (const name of ['undo', 'reset']) element.querySelector(`button[name=${name}]`).disabled = !data.edits.length;
   if (!dialog.open) dialog.showModal();
   if (another) { zoom = 1; shade = null; await loaded(photo, data.photo); }

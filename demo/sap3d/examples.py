@@ -4,26 +4,29 @@ examples/NAME/about.json    title, author and licence of the object
              /photos/       000.jpg … or .png
              /masks/        000.png …
              /job.json      what a job knows of them and of its run
-             /root/         of the run what the page's files are made of (make_examples.py)
+             /root/         of the run what the page's files are made of (make_examples.py); pictures are PNG, or WebP
 """
 
 import json
-import re
 import shutil
+import sys
 from pathlib import Path
 
 import bundle
 import imageio.v3 as imageio
 import numpy as np
+import trimesh
 from jobs import Job
 from PIL import Image
 from settings import Settings
-from trimesh import load_mesh
-from trimesh.exchange.obj import export_obj
 
+from sap3d.cameras.maths import Y_UP
 from sap3d.files import atomic_folder
+from sap3d.runs.jobs import REPOSITORY
 from sap3d.scene import Scene
 from sap3d.scores.report import write_report
+
+sys.path.insert(0, str(REPOSITORY / "3D_Recon/threestudio"))  # whose writers make an example's files
 
 FOLDER = Path(__file__).resolve().parent / "examples"
 
@@ -38,7 +41,8 @@ def prepare(settings: Settings, source: Path = FOLDER) -> None:
         with atomic_folder(ready.folder) as partial:
             shutil.copytree(folder, partial, dirs_exist_ok=True)
             cut_out(partial)
-        write_mesh(ready.scene)
+            write_pngs(partial / "root")
+        write_meshes(ready.scene)
         write_report(ready.scene)
         bundle.collect(ready.scene, ready.results)
         stamp.write_text(made_of)
@@ -54,15 +58,26 @@ def cut_out(folder: Path) -> None:
         (folder / "masks" / f"{path.stem}.png").rename(folder / "masks" / path.stem / "00.png")
 
 
-def write_mesh(scene: Scene) -> None:
-    """Write an OBJ from the run's GLB: y up, with the texture's own colours."""
-    mesh = load_mesh(scene.reconstruction / "mesh.glb")
-    text, files = export_obj(mesh, return_texture=True, mtl_name="mesh.mtl", include_normals=True)
-    files["mesh.mtl"] = re.sub(
-        rb"(?m)^(K[ad]) .*$", rb"\1 1 1 1", re.sub(rb"(?m)^Ks .*$", b"Ks 0 0 0", files["mesh.mtl"])
-    )
-    for name, content in [*files.items(), ("mesh.obj", text.encode())]:
-        (scene.reconstruction / name).write_bytes(content)
+def write_pngs(folder: Path) -> None:
+    """Turn the WebP pictures below a folder into the PNGs that a run writes."""
+    for path in folder.rglob("*.webp"):
+        with Image.open(path) as picture:
+            picture.save(path.with_suffix(".png"))
+        path.unlink()
+
+
+def write_meshes(scene: Scene) -> None:
+    """Write what stage 3 writes beside its GLB: OBJ, STL and splats."""
+    from threestudio.models.exporters.formats import write_obj, write_splats, write_stl
+    from threestudio.models.exporters.texture import Atlas
+
+    folder = scene.reconstruction
+    mesh = trimesh.load_mesh(folder / "mesh.glb").apply_transform(np.array(Y_UP).T)
+    # Vertices are split along the seams of the texture; the surface is closed without them.
+    vertices, source = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    write_obj(folder, Atlas(mesh, mesh.visual.uv, source))
+    write_stl(folder / "mesh.stl", trimesh.Trimesh(vertices, source[mesh.faces], process=False))
+    write_splats(folder / "splat.ply", mesh)
 
 
 def all_examples(settings: Settings) -> list[Job]:
@@ -78,7 +93,7 @@ def thumbnail(job: Job) -> Image.Image:
     """An example's first photo, small."""
     with Image.open(min((job.folder / "photos").iterdir())) as photo:
         photo.thumbnail((320, 320))
-        return photo.convert("RGB")
+        return photo.copy()
 
 
 def title(job: Job) -> str:

@@ -43,7 +43,7 @@ keys move the cross, Enter sets a point, a dab of the brush, or a corner of the 
 <button type="button" name="close">Done</button>
 </div>
 <p>A point takes along what looks like it nearby. A brush changes what it touches. A box to add says that the whole
-object is in it; a box to remove clears it.</p></dialog>"""
+object is inside it, and a box to remove clears what is inside.</p></dialog>"""
 STYLE = (HERE / "page.css").read_text() + viewer.STYLE
 # Accents that stand out from their backgrounds by 4.5 : 1 at least, in light and in dark.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
@@ -93,13 +93,15 @@ class Layout:
             self.preset = gr.Radio(self.preset_choices(), value=PRESET, label="Effort", elem_id="preset")
             with gr.Accordion("More choices", open=False, elem_id="more"):
                 self.fov = gr.Number(None, label="Angle of view of the lens along a photo's longer side, degrees",
-                                     info="Empty: what the photos say of it, or else it is estimated.")  # fmt: skip
+                                     info="If you leave it empty, the photos tell it, or it is estimated.")  # fmt: skip
                 self.drop_outliers = gr.Checkbox(False, label="Leave out photos that do not fit the rest")
-                self.seed = gr.Number(0, precision=0, label="Seed", info="Another seed gives another result.")
+                self.seed = gr.Number(
+                    0, precision=0, label="Seed", info="A whole number. Another seed ends a little differently."
+                )
                 self.faces = gr.Radio([(f"{count:,}", count) for count in jb.FACES], value=Choices.faces,
                                       label="Triangles of the mesh, at most")  # fmt: skip
                 self.texture = gr.Radio([(f"{size} × {size}", size) for size in jb.TEXTURES], value=Choices.texture,
-                                        label="Texture, pixels")  # fmt: skip
+                                        label="Size of the texture, in pixels")  # fmt: skip
         with gr.Row():
             self.start = gr.Button("Run", variant="primary", interactive=False, elem_id="run")
             self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
@@ -137,4 +139,4 @@ class Layout:
             f"{html.escape(examples.title(job))}</button>"
             for job in found
         )
-        return f'<h2>Or open an example that is done already</h2><div class="choices">{buttons}</div>'
+        return f'<h2>Or open an example, whose results are there at once</h2><div class="choices">{buttons}</div>'

@@ -17,11 +17,11 @@ FILES = {
     "mesh.glb": "the mesh with its texture, in one file that most programs open",
     "mesh.zip": "the mesh as OBJ, with its material and texture",
     "mesh.stl": "the mesh for a 3-D printer: one closed body on a flat base",
-    "splat.ply": "Gaussian splats, for viewers of such",
+    "splat.ply": "Gaussian splats, for programs that show them",
     "points.ply": "a cloud of coloured points",
     "cameras.zip": "the cameras and photos for nerfstudio and COLMAP",
-    "turntable.mp4": "a film of the field from all around: colour, normals, depth, opacity",
-    "novel_views.mp4": "a film of the novel views",
+    "turntable.mp4": "a film from all around: colours, directions of the surface, depth, opacity",
+    "novel_views.mp4": "a film of the views from other sides",
     "report.html": "all about the run on one page, which opens without a network",
 }
 DOUBTFUL = 0.75  # of stage 1's confidence: below it, more than one in four such photos is off by more than 15°
@@ -38,8 +38,7 @@ def tabs(folder: Path | None) -> list[str]:
     if folder is None:
         return [""] * 5
     mesh = viewer(url(folder / "viewer.glb"), "The mesh, to be turned") + downloads(folder)
-    film = f'<video src="{url(folder / "turntable.mp4")}" controls autoplay loop muted playsinline></video>'
-    film += "<p>The field from all around: colour, normals, depth, opacity.</p>"
+    film = turntable(folder)
     cameras = viewer(url(folder / "cameras.glb"), "The mesh and the cameras of the photos, to be turned")
     cameras += "<p>Each pyramid is the camera of a photo. The first photo's is red.</p>"
     return [mesh, film, cameras, novel_views(folder), files(folder)]
@@ -51,6 +50,16 @@ def downloads(folder: Path) -> str:
     found = [(name, title) for name, title in titles.items() if (folder / name).exists()]
     links = "".join(f'<a download="{name}" href="{url(folder / name)}">{title}</a>' for name, title in found)
     return f'<p class="downloads">{links}</p>'
+
+
+def turntable(folder: Path) -> str:
+    """The film from all around, whose background page.js makes clear."""
+    what = "The object from all around: its colours, the directions of its surface, and its depth"
+    return (
+        f'<div class="film"><video src="{url(folder / "turntable.mp4")}" loop muted playsinline hidden></video>'
+        f'<canvas role="img" aria-label="{what}"></canvas></div><div class="buttons"><button type="button" data-play>'
+        f"Pause</button></div><p>{what}.</p>"
+    )
 
 
 def novel_views(folder: Path) -> str:
@@ -123,7 +132,9 @@ def trust(job: Job) -> str:
         sentences.append(f"It is doubtful where the photos were taken from: {least}.")
     elif doubtful:
         which = html.escape(", ".join(names[view] for view in doubtful))
-        sentences.append(f"It is doubtful where {which} was taken from ({confidence[doubtful[0]]:.0%} sure).")
+        taken = "was" if len(doubtful) == 1 else "were"
+        least = f"{min(confidence):.0%} sure" + " of the least sure one" * (len(doubtful) > 1)
+        sentences.append(f"It is doubtful where {which} {taken} taken from ({least}).")
     if not sentences:
         return ""
     actions = "".join(
@@ -133,12 +144,14 @@ def trust(job: Job) -> str:
         if len(names) > 2 and view < len(names)
     )
     if another and job.choices.hypothesis == 1:
-        actions += f'<button type="button" data-act="hypothesis" data-index="{another}">Take the second answer</button>'
-    taken = " This version has taken another answer than stage 1's first." if job.choices.hypothesis > 1 else ""
+        actions += f'<button type="button" data-act="hypothesis" data-index="{another}">Try the second answer</button>'
+    taken = " This version has not taken the likeliest answer." if job.choices.hypothesis > 1 else ""
+    advice = "If the mesh looks wrong, send another photo from between the others"
+    advice += ", or leave a doubtful one out." if len(names) > 2 else "."
+    advice += " Each button starts a new version and keeps this one." if actions else ""
     return (
-        f'<div class="doubt" role="status"><p><strong>{" ".join(sentences)}</strong>{taken} If the mesh looks wrong, '
-        "send another photo from between the others, or leave a doubtful one out. Each button starts a new version and "
-        f'keeps this one.</p><div class="buttons">{actions}</div></div>'
+        f'<div class="doubt" role="status"><p><strong>{" ".join(sentences)}</strong>{taken} {advice}</p>'
+        f'<div class="buttons">{actions}</div></div>'
     )
 
 
@@ -158,8 +171,8 @@ def versions(settings: Settings, job: Job | None) -> str:
         body += f'<h2>Versions of this object</h2><ul class="versions">{rows}</ul>'
     if job.known["state"] == "done":
         body += (
-            '<p class="share"><label>Link that shows these results to others. The report and the cameras among them '
-            "hold the photos, cut out: "
+            '<p class="share"><label>This link shows the results to others. The report and the cameras '
+            "hold your photos, cut out. "
             f'<input readonly data-token="{job.token}"></label>'
             '<button type="button" data-copy>Copy the link</button></p>'
         )

@@ -39,7 +39,7 @@ def card(job: Job, index: int, photo: dict, count: int) -> str:
         said, style = f'<p class="problem">It cannot be used: {html.escape(photo["problem"])}.</p>', " bad"
     else:
         found = doubts(photo)
-        said = "".join(f'<p class="notice">{html.escape(doubt[0].upper() + doubt[1:])}.</p>' for doubt in found)
+        said = "".join(f'<p class="notice">{html.escape(sentence(doubt))}</p>' for doubt in found)
         style = " doubtful" if found else ""
     act, text = ("use", "Use again") if photo["left_out"] else ("leave", "Leave out")
     use = button(act, index, text, f"{text}: {name}")
@@ -49,6 +49,11 @@ def card(job: Job, index: int, photo: dict, count: int) -> str:
         f'<li class="card{style}">{shown}<h3>{index + 1}. {name}</h3>{said}<div class="buttons">'
         f"{button('mend', index, 'Mend outline', f'Mend outline: {name}')}{use}{order}</div></li>"
     )
+
+
+def sentence(said: str) -> str:
+    """What import says, with a capital letter and a full stop."""
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def button(act: str, index: int, text: str, label: str) -> str:
@@ -65,7 +70,7 @@ def editor(job: Job, index: int, message: str = "") -> dict:
         "photo": encoded(Image.fromarray(rgba[..., :3]), "JPEG"),
         "mask": encoded(Image.fromarray(rgba[..., 3]), "PNG"),
         "edits": photo["edits"],
-        "said": photo["problem"] or "; ".join(photo["notices"]),
+        "said": " ".join(sentence(said) for said in [photo["problem"] or "", *photo["notices"]] if said),
         "message": message,
         "at": time.time(),  # another value each time: the editor opens on a photo that it has shown before
     }

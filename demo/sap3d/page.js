@@ -1,4 +1,4 @@
-// Parts of the page that need no server: its address, the jobs of this browser, novel views, links to share, its title.
+// Parts of the page that need no server: its address, the jobs of this browser, novel views, the film, links to share, its title.
 (() => {
   const KEY = 'sap3d-jobs', MOST = 20;
 
@@ -51,6 +51,37 @@
     if (novel?.sheet) draw(novel);
   });
 
+  // A frame of the film has four squares: colours, normals, depth, and black where the object is, which tells the
+  // others' background.
+  function project(film) {
+    const video = film.querySelector('video'), canvas = film.querySelector('canvas'), context = canvas.getContext('2d');
+    const whole = document.createElement('canvas'), pixels = whole.getContext('2d', { willReadFrequently: true });
+    function frame() {
+      const size = video.videoHeight;
+      if (canvas.height !== size) [whole.width, whole.height, canvas.width, canvas.height] = [4 * size, size, 3 * size, size];
+      pixels.drawImage(video, 0, 0);
+      const shown = pixels.getImageData(0, 0, 3 * size, size), d = shown.data;
+      const white = pixels.getImageData(3 * size, 0, size, size).data;
+      for (let y = 0, i = 0; y < size; y++) for (let x = 0; x < 3 * size; x++, i += 4) {
+        const alpha = 255 - white[4 * (y * size + (x % size))];
+        for (let c = i; c < i + 3; c++) d[c] = 255 - ((255 - d[c]) * 255) / Math.max(alpha, 1);
+        d[i + 3] = alpha < 16 ? 0 : alpha; // what is left there of the film's compression
+      }
+      context.putImageData(shown, 0, 0);
+      film.dataset.shown = video.currentTime.toFixed(2);
+      if (film.isConnected) (video.requestVideoFrameCallback?.bind(video) || requestAnimationFrame)(frame);
+    }
+    film.dataset.ready = 'yes';
+    video.muted = true;
+    video.addEventListener('loadeddata', frame, { once: true });
+    if (!matchMedia('(prefers-reduced-motion: reduce)').matches) video.play().catch(() => {});
+    const button = film.parentElement.querySelector('[data-play]');
+    const name = () => { button.textContent = video.paused ? 'Play' : 'Pause'; };
+    video.onplay = video.onpause = name;
+    button.onclick = () => (video.paused ? video.play() : video.pause());
+    name();
+  }
+
   document.addEventListener('click', async (event) => {
     const button = event.target.closest?.('[data-copy]');
     if (!button) return;
@@ -64,6 +95,7 @@
   let before = '';
   function look() {
     document.querySelectorAll('.novel:not([data-ready])').forEach(prepare);
+    document.querySelectorAll('.film:not([data-ready])').forEach(project);
     // Gradio calls the field for photos otherwise than what is written in it.
     const field = document.querySelector('#photos button[aria-label]'), name = field?.innerText.trim().replace(/\s+/g, ' ');
     if (name && field.getAttribute('aria-label') !== name) field.setAttribute('aria-label', name);

@@ -101,7 +101,7 @@ def run(page: Page, photos: list[Path], preset: str) -> float:
     page.click(f"text={preset}, about")
     start = time.monotonic()
     page.click("#run:not([disabled])")
-    page.wait_for_selector("text=reconstruction, running")
+    page.wait_for_selector(".stages .now:has-text('Building the mesh')")
     screenshot(page, FOLDER / "demo_running.png")
     page.wait_for_selector("#mesh model-viewer, #told .problem")
     return time.monotonic() - start

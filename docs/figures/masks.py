@@ -2,17 +2,20 @@
 
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --sets cut_off same_colour     # of capture.py
-OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --doubts
+OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --doubts 48
+OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --points
+OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --write FOLDER                  # the photos, a folder each
 
 Prints docs/CAPTURE.md's table of intersections over unions with the truth, and draws capture_backgrounds.png: the first
 photo on each background, the network's outline above, GrabCut's below, in two rows of six. With --sets it prints what
-import says of their photos; with --doubts, of the first photo on each background, how soft the network's mask is, its
-overlap with the truth, now and after points that a patient person would set, and what import says.
+import says of their photos. With --doubts it says how often import doubts an outline that is bad, and how often a
+good one, of the first photo on each background and of so many others, whose toys and backgrounds are drawn by chance.
+With --points it prints the overlap of the former before and after points that a patient person would set.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +37,7 @@ from sap3d.photos.reading import read_photo
 
 # One an entry of BACKGROUNDS: (type, name) as dataset/prepare.py has them. The fifth becomes white.
 OBJECTS = [("toy_demo", f"toy_{number:03d}") for number in range(301, 313)]
+BAD = 0.9  # overlap with the truth of an outline that wants mending
 TILE = (160, 120)  # of a photo in the figure
 
 
@@ -86,16 +90,38 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / max((first | second).sum(), 1))
 
 
+def shots(index: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The four photos on a background, and their true masks."""
+    name, scenery = list(BACKGROUNDS.items())[index]
+    mesh, rng = load_object(*OBJECTS[index]), np.random.default_rng(index)
+    mesh = whitened(mesh) if "white object" in name else mesh
+    for shot in capture.GOOD:
+        yield capture.photo(mesh, replace(shot, azimuth=shot.azimuth + 25 * index), scenery, rng)
+
+
+def another(index: int) -> tuple[str, np.ndarray, np.ndarray]:
+    """A photo that nothing was chosen by, and its true mask: a toy and a background that are drawn by chance."""
+    rng = np.random.default_rng(1000 + index)
+    colours = rng.integers(20, 240, (2, 3))
+    surfaces = {
+        "plain": capture.plain(tuple(colours[0])),
+        "mottled": grain(tuple(colours), tuple(np.exp(rng.uniform(-2, 1, 2))), index),
+        "striped": stripes(tuple(colours), rng.uniform(0.08, 0.5)),
+    }
+    kind, cluttered = rng.choice(list(surfaces)), bool(rng.random() < 0.25)
+    shot = replace(capture.GOOD[index % 4], azimuth=rng.uniform(0, 360), elevation=rng.uniform(10, 45))
+    scenery = capture.PhotoSet([], surfaces[kind], cluttered=cluttered)
+    picture, truth = capture.photo(load_object("toy_demo", f"toy_{401 + index}"), shot, scenery, rng)
+    return f"toy_{401 + index}, {kind}{', clutter' * cluttered}", picture, truth
+
+
 def backgrounds() -> None:
     """Print the table and draw the figure."""
     strips, scores = {"network": [], "GrabCut": []}, {"network": [], "GrabCut": []}
     print("| background | network: mean, worst | GrabCut: mean, worst |\n|---|---|---|")
-    for index, (name, scenery) in enumerate(BACKGROUNDS.items()):
-        mesh = load_object(*OBJECTS[index])
-        mesh = whitened(mesh) if "white object" in name else mesh
-        rng, found = np.random.default_rng(index), {"network": [], "GrabCut": []}
-        for number, shot in enumerate(capture.GOOD):
-            picture, truth = capture.photo(mesh, replace(shot, azimuth=shot.azimuth + 25 * index), scenery, rng)
+    for index, name in enumerate(BACKGROUNDS):
+        found = {"network": [], "GrabCut": []}
+        for number, (picture, truth) in enumerate(shots(index)):
             for way, cut in (("network", segment), ("GrabCut", grabcut)):
                 mask = masks.one_object(cut(picture))[0]
                 found[way].append(iou(mask > 127, truth))
@@ -128,20 +154,50 @@ def clicks(picture: np.ndarray, truth: np.ndarray, mask: np.ndarray, count: int)
     return scores
 
 
-def doubts() -> None:
-    """Print how soft the network's masks are, how good, and what is said of them."""
-    for index, (name, scenery) in enumerate(BACKGROUNDS.items()):
-        mesh = load_object(*OBJECTS[index])
-        mesh = whitened(mesh) if "white object" in name else mesh
-        shot = replace(capture.GOOD[0], azimuth=capture.GOOD[0].azimuth + 25 * index)
-        picture, truth = capture.photo(mesh, shot, scenery, np.random.default_rng(index))
-        opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
-        mask, method, said = masks.find_foreground(opaque)
-        said += quality.notices(np.dstack([picture, mask]), method)
-        soft = quality.undecided(segment(picture))
+def points() -> None:
+    """Print what points do for the first photo on each background."""
+    for index, name in enumerate(BACKGROUNDS):
+        picture, truth = next(shots(index))
+        mask = masks.one_object(segment(picture))[0]
         scores = clicks(picture, truth, mask, 10)
-        overlaps = f"overlap {scores[0]:.3f}, after 5 and 10 points {scores[5]:.3f} and {scores[10]:.3f}"
-        print(f"{name}: softness {soft:.3f}, {overlaps}; {'; '.join(said)}", flush=True)
+        print(f"{name}: {scores[0]:.3f}, after 5 and 10 points {scores[5]:.3f} and {scores[10]:.3f}", flush=True)
+
+
+def doubts(count: int) -> None:
+    """Print how soft the network's masks are, how good, and what is said of them; and how well that goes together."""
+    for photos in (
+        ((name, *next(shots(index))) for index, name in enumerate(BACKGROUNDS)),
+        (another(index) for index in range(count)),
+    ):
+        found = np.array([judged(*photo) for photo in photos])
+        print(f"{len(found)} photos, {int((found[:, 1] < BAD).sum())} of them with an overlap below {BAD}")
+        for title, said in (
+            *((f"softness above {level}", found[:, 0] > level) for level in (0.03, 0.05, quality.DOUBTFUL, 0.2)),
+            ("whatever import says", found[:, 2] > 0),
+        ):
+            right, bad = (said & (found[:, 1] < BAD)).sum(), (found[:, 1] < BAD).sum()
+            print(f"  {title}: said of {said.sum()}, right in {right}; {right} of {bad} bad ones found", flush=True)
+
+
+def judged(name: str, picture: np.ndarray, truth: np.ndarray) -> tuple[float, float, bool]:
+    """How soft a photo's mask is, its overlap with the truth, and whether import says anything of it; printed, too."""
+    whole = segment(picture)
+    soft, (mask, said) = quality.undecided(whole), masks.one_object(whole)
+    cut, overlap = np.dstack([picture, mask]), iou(mask > 127, truth)
+    said += ["the outline is doubtful"] * (soft > quality.DOUBTFUL)  # as masks.find_foreground has it
+    trouble = quality.problem(cut, "network")
+    said = [trouble] if trouble else [*said, *quality.notices(cut, "network")]
+    print(f"  {name}: softness {soft:.3f}, overlap {overlap:.3f}; {'; '.join(said) or 'nothing'}", flush=True)
+    return soft, overlap, bool(said)
+
+
+def write(folder: Path) -> None:
+    """Write all photos."""
+    for index, name in enumerate(BACKGROUNDS):
+        target = folder / name.replace(",", "").replace(" ", "_")
+        target.mkdir(parents=True, exist_ok=True)
+        for number, (picture, _) in enumerate(shots(index)):
+            imageio.imwrite(target / f"{number}.jpg", picture, quality=92)
 
 
 def verdicts(names: list[str]) -> None:
@@ -159,12 +215,18 @@ def verdicts(names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=capture.SETS, metavar="SET", help="what import says of these")
-    parser.add_argument("--doubts", action="store_true", help="softness and overlap of the network's masks")
+    parser.add_argument("--doubts", type=int, metavar="COUNT", help="what is said of good and bad masks")
+    parser.add_argument("--points", action="store_true", help="what points do for masks")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="keep the photos")
     arguments = parser.parse_args()
     if arguments.sets:
         verdicts(arguments.sets)
-    elif arguments.doubts:
-        doubts()
+    elif arguments.doubts is not None:
+        doubts(arguments.doubts)
+    elif arguments.points:
+        points()
+    elif arguments.write:
+        write(arguments.write)
     else:
         backgrounds()
 

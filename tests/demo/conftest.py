@@ -39,7 +39,7 @@ def stand_in(tmp_path, monkeypatch):
     for views in range(1, 5):
         both = torch.stack([cameras[:views], turned[:views]])
         write_poses(files / f"poses_{views}.json", both, [0.0, 0.3], confidence=[0.95] * views)
-    write_video(files / "turntable.mp4", [np.full((32, 128, 3), value, np.uint8) for value in range(0, 200, 20)])
+    write_video(files / "turntable.mp4", [film_frame()] * 10)
     Image.fromarray(sheet(np.zeros((84, 16, 16, 3), np.uint8), 12)).save(files / "sheet.png")
     metrics = [f"{kind}_{key}_mean" for kind in ("2d", "3d") for key in ("psnr", "ssim", "lpips", "flip")]
     metrics += ["CD", "IOU", "F1_01", "F1_02", "F1_03"]
@@ -50,6 +50,14 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setenv("STAND_IN_FILES", str(files))
     monkeypatch.setattr(workers, "REPOSITORY", repository)
     return repository
+
+
+def film_frame() -> np.ndarray:
+    """Of a turntable: a square on white as colour, normals and depth, and where it is in black."""
+    frame = np.full((32, 128, 3), 255, np.uint8)
+    for left in range(0, 128, 32):
+        frame[8:24, left + 8 : left + 24] = COLOUR if left < 96 else 0
+    return frame
 
 
 def textured_box() -> trimesh.Trimesh:
@@ -88,7 +96,7 @@ def example(tmp_path, stand_in) -> Path:
     shutil.copy(files / "turntable.mp4", scene.diffusion / "video.mp4")
     (scene.reconstruction / "interchange").mkdir()
     (scene.reconstruction / "interchange/points.ply").write_text("ply")
-    imageio.imwrite(scene.reconstruction / "inputs.png", np.zeros((8, 8, 3), np.uint8))
+    imageio.imwrite(scene.reconstruction / "inputs.webp", np.zeros((8, 8, 3), np.uint8))
     return folder.parent
 
 
@@ -115,6 +123,13 @@ def address(settings, tmp_path, monkeypatch):
     worker.ends.set()
     page.close()
     worker.join()
+
+
+@pytest.fixture
+def hold(tmp_path, monkeypatch) -> Path:
+    """Runs stay in their second stage until this file is there."""
+    monkeypatch.setenv("STAND_IN_HOLD", str(tmp_path / "go"))
+    return tmp_path / "go"
 
 
 @pytest.fixture(scope="session")

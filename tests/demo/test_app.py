@@ -40,18 +40,11 @@ def test_photos_become_a_mesh(visitor, settings, tmp_path):
     page.wait_for_selector(".novel[data-shown='1 3']")
 
 
-@pytest.fixture
-def hold(tmp_path, monkeypatch) -> Path:
-    """Runs stay in their second stage until this file is there."""
-    monkeypatch.setenv("STAND_IN_HOLD", str(tmp_path / "go"))
-    return tmp_path / "go"
-
-
 def test_a_reloaded_page_finds_its_job(visitor, tmp_path, hold):
     page = visitor()
     send(page, write_photos(tmp_path / "sent", 2))
     run(page)
-    page.wait_for_selector("text=poses, running")
+    page.wait_for_selector("text=Finding where each photo was taken from")
     page.reload()
     page.wait_for_selector(".stages .now")
     assert page.locator("#cards .card img").count() == 2
@@ -111,6 +104,31 @@ def test_nothing_of_others_can_be_reached(visitor, address, settings, tmp_path):
     stranger.wait_for_selector("#told >> text=There are no such results")
 
 
+def test_a_call_past_the_page_takes_no_file_of_the_server(visitor, address, settings, tmp_path):
+    """The handler of uploads reads and removes what it is told of: that must be uploads alone."""
+    page = visitor()
+    send(page, write_photos(tmp_path / "sent", 2))
+    job, api = job_of(page, settings), f"{address}gradio_api"
+    calls = page.request.get(f"{address}config").json()["dependencies"]
+    (upload,) = [call["id"] for call in calls if call["api_name"] == "upload"]
+
+    def ask(path: str) -> str:
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [[file], ""], "fn_index": upload, "session_hash": "stranger"}
+        assert page.request.post(f"{api}/queue/join", data=body).ok
+        return page.request.get(f"{api}/queue/data?session_hash=stranger", timeout=PATIENCE).text()
+
+    secret = write_photos(tmp_path / "secret", 1)[0]
+    for path in (secret, job.folder / "photos/000.jpg"):
+        assert '"success":false' in ask(str(path)).replace(" ", "")
+        assert path.exists() and len(jb.all_jobs(settings.jobs)) == 1
+    # What was sent is taken by the same call.
+    file = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": secret.read_bytes()}
+    (sent,) = page.request.post(f"{api}/upload", multipart={"files": file}).json()
+    assert '"success":true' in ask(sent).replace(" ", "")
+    assert len(jb.all_jobs(settings.jobs)) == 2
+
+
 def test_bad_files_are_named_and_the_others_stay(visitor, settings, tmp_path):
     page = visitor()
     (tmp_path / "page.png").write_text("<html><script>document.title = 'taken'</script>")
@@ -131,8 +149,13 @@ def test_photos_are_added_moved_and_left_out(visitor, settings, tmp_path):
     page = visitor()
     first, second, third = write_photos(tmp_path / "sent", 3)
     Image.new("RGB", (200, 200), (70, 90, 160)).save(third)
-    send(page, [first, third])
-    page.wait_for_selector("#told >> text=Will be left out unless you mend the outline: 2.jpg")
+    send(page, [third])
+    page.wait_for_selector("#told >> text=None of the photos can be used yet")
+    assert page.locator("#run").is_disabled()
+    page.set_input_files("#photos input[type=file]", [first])
+    page.wait_for_selector("#cards .card >> nth=1")
+    page.wait_for_selector("#told >> text=Look closely at 0.jpg")  # whose outline is told by colours alone here
+    page.wait_for_selector("#told >> text=This photo is left out unless you mend its outline: 2.jpg")
     page.wait_for_selector("#cards .bad >> text=It cannot be used: no clear object in it")
     page.set_input_files("#photos input[type=file]", [second])
     page.wait_for_selector("#cards .card >> nth=2")

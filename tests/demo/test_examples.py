@@ -4,6 +4,7 @@ import time
 
 import examples
 import pytest
+import trimesh
 from outcome import FILES
 from settings import Settings
 
@@ -28,12 +29,9 @@ def test_they_are_small_and_say_whose_they_are():
 @pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
 def test_they_offer_all_files_of_a_run(settings, name):
     job = examples.find_example(settings, name)
-    assert {path.name for path in job.results.iterdir()} >= {
-        *FILES,
-        "viewer.glb",
-        "cameras.glb",
-        "initial_poses.json",
-    } - {"mesh.stl", "splat.ply"}
+    shown = {"viewer.glb", "cameras.glb", "novel_views.png", "initial_poses.json"}
+    assert {path.name for path in job.results.iterdir()} >= {*FILES, *shown}
+    assert trimesh.load_mesh(job.results / "mesh.stl").is_watertight
     assert len(job.chosen) >= 4 and all(job.cut(index).exists() for index in job.chosen)
 
 
@@ -51,12 +49,13 @@ def test_only_their_names_are_theirs(settings):
         assert examples.find_example(settings, name) is None
 
 
-def test_one_opens_in_less_than_two_seconds(settings):
+@pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
+def test_they_open_in_less_than_two_seconds(settings, name):
     """What the server does for it; browsers are in test_app.py."""
     from page import Page
 
     page = Page(settings)
     page.build()
     start = time.process_time()
-    page.show(examples.find_example(settings, FOLDERS[0].name))
+    page.show(examples.find_example(settings, name))
     assert time.process_time() - start < 2
