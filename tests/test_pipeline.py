@@ -226,6 +226,7 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
         OmegaConf.save(OmegaConf.merge(OmegaConf.load(stage.CONFIG), differing), path)
         monkeypatch.setattr(stage, "CONFIG", path)
     monkeypatch.setitem(ablate_field.VARIANTS, "untuned model", [f"system.guidance.model={root / 'diffusion'}"])
+    monkeypatch.setitem(ablate_field.VARIANTS, "tuned model", ["system.field_from=2"])
     argv = ["ablate", "--list", str(tmp_path / "list.txt"), "--views", "3", "--device", "cpu", "--true_poses"]
     monkeypatch.setattr(sys, "argv", [*argv, *TINY_FIELD])
     ablate_field.run()
@@ -233,13 +234,13 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     path = root / "results/threestudio/ablations.json"
     table = json.loads(path.read_text())["3 views, true poses, seed 0"]
     rows = [table[name][f"toy_demo/{TOY}"] for name in ablate_field.VARIANTS]
-    assert len({row["psnr"] for row in rows}) == 3
-    assert [row["rotation"] for row in rows] == pytest.approx([0, 0, 0], abs=1e-3)
+    assert len({row["psnr"] for row in rows}) == 4
+    assert [row["rotation"] for row in rows] == pytest.approx([0, 0, 0, 0], abs=1e-3)
     elevation, azimuth, _ = read_poses(scene.test).T[:, :, None]
     inputs = read_poses(scene.train, 3)
     beside = elevation.cos() * inputs[:, 0].cos() * (azimuth - inputs[:, 1]).cos()
     unseen = (elevation.sin() * inputs[:, 0].sin() + beside).amax(1).argmin().item()
-    tiles = imageio.imread(path.with_name("unseen_3_true.png"))[2:130, 2:].reshape(128, 4, 130, 3)[:, :, :128]
+    tiles = imageio.imread(path.with_name("unseen_3_true.png"))[2:130, 2:].reshape(128, 5, 130, 3)[:, :, :128]
     assert np.array_equal(tiles[:, 0], to_uint8(read_on_white(image_paths(scene.test)[unseen], 128)))
     for tile, name in zip(tiles[:, 1:].swapaxes(0, 1), ablate_field.VARIANTS):
         below = replace(scene, root=root / "runs/reconstruction_ablations/true" / name.replace(" ", "_"))
