@@ -10,7 +10,7 @@ from sap3d.cameras.placement import Placement
 from sap3d.field.grid import DENSITY_SCALE
 from sap3d.meshes import Size
 from tests.threestudio.fields import ball, nodes, renderer
-from threestudio.models.exporters.mesh import MeshExporter
+from threestudio.models.exporters.mesh import MeshExporter, simplified
 
 CENTRE = np.array([0.1, -0.05, 0.0])
 
@@ -135,3 +135,15 @@ def test_files_are_as_large_as_the_object(tmp_path):
     for name in ("mesh.obj", "mesh.glb", "splat.ply"):
         assert np.ptp(trimesh.load(tmp_path / name).bounds, axis=0).max() == pytest.approx(0.12, rel=0.02)
     assert trimesh.load(tmp_path / "mesh.stl").extents.max() == pytest.approx(120, rel=0.02)
+
+
+def test_a_surface_that_decimation_would_open_is_simplified_all_the_same(monkeypatch):
+    whole = trimesh.creation.icosphere(5, 0.4)
+
+    def opened(mesh: trimesh.Trimesh, face_count: int) -> trimesh.Trimesh:
+        return trimesh.Trimesh(mesh.vertices, mesh.faces[1 : face_count + 1], process=False)
+
+    monkeypatch.setattr(trimesh.Trimesh, "simplify_quadric_decimation", opened)
+    found = simplified(whole, 3000)
+    assert 500 < len(found.faces) <= 3000 and found.is_watertight
+    assert found.volume == pytest.approx(whole.volume, rel=0.02)

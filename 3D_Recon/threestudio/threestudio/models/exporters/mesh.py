@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import manifold3d
 import numpy as np
 import torch
 import trimesh
@@ -21,6 +22,8 @@ from threestudio.models.exporters.formats import write_glb, write_obj, write_spl
 from threestudio.models.exporters.smoothing import smooth
 from threestudio.models.exporters.texture import Atlas, bake
 from threestudio.models.renderers.culled import CulledRenderer
+
+FINEST = 5e-4  # first tolerance of a simplification, as a share of the mesh's diagonal
 
 
 class MeshExporter:
@@ -93,8 +96,7 @@ class MeshExporter:
         if not len(mesh.faces):
             return mesh
         # Many of marching cubes' triangles are slivers, whose normals are noise; half of them say as much.
-        simple = mesh.simplify_quadric_decimation(face_count=min(self.config.faces, len(mesh.faces) // 2))
-        mesh = simple if simple.is_watertight else mesh  # collapsing edges may open a surface
+        mesh = simplified(mesh, min(self.config.faces, len(mesh.faces) // 2))
         if self.config.smoothing:
             mesh = smooth(mesh, self.config.smoothing, self.config.smoothing_angle)
         mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
@@ -133,6 +135,27 @@ class MeshExporter:
         weights, opacity = dense.composite(density * (5 * geometry.spacing / samples))
         mean = (weights[..., None] * color.view(-1, samples, 3)).sum(1) / opacity[:, None].clamp(min=1e-6)
         return (mean.cpu().numpy().clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
+    """A closed surface with at most so many faces.
+
+    Quadric decimation (Garland and Heckbert, 1997) keeps shapes best but may open a surface. Where it does, edges are
+    collapsed within a tolerance that grows until the faces are few enough (Manifold); that never opens one.
+    """
+    simple = mesh.simplify_quadric_decimation(face_count=faces)
+    if simple.is_watertight:
+        return simple
+    solid = manifold3d.Manifold(
+        manifold3d.Mesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32))
+    )
+    if solid.status() != manifold3d.Error.NoError:
+        return mesh
+    tolerance = mesh.scale * FINEST
+    while solid.num_tri() > faces:
+        solid, tolerance = solid.simplify(tolerance), 1.5 * tolerance
+    found = solid.to_mesh()
+    return trimesh.Trimesh(found.vert_properties[:, :3], found.tri_verts, process=False)
 
 
 def solidify(excess: np.ndarray, closing: int) -> np.ndarray:
