@@ -99,6 +99,7 @@ class DiffusionModel(nn.Module):
     scheduler: DDIMScheduler
     settings: Settings
     remembers = False  # whether `fit_instance` does anything
+    knows_field = False  # whether it has `raw_field`
 
     @property
     def device(self) -> torch.device:
@@ -163,10 +164,6 @@ class DiffusionModel(nn.Module):
         timesteps = torch.full((len(noise),), TRAIN_TIMESTEPS - 1, device=self.device)
         mean = self.decode(self.clean_estimate(noise, timesteps, self.predict(noise, timesteps, condition)))
         return mean if size is None else F.interpolate(mean, size=(size, size), mode="area")
-
-    def raw_field(self, sources: Sources, resolution: int) -> Tensor | None:
-        """What it knows of one object as a dense grid, [4, R, R, R] (`sap3d.field.grid`); None if it has no field."""
-        return None
 
     def forget_object(self) -> None:
         """Drop what is remembered of one object beside the weights, if there is any."""

@@ -305,7 +305,7 @@ class TrueGuidance(torch.nn.Module):
     class Config:
         pass
 
-    image_size = 32
+    image_size, knows_field = 32, True
 
     def __init__(self, config, scene):
         super().__init__()
@@ -363,6 +363,27 @@ def test_the_field_begins_with_what_the_model_knows(tmp_path, monkeypatch):
     launch.train(options)
     assert errors[0] < 0.01 and [step for step, _ in steps] == list(range(60))
     assert steps[0][1].expected is None and steps[0][1].guidance is None
+
+
+class FieldlessGuidance(TrueGuidance):
+    """Knows no field, and counts how often it is made."""
+
+    knows_field, made = False, 0
+
+    def __init__(self, config, scene):
+        super().__init__(config, scene)
+        FieldlessGuidance.made += 1
+
+
+def test_a_model_without_a_field_is_read_once_and_expects_views(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path))
+    make_scene(tmp_path, CAMERAS, 2)
+    options = config(2, "system.expected_weight=1", "system.field_from=60", "trainer.max_steps=70", NO_FLOOR)
+    options["system"]["guidance"] = {"target": f"{__name__}.FieldlessGuidance"}
+    losses, expected_loss = [], SAP3D.expected_loss
+    monkeypatch.setattr(SAP3D, "expected_loss", lambda self, *args: losses.append(args) or expected_loss(self, *args))
+    launch.train(options)
+    assert FieldlessGuidance.made == 1 and [step for step, _ in losses] == list(range(70))
 
 
 class DoubledGuidance(TrueGuidance):

@@ -59,7 +59,7 @@ class EmbeddedDiffusion(DiffusionModel):
     and predicts v (arXiv 2202.00512) on a schedule whose last step is pure noise (arXiv 2305.08891).
     """
 
-    remembers = True
+    remembers = knows_field = True
 
     def __init__(self, network: Reconstructor, settings: Settings = SETTINGS):
         super().__init__()

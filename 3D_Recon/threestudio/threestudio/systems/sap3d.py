@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import upright
@@ -74,6 +74,7 @@ class SAP3D(pl.LightningModule):
         self.corrections = build(config.corrections | {"exposure": exposure}, len(cameras))
         self.guidance = self.expected = None
         self.begun = 0  # steps of the schedules that are left out at the start
+        self.made: list = []  # guidance that waits for training; a module here would be part of checkpoints
 
     @torch.no_grad()
     def begin(self, steps: int) -> int:
@@ -84,13 +85,14 @@ class SAP3D(pl.LightningModule):
         """
         asked = 0 < self.config.field_from < steps and ever(self.config.expected_weight)
         if asked and isinstance(self.geometry, DenseGrid):
-            self.guidance = build(self.config.guidance, self.scene)
-            self._condition(self.poses.initial)
-            field = self.guidance.raw_field(milestone(self.geometry.config.resolution, self.config.field_from))
-            if field is not None:
-                self.geometry.load({"grid": field})
+            guidance = build(self.config.guidance, self.scene)
+            if guidance.knows_field:
+                self._condition(guidance, self.poses.initial)
+                resolution = milestone(self.geometry.config.resolution, self.config.field_from)
+                self.geometry.load({"grid": guidance.raw_field(resolution)})
                 self.begun = self.config.field_from
-            self.guidance = None
+            else:
+                self.made.append(guidance)  # a large model is not read twice
         return self.begun
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -103,11 +105,11 @@ class SAP3D(pl.LightningModule):
         self.renderer.occupancy = self.renderer.occupancy.to(self.device)  # of a checkpoint
         expects = ever(self.config.expected_weight) and self.expected_share(self.begun) > 0
         if expects or ever(self.config.guidance_weight):
-            self.guidance = build(self.config.guidance, self.scene).to(self.device)
-            self.guidance.forget_object()
+            self.guidance = self.made.pop() if self.made else build(self.config.guidance, self.scene)
+            self.guidance.to(self.device).forget_object()
         if expects:
             # From the cameras as they came, so that they are the same whether the run starts or goes on.
-            self._condition(self.poses.initial)
+            self._condition(self.guidance, self.poses.initial)
             images, self.expected_cameras = self.guidance.expect(self.poses.initial, step_generator(self.seed, 0))
             if len(images):
                 size = self.guidance.image_size
@@ -250,18 +252,18 @@ class SAP3D(pl.LightningModule):
         errors = (rendering.color - batch.color).square().mean(1) + (rendering.opacity - batch.alpha).square()
         return self.expected_share(step) * errors.mean()
 
-    def _condition(self, cameras: Tensor) -> None:
-        """Show the guidance the photos at cameras [N, ≥ 3].
+    def _condition(self, guidance: nn.Module, cameras: Tensor) -> None:
+        """Show guidance the photos at cameras [N, ≥ 3].
 
         As they came, and turned by the rolls that they came with, so that it has to read them only once.
         """
-        views, _ = upright(self.photos.to(self.device), self.poses.initial, self.guidance.image_size)
-        self.guidance.condition(*repeated(views, cam.upright(cameras), self.order))
+        views, _ = upright(self.photos.to(self.device), self.poses.initial, guidance.image_size)
+        guidance.condition(*repeated(views, cam.upright(cameras), self.order))
 
     def distill(self, step: int, generator: torch.Generator) -> Tensor:
         """Score distillation at random cameras."""
         size, known = self.guidance.config.render_size, self.poses().detach()
-        self._condition(known)
+        self._condition(self.guidance, known)
         cameras = self.guidance.draw_cameras(known, generator)
         origins, directions = cam.rays(cameras, cam.pixel_grid(size, self.device))
         rendering = self.renderer(

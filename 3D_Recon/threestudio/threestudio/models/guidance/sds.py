@@ -54,6 +54,11 @@ class MultiViewSDS(nn.Module):
     def image_size(self) -> int:
         return self.model.image_size
 
+    @property
+    def knows_field(self) -> bool:
+        """Whether there is a `raw_field`."""
+        return self.model.knows_field
+
     def forget_object(self) -> None:
         """Leave out what stage 2 has learned of the object beside the weights: it repeats what a field is fitted to."""
         self.model.forget_object()
@@ -74,15 +79,14 @@ class MultiViewSDS(nn.Module):
         self.sources = self.model.embed(self.prepared, cameras)
 
     @torch.no_grad()
-    def raw_field(self, resolution: int) -> Tensor | None:
-        """The field that the model knows of the inputs, [4, R, R, R] (`sap3d.field.grid`); None if it has none.
+    def raw_field(self, resolution: int) -> Tensor:
+        """The field that the model knows of the inputs, [4, R, R, R] (`sap3d.field.grid`).
 
         As masks of expected views do, its density gets more contrast: fog about an uncertain surface goes, and what is
         likely becomes solid.
         """
         field = self.model.raw_field(self.sources, resolution)
-        if field is not None:
-            field[0] = (field[0] + DENSITY_SHIFT) * self._setting("contrast") - DENSITY_SHIFT
+        field[0] = (field[0] + DENSITY_SHIFT) * self._setting("contrast") - DENSITY_SHIFT
         return field
 
     @torch.no_grad()
