@@ -84,7 +84,9 @@ def novel_views(
     cameras = read_best_poses(folder / "poses.json", scene.views).to(device)
     model = load_model(folder / "model", device)
     photos = centre(read_kept_images(scene, folder / "poses.json"), read_middles(folder / "poses.json", scene.views))
-    images, cameras = upright(photos, cameras, max(model.image_size, SIZE))
+    # A field's renders have their colours from photos of any size.
+    size = max(model.image_size, SIZE) if model.knows_field else model.image_size
+    images, cameras = upright(photos, cameras, size)
     grid = targets is None
     targets = evaluation_grid(cameras[0]) if grid else targets
     with torch.no_grad():

@@ -51,7 +51,7 @@ def test_each_stage_names_itself_and_what_to_lower(program, arguments, stage, lo
 @pytest.mark.parametrize("limit", [42, 40])
 def test_novel_views_are_made_in_halves_or_end_in_one_line(limit, tmp_path, monkeypatch, capsys):
     cameras = torch.tensor([[0.3, 0.0, 1.8]])
-    model = SimpleNamespace(image_size=8, sampling={"steps": 2}, embed_sources=lambda *_: None)
+    model = SimpleNamespace(image_size=8, knows_field=False, sampling={"steps": 2}, embed_sources=lambda *_: None)
     stand_ins = {
         "load_model": lambda *_: model,
         "read_best_poses": lambda *_: cameras,
