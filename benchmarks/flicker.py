@@ -20,16 +20,12 @@ from torch import Tensor
 from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from camerabooth.backbones.embedded.rendering import render
 from camerabooth.backbones.embedded.volume import Field
-from camerabooth.go_nvs import FRAMES, SIZE, orbit
+from camerabooth.go_nvs import FRAMES, SIZE, orbit, show_photos
 from sap3d.cameras import maths as cam
-from sap3d.cameras.framing import centre, upright
 from sap3d.cameras.maths import SCENE_BOUND
-from sap3d.cameras.poses import read_best_poses, read_middles, read_symmetry_order
-from sap3d.cameras.symmetry import repeated
 from sap3d.errors import one_line_errors
 from sap3d.names import read_object_list
 from sap3d.scene import Scene, check_views
-from sap3d.views import read_kept_images
 
 SOLID = 0.95  # opacity of pixels that are compared
 SAME_POINT = 0.02  # world units, by which the depths of one point in two frames may differ
@@ -37,14 +33,10 @@ SAME_POINT = 0.02  # world units, by which the depths of one point in two frames
 
 def frames_of(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras [F, ≥ 3], and of each its colours and opacity [F, 4, S, S] and distances along the rays [F, S, S]."""
-    folder = scene.diffusion
-    model = EmbeddedDiffusion.from_pretrained(folder / "model")
-    cameras = read_best_poses(folder / "poses.json", scene.views)
-    photos = centre(read_kept_images(scene, folder / "poses.json"), read_middles(folder / "poses.json", scene.views))
-    images, cameras = upright(photos, cameras, SIZE)
+    model = EmbeddedDiffusion.from_pretrained(scene.diffusion / "model")
+    sources, cameras = show_photos(model, scene, scene.diffusion, torch.device("cpu"))
     circle = orbit(cameras[0])
     with torch.no_grad():
-        sources = model.embed_sources(*repeated(images, cameras, read_symmetry_order(folder / "poses.json")))
         colours = model.conditional_mean(sources, circle, torch.Generator(), SIZE)
         depths = torch.stack([distances(model, model.lift(sources), camera) for camera in circle])
     return circle, colours, depths

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from camerabooth.backbones.interface import load_model
+from camerabooth.backbones.interface import DiffusionModel, Sources, load_model
 from camerabooth.plot import write_page
 from camerabooth.sampling import sample
 from sap3d import images as im
@@ -81,16 +81,10 @@ def novel_views(
         The targets' views, and the frames of the video.
     """
     seed_everything(seed)
-    cameras = read_best_poses(folder / "poses.json", scene.views).to(device)
     model = load_model(folder / "model", device)
-    photos = centre(read_kept_images(scene, folder / "poses.json"), read_middles(folder / "poses.json", scene.views))
-    # A field's renders have their colours from photos of any size.
-    size = max(model.image_size, SIZE) if model.knows_field else model.image_size
-    images, cameras = upright(photos, cameras, size)
+    sources, cameras = show_photos(model, scene, folder, device)
     grid = targets is None
     targets = evaluation_grid(cameras[0]) if grid else targets
-    with torch.no_grad():
-        sources = model.embed_sources(*repeated(images, cameras, read_symmetry_order(folder / "poses.json")))
     options = model.sampling | {name: value for name, value in config.novel_views.items() if value is not None}
 
     def sampled(cameras: Tensor) -> np.ndarray:
@@ -105,6 +99,21 @@ def novel_views(
 
     views = sampled(targets)
     return views, sampled(orbit(cameras[0])) if grid and options["steps"] == 0 else views
+
+
+@torch.no_grad()
+def show_photos(model: DiffusionModel, scene: Scene, folder: Path, device: torch.device) -> tuple[Sources, Tensor]:
+    """Show a model the photos of a scene, from all sides that look alike, at the poses in stage 2's `folder`.
+
+    Returns:
+        The embedded photos, and their cameras, upright, [N, ≥ 3].
+    """
+    poses = folder / "poses.json"
+    photos = centre(read_kept_images(scene, poses), read_middles(poses, scene.views))
+    # A field's renders have their colours from photos of any size.
+    size = max(model.image_size, SIZE) if model.knows_field else model.image_size
+    images, cameras = upright(photos, read_best_poses(poses, scene.views).to(device), size)
+    return model.embed_sources(*repeated(images, cameras, read_symmetry_order(poses))), cameras
 
 
 def orbit(camera: Tensor) -> Tensor:

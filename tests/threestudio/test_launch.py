@@ -343,12 +343,18 @@ def test_the_field_is_fitted_to_expected_views(tmp_path, monkeypatch, field_alon
     assert expected < (0.2 if views == 1 else 0.7) * without
 
 
+def guided(root: Path, guidance: str, *overrides: str) -> dict:
+    """A run of two photos, with a class of this file as guidance, whose field may begin at step 60."""
+    make_scene(root, CAMERAS, 2)
+    options = config(2, "system.expected_weight=1", "system.field_from=60", *overrides, NO_FLOOR)
+    options["system"]["guidance"] = {"target": f"{__name__}.{guidance}"}
+    return options
+
+
 def test_the_field_begins_with_what_the_model_knows(tmp_path, monkeypatch):
-    """It takes the place of the schedules' first steps, and of the expected views; a killed run begins with it, too."""
+    """It takes the place of the schedules' first steps, and of the expected views."""
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    make_scene(tmp_path, CAMERAS, 2)
-    options = config(2, "system.expected_weight=1", "system.expected_until=60", "system.field_from=60", NO_FLOOR)
-    options["system"]["guidance"] = {"target": f"{__name__}.TrueGuidance"}
+    options = guided(tmp_path, "TrueGuidance", "system.expected_until=60")
     steps, training_step = [], SAP3D.training_step
     monkeypatch.setattr(SAP3D, "training_step", lambda self, _, step: steps.append((step, self)) or training_step(
         self, _, step))  # fmt: skip
@@ -377,9 +383,7 @@ class FieldlessGuidance(TrueGuidance):
 
 def test_a_model_without_a_field_is_read_once_and_expects_views(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
-    make_scene(tmp_path, CAMERAS, 2)
-    options = config(2, "system.expected_weight=1", "system.field_from=60", "trainer.max_steps=70", NO_FLOOR)
-    options["system"]["guidance"] = {"target": f"{__name__}.FieldlessGuidance"}
+    options = guided(tmp_path, "FieldlessGuidance", "trainer.max_steps=70")
     losses, expected_loss = [], SAP3D.expected_loss
     monkeypatch.setattr(SAP3D, "expected_loss", lambda self, *args: losses.append(args) or expected_loss(self, *args))
     launch.train(options)

@@ -64,16 +64,25 @@ def printable(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     """The largest piece of a closed mesh, z up, cut flat a little above its lowest point, which comes to z = 0."""
     if not len(mesh.faces):
         return mesh
-    solid = manifold3d.Manifold(
-        manifold3d.Mesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32))
-    )
-    solid = max(solid.decompose(), key=lambda piece: piece.volume())
+    solid = max(solid_of(mesh).decompose(), key=lambda piece: piece.volume())
     _, _, low, _, _, high = solid.bounding_box()
     base = low + TRIMMED * (high - low)
     # Above the cut there may be more pieces than below, such as of legs of unlike length: one is printed.
     pieces = solid.trim_by_plane((0, 0, 1), base).translate((0, 0, -base)).decompose()
-    shape = max(pieces, key=lambda piece: piece.volume()).to_mesh()
-    return trimesh.Trimesh(shape.vert_properties[:, :3], shape.tri_verts, process=False)
+    return mesh_of(max(pieces, key=lambda piece: piece.volume()))
+
+
+def solid_of(mesh: trimesh.Trimesh) -> manifold3d.Manifold:
+    """What a mesh encloses; its `status` says whether the mesh is closed."""
+    return manifold3d.Manifold(
+        manifold3d.Mesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32))
+    )
+
+
+def mesh_of(solid: manifold3d.Manifold) -> trimesh.Trimesh:
+    """The surface of a solid."""
+    surface = solid.to_mesh()
+    return trimesh.Trimesh(surface.vert_properties[:, :3], surface.tri_verts, process=False)
 
 
 def write_splats(path: Path, mesh: trimesh.Trimesh) -> None:

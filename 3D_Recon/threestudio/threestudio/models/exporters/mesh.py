@@ -18,7 +18,7 @@ from sap3d.cameras.symmetry import turned
 from sap3d.field import grid as dense
 from sap3d.field.occupancy import floaters
 from sap3d.meshes import Size, normal_scale
-from threestudio.models.exporters.formats import write_glb, write_obj, write_splats, write_stl
+from threestudio.models.exporters.formats import mesh_of, solid_of, write_glb, write_obj, write_splats, write_stl
 from threestudio.models.exporters.smoothing import smooth
 from threestudio.models.exporters.texture import Atlas, bake
 from threestudio.models.renderers.culled import CulledRenderer
@@ -146,16 +146,13 @@ def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     simple = mesh.simplify_quadric_decimation(face_count=faces)
     if simple.is_watertight:
         return simple
-    solid = manifold3d.Manifold(
-        manifold3d.Mesh(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32))
-    )
+    solid = solid_of(mesh)
     if solid.status() != manifold3d.Error.NoError:
         return mesh
     tolerance = mesh.scale * FINEST
     while solid.num_tri() > faces:
         solid, tolerance = solid.simplify(tolerance), 1.5 * tolerance
-    found = solid.to_mesh()
-    return trimesh.Trimesh(found.vert_properties[:, :3], found.tri_verts, process=False)
+    return mesh_of(solid)
 
 
 def solidify(excess: np.ndarray, closing: int) -> np.ndarray:
