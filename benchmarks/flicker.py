@@ -23,6 +23,7 @@ from camerabooth.backbones.embedded.volume import Field
 from camerabooth.go_nvs import FRAMES, SIZE, orbit, show_photos
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.names import read_object_list
 from sap3d.scene import Scene, check_views
@@ -34,7 +35,8 @@ SAME_POINT = 0.02  # world units, by which the depths of one point in two frames
 def frames_of(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras [F, ≥ 3], and of each its colours and opacity [F, 4, S, S] and distances along the rays [F, S, S]."""
     model = EmbeddedDiffusion.from_pretrained(scene.diffusion / "model")
-    sources, cameras = show_photos(model, scene, scene.diffusion, torch.device("cpu"))
+    poses = read_best_poses(scene.diffusion / "poses.json", scene.views)
+    sources, cameras = show_photos(model, scene, scene.diffusion, poses)
     circle = orbit(cameras[0])
     with torch.no_grad():
         colours = model.conditional_mean(sources, circle, torch.Generator(), SIZE)

@@ -81,8 +81,9 @@ def novel_views(
         The targets' views, and the frames of the video.
     """
     seed_everything(seed)
+    poses = read_best_poses(folder / "poses.json", scene.views).to(device)
     model = load_model(folder / "model", device)
-    sources, cameras = show_photos(model, scene, folder, device)
+    sources, cameras = show_photos(model, scene, folder, poses)
     grid = targets is None
     targets = evaluation_grid(cameras[0]) if grid else targets
     options = model.sampling | {name: value for name, value in config.novel_views.items() if value is not None}
@@ -102,8 +103,8 @@ def novel_views(
 
 
 @torch.no_grad()
-def show_photos(model: DiffusionModel, scene: Scene, folder: Path, device: torch.device) -> tuple[Sources, Tensor]:
-    """Show a model the photos of a scene, from all sides that look alike, at the poses in stage 2's `folder`.
+def show_photos(model: DiffusionModel, scene: Scene, folder: Path, cameras: Tensor) -> tuple[Sources, Tensor]:
+    """Show a model the photos of a scene, from all sides that look alike, at the cameras [N, ≥ 3] of stage 2's `folder`.
 
     Returns:
         The embedded photos, and their cameras, upright, [N, ≥ 3].
@@ -112,7 +113,7 @@ def show_photos(model: DiffusionModel, scene: Scene, folder: Path, device: torch
     photos = centre(read_kept_images(scene, poses), read_middles(poses, scene.views))
     # A field's renders have their colours from photos of any size.
     size = max(model.image_size, SIZE) if model.knows_field else model.image_size
-    images, cameras = upright(photos, read_best_poses(poses, scene.views).to(device), size)
+    images, cameras = upright(photos, cameras, size)
     return model.embed_sources(*repeated(images, cameras, read_symmetry_order(poses))), cameras
 
 
