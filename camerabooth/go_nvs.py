@@ -104,7 +104,7 @@ def novel_views(
 
 @torch.no_grad()
 def show_photos(model: DiffusionModel, scene: Scene, folder: Path, cameras: Tensor) -> tuple[Sources, Tensor]:
-    """Show a model the photos of a scene, from all sides that look alike, at the cameras [N, ≥ 3] of stage 2's `folder`.
+    """Show a model the photos of a scene, from all sides that look alike, at stage 2's cameras [N, ≥ 3] in `folder`.
 
     Returns:
         The embedded photos, and their cameras, upright, [N, ≥ 3].

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from camerabooth.backbones.embedded.losses import denoising_losses, volume_losses
+from camerabooth.backbones.embedded.losses import denoising_losses, total_loss, volume_losses
 from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from camerabooth.backbones.embedded.network import EmbeddedConfig, Reconstructor
 from camerabooth.backbones.embedded.rendering import render
@@ -139,10 +139,8 @@ class Trainer:
         config = self.config
         denoise = config.denoise_every and self.step % config.denoise_every == 0
         losses = (denoising_losses if denoise else volume_losses)(self.model, batch, config, generator)
-        loss = losses["colour"] + config.mask_weight * losses["mask"] + config.depth_weight * losses["depth"]
-        loss = loss + config.denoising_weight * losses.get("denoising", 0)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total_loss(losses, config).backward()
         self.average_gradients()
         if torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite():
             self.optimizer.step()
@@ -151,7 +149,7 @@ class Trainer:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.model.state_dict().values()), 1 - decay)
-        return {name: value.item() for name, value in losses.items()}
+        return {name: value.mean().item() for name, value in losses.items()}
 
     def average_gradients(self) -> None:
         """Gradients become their means over the processes, and minutes the first's: all stay alike."""

@@ -15,11 +15,17 @@ from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field.grid import ray_interval
 
+TYPICAL = 0.03  # error of an object's views
+FLOOR = 0.002  # error below which all are alike
+
 
 def volume_losses(
     model: Reconstructor, batch: Batch, config: DictConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Of rendered rays: squared errors of colour and opacity, and how far from the true depth the samples weigh."""
+    """Of rendered rays: squared errors of colour and opacity, and how far from the true depth the samples weigh.
+
+    Each is the mean over an object's rays, [B].
+    """
     sources = batch.images.shape[1] - config.targets
     images = photo_errors(batch.images[:, :sources], generator)
     field = model(images, batch.cameras[:, :sources], with_features=False)
@@ -52,21 +58,32 @@ def denoising_losses(
     return losses
 
 
+def total_loss(losses: dict[str, Tensor], config: DictConfig) -> Tensor:
+    """What a step minimises: an object's error in views counts relative to itself, as in PSNR.
+
+    Else objects that are seen once, or are hard, would drown the others. `TYPICAL` keeps the logarithm's gradient about
+    as large as the error's.
+    """
+    error = losses["colour"] + config.mask_weight * losses["mask"] + config.depth_weight * losses["depth"]
+    return TYPICAL * (error + FLOOR).log().mean() + config.denoising_weight * losses.get("denoising", 0)
+
+
 def view_losses(view: View, images: Tensor, depths: Tensor, choice: Tensor | None = None) -> dict[str, Tensor]:
-    """Errors of a view of 64×64 pixels, or of those in `choice` [B, M, P], against images [B, M, 4, S, S]."""
+    """Each object's errors [B] in views of 64×64 pixels, or in those of `choice` [B, M, P], against [B, M, 4, S, S]."""
     truth = F.interpolate(images.flatten(0, 1), size=(DEPTH_SIZE,) * 2, mode="area")
     truth, depths = truth.flatten(2).transpose(1, 2).unflatten(0, images.shape[:2]), depths.flatten(2)
     if choice is not None:
         truth, depths = truth.gather(2, choice[..., None].expand(-1, -1, -1, 4)), depths.gather(2, choice)
     errors = (view.image - truth).square()
-    return {"colour": errors[..., :3].mean(), "mask": errors[..., 3].mean(), "depth": depth_error(view, depths)}
+    colour, mask = errors[..., :3].mean((1, 2, 3)), errors[..., 3].mean((1, 2))
+    return {"colour": colour, "mask": mask, "depth": depth_error(view, depths)}
 
 
 def depth_error(view: View, depth: Tensor) -> Tensor:
-    """Distance of the samples from the true relative depth [B, M, P], weighted as they are composited."""
+    """Distance of the samples from the true relative depth [B, M, P], weighted as they are composited, [B]."""
     known = depth < 1.5
     distance = (view.sample_depths - depth[..., None]).abs()
-    return ((view.weights * distance).sum(-1) * known).mean()
+    return ((view.weights * distance).sum(-1) * known).mean((1, 2))
 
 
 def object_rays(cameras: Tensor, count: int, generator: torch.Generator) -> Tensor:
