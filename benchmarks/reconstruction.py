@@ -64,9 +64,9 @@ def photo_step(system: SAP3D, step: int) -> None:
     descend(system, losses, step)
 
 
-def variation_step(system: SAP3D, step: int) -> None:
-    """Total variation, and its gradients."""
-    descend(system, system.variation(step_generator(0, step)), step)
+def roughness_step(system: SAP3D, step: int) -> None:
+    """The field's bending and variation, and their gradients."""
+    descend(system, system.roughness(step_generator(0, step)), step)
 
 
 def descend(system: SAP3D, losses: dict[str, Tensor], step: int) -> None:
@@ -140,10 +140,10 @@ def report(system: SAP3D, spent: float, arguments: argparse.Namespace) -> None:
           f"{f'{IMAGE}², ms':>12s} {'plain':>10s} {'times':>6s}")  # fmt: skip
     for step, _ in system.geometry.config.resolution:
         compare(system, step, arguments.seconds)
-    variation = 1e3 / rate(partial(variation_step, system, step), arguments.seconds)
+    roughness = 1e3 / rate(partial(roughness_step, system, step), arguments.seconds)
     adam = 1e3 / rate(system.configure_optimizers().step, arguments.seconds)
-    every = system.config.variation_every
-    print(f"at the last resolution: total variation, every {every} steps, {variation:.1f} ms; Adam {adam:.1f} ms")
+    every = system.config.roughness_every
+    print(f"at the last resolution: bending and variation, every {every} steps, {roughness:.1f} ms; Adam {adam:.1f} ms")
     read, both = interpolation(system, arguments.seconds)
     print(f"interpolation at random points: {read:.1f} GB/s, with gradients {both:.1f} GB/s; "
           f"copying: {copy_bandwidth(arguments.seconds):.1f} GB/s")  # fmt: skip

@@ -110,7 +110,7 @@ def test_stage_3_stays_there_to_its_last_picture(tmp_path, monkeypatch):
     def step(system, device) -> None:
         generator = step_generator(0, 0, device)
         batch = system.batches.draw(0)
-        losses = system.photo_losses(batch, generator, refine=True) | system.variation(generator)
+        losses = system.photo_losses(batch, generator, refine=True) | system.roughness(generator)
         losses["symmetry"] = system.symmetry_loss(batch, 0, generator)
         losses["expected"] = system.expected_loss(0, generator)
         losses["guidance"] = system.distill(0, step_generator(0, 0))

@@ -1,9 +1,11 @@
 """The hash grid against closed forms, and in a run of stage 3."""
 
+import pytest
 import torch
 
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field import grid as dense
+from threestudio.models.geometry.dense_grid import DenseGrid
 from threestudio.models.geometry.hash_grid import HashGrid, interpolate
 
 
@@ -50,11 +52,20 @@ def test_finer_levels_wait_for_their_milestone():
     assert (field.encode(unit).view(10, 4, 2).abs().sum((0, 2)) > 0).all()
 
 
-def test_variation_is_the_squared_slope():
-    field = tiny(9)
-    field.raw = lambda points: points @ torch.tensor([[1.0, 0, 0, 0], [0, 2, 0, 0], [1, 0, 0, 3]])
-    expected = torch.tensor([2.0, 4.0, 0.0, 9.0]) * field.spacing**2
-    torch.testing.assert_close(field.variation(torch.Generator()), expected, atol=1e-5, rtol=1e-4)
+def test_roughness_is_the_density_s_squared_curvature_and_the_colour_s_squared_slope():
+    def raw(points):
+        x, y, _ = points.unbind(-1)
+        return torch.stack([x**2 + 3 * x * y + 5 * y, x, 2 * y, x + 3 * y], -1)
+
+    dense_field, hashed = DenseGrid(DenseGrid.Config([[0, 9]])), tiny(9)
+    axis = torch.linspace(-SCENE_BOUND, SCENE_BOUND, 9)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    dense_field.load({"grid": raw(torch.stack([x, y, z], -1)).permute(3, 0, 1, 2)})
+    hashed.raw = raw
+    expected = (2**2 + 2 * 3**2) * hashed.spacing**4, (1 + 4 + 1 + 9) * hashed.spacing**2
+    for field in (dense_field, hashed):
+        for value, known in zip(field.roughness(torch.Generator()), expected, strict=True):
+            assert value.item() == pytest.approx(known, rel=1e-3)
 
 
 def test_it_learns_a_ball_and_is_saved():

@@ -42,9 +42,9 @@ class SAP3D(pl.LightningModule):
         guidance_every: int = 4  # steps
         opacity_weight: Schedule = 0.0  # rays should be either opaque or transparent
         distortion_weight: Schedule = 0.0  # and dense in one place
-        density_variation_weight: Schedule = 0.0  # total variation of the raw density
-        color_variation_weight: Schedule = 0.0
-        variation_every: int = 4  # steps, of these two
+        bending_weight: Schedule = 0.0  # bending energy of the raw density, which makes surfaces smooth
+        variation_weight: Schedule = 0.0  # total variation of the raw colour
+        roughness_every: int = 4  # steps, of these two
         correction_prior_weight: Schedule = 0.0
         field_rate: Schedule = 0.1  # learning rates
         pose_rate: Schedule = 0.0
@@ -135,8 +135,8 @@ class SAP3D(pl.LightningModule):
         generator = step_generator(self.seed, step, self.device)
         batch = self.batches.draw(step)
         losses = self.photo_losses(batch, generator, refine=optimizer.param_groups[1]["lr"] > 0)
-        if step % self.config.variation_every == 0:
-            losses |= self.variation(generator)
+        if step % self.config.roughness_every == 0:
+            losses |= self.roughness(generator)
         if self.expected is not None and self.expected_share(step) * scheduled(self.config.expected_weight, step):
             losses["expected"] = self.expected_loss(step, generator)
         if self.order > 1 and scheduled(self.config.symmetry_weight, step):
@@ -230,11 +230,11 @@ class SAP3D(pl.LightningModule):
         rendering = self.renderer(origins, directions, generator)
         return self.corrections.expose(batch.view, rendering.color, rendering.opacity), rendering
 
-    def variation(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Total variation, taken rarely and weighted up for it: it costs as much as many rays."""
-        scale = self.config.variation_every * self.geometry.resolution
-        density, *color = (self.geometry.variation(generator) * scale).unbind()
-        return {"density_variation": density, "color_variation": sum(color)}
+    def roughness(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The field's bending and variation, taken rarely and weighted up for it: they cost as much as many rays."""
+        scale = self.config.roughness_every * self.geometry.resolution
+        bending, variation = self.geometry.roughness(generator)
+        return {"bending": scale * bending, "variation": scale * variation}
 
     def expected_share(self, step: int) -> float:
         """What is left of the expected views' weight at a step.

@@ -36,7 +36,7 @@ class MeshExporter:
         scale_density: float = 20.0  # level at which the object's size is measured
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
-        faces: int = 20_000  # that it is simplified to, or to half of what it had
+        faces: int = 10_000  # that it is simplified to, or to half of what it had
         smoothing: int = 20  # steps of `smoothing.smooth`; 0: none
         smoothing_angle: float = 20.0  # degrees; see there
         texture_size: int = 2048

@@ -1,6 +1,7 @@
 """A dense grid of raw density and raw colour, grown coarse to fine."""
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,14 @@ class DenseGrid(nn.Module):
         """Raw density and colour at world points [P, 3], [P, 4]."""
         return dense.sample(self.grid, points[None])[0]
 
-    def variation(self, _: torch.Generator) -> Tensor:
-        """Mean squared differences of neighbouring nodes' raw values, summed over axes, [4]."""
-        return sum(self.values.diff(dim=axis).square().mean((0, 1, 2)) for axis in range(3))
+    def roughness(self, _: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Bending energy of the raw density, and total variation of the raw colour.
+
+        Mean squared second differences of neighbouring nodes, summed over pairs of axes (the thin plate's energy,
+        Duchon 1977), and first ones, summed over axes and channels.
+        """
+        density, color = self.values[..., 0].contiguous(), self.values[..., 1:]
+        straight = sum(density.diff(n=2, dim=axis).square().mean() for axis in range(3))
+        twisted = sum(density.diff(dim=a).diff(dim=b).square().mean() for a, b in combinations(range(3), 2))
+        variation = sum(color.diff(dim=axis).square().mean((0, 1, 2)).sum() for axis in range(3))
+        return straight + 2 * twisted, variation

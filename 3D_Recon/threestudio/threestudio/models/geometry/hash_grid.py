@@ -5,6 +5,7 @@
 """
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -103,14 +104,20 @@ class HashGrid(nn.Module):
         ]
         return torch.cat(features, -1)
 
-    def variation(self, generator: torch.Generator) -> Tensor:
-        """Mean squared differences of raw values between random neighbours a node apart, summed over axes, [4]."""
+    def roughness(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`DenseGrid.roughness` by differences of random neighbours a node apart."""
         points = SCENE_BOUND * (
             2 * torch.rand(4096, 1, 3, generator=generator, device=generator.device).to(self.device) - 1
         )
-        steps = torch.cat([torch.zeros(1, 3), self.spacing * torch.eye(3)]).to(self.device)
-        raw = self.raw((points + steps).view(-1, 3)).view(-1, 4, 4)
-        return (raw[:, 1:] - raw[:, :1]).square().mean(0).sum(0)
+        axes, pairs = torch.eye(3), list(combinations(range(3), 2))
+        steps = torch.cat([torch.zeros(1, 3), axes, -axes, torch.stack([axes[a] + axes[b] for a, b in pairs])])
+        raw = self.raw((points + self.spacing * steps.to(self.device)).view(-1, 3)).view(-1, len(steps), 4)
+        middle, ahead, behind, corner = raw.split([1, 3, 3, 3], 1)
+        straight = (ahead - 2 * middle + behind)[..., 0]
+        sides = torch.stack([ahead[:, a, 0] + ahead[:, b, 0] for a, b in pairs], 1)
+        twisted = corner[..., 0] - sides + middle[..., 0]
+        bending = straight.square() + 2 * twisted.square()
+        return bending.sum(1).mean(), (ahead - middle)[..., 1:].square().sum((1, 2)).mean()
 
 
 def interpolate(table: Tensor, side: int, unit: Tensor) -> Tensor:
