@@ -14,7 +14,6 @@ import imageio.v3 as imageio
 import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
-from torch import Tensor
 
 from benchmarks.mesh import restored, run_over_list, views_of
 from sap3d.cameras.poses import read_best_poses
@@ -40,32 +39,34 @@ def normal_angles(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> np.ndarray:
     return np.degrees(np.arccos(np.abs(np.concatenate(cosines)).clip(0, 1)))
 
 
-def draw_normals(path: Path, meshes: list[trimesh.Trimesh], cameras: Tensor) -> None:
-    """A row a mesh, a column a camera."""
-    rows = []
-    for mesh in meshes:
-        shown = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-        shown.visual.face_colors = to_uint8(mesh.face_normals / 2 + 0.5)
-        rows.append(views_of(shown, cameras))
-    imageio.imwrite(path, sheet(to_uint8(np.concatenate(rows)), len(cameras)))
+def in_normals(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The same faces in the colours of their normals."""
+    shown = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    shown.visual.face_colors = to_uint8(mesh.face_normals / 2 + 0.5)
+    return shown
 
 
-def evaluate(scene: Scene, overrides: list[str], figure: Path | None) -> list[float]:
-    """COLUMNS of an object.
+def true_surface(scene: Scene) -> trimesh.Trimesh:
+    """The true mesh in the results' world.
 
     Raises:
-        UserError: there is no true mesh.
+        UserError: there is none.
     """
     path = true_mesh(scene)
     if path is None:
         raise UserError(f"{scene.mesh_folder}: no true mesh")
-    exporter, _, _, placement = restored(scene, overrides)
-    mesh, truth = placement.mesh(exporter.extract()), read_mesh(path)
     azimuth = read_poses(scene.train, 1)[0, 1].item()
-    truth.apply_transform(trimesh.transformations.rotation_matrix(-azimuth, [0, 0, 1]))
+    return read_mesh(path).apply_transform(trimesh.transformations.rotation_matrix(-azimuth, [0, 0, 1]))
+
+
+def evaluate(scene: Scene, overrides: list[str], figure: Path | None) -> list[float]:
+    """COLUMNS of an object."""
+    exporter, _, _, placement = restored(scene, overrides)
+    mesh, truth = placement.mesh(exporter.extract()), true_surface(scene)
     if figure:
         cameras = read_best_poses(scene.reconstruction / "poses.json", scene.views)
-        draw_normals(figure / f"{scene.object}.png", [truth, mesh], cameras)
+        rows = np.concatenate([views_of(in_normals(each), cameras) for each in (truth, mesh)])
+        imageio.imwrite(figure / f"{scene.object}.png", sheet(to_uint8(rows), len(cameras)))
     angles, measured = normal_angles(mesh, truth), mesh_metrics(mesh, truth)
     cosine = float(np.cos(np.radians(angles)).mean())
     return [cosine, float(angles.mean()), float((angles < 10).mean()), measured["CD"], measured["IOU"]]
