@@ -10,6 +10,7 @@ SLOWEST = (
     "test_published_pipeline.py",
     "test_pipeline.py",
     "threestudio/test_launch.py",
+    "threestudio/test_sap3d.py",
     "demo/test_app.py",
     "demo/test_accessibility.py",
     "demo/test_outcome.py",

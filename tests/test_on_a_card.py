@@ -23,7 +23,7 @@ from sap3d.runs.devices import step_generator
 from sap3d.runs.options import filled
 from tests.camerabooth.backbones.published.tiny import FLAT, make_model
 from tests.pretend import DEVICE, pretended
-from tests.threestudio.test_launch import CAMERAS, config, make_scene
+from tests.threestudio.scenes import CAMERAS, config, make_scene
 from tests.tiny import smooth_images, some_cameras
 from threestudio.models.exporters import pictures
 

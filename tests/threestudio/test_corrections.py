@@ -13,7 +13,7 @@ from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import read_best_poses
 from sap3d.images import to_uint8
 from tests.renders import render_images
-from tests.threestudio.test_launch import CAMERAS, NO_FLOOR, config, make_scene, true_field
+from tests.threestudio.scenes import CAMERAS, NO_FLOOR, config, make_scene, true_field
 from threestudio.models.corrections import PhotoCorrections
 
 WIDTH = 0.15

@@ -32,7 +32,7 @@ def test_published_weights_choose_their_preset_on_a_gpu(words, device, cuda, pre
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_change_what_there_is(preset):
     tree, changes = read_tree([], "cpu"), OmegaConf.load(REPOSITORY / f"configs/{preset}.yaml")
-    changes.pop(RECONSTRUCTION, None)  # tests/threestudio/test_launch.py
+    changes.pop(RECONSTRUCTION, None)  # tests/threestudio/test_options.py
     OmegaConf.set_struct(tree, True)
     OmegaConf.merge(tree, changes)
 
