@@ -95,10 +95,13 @@ class MeshExporter:
         mesh = self.level_set(self.config.density)
         if not len(mesh.faces):
             return mesh
-        # Many of marching cubes' triangles are slivers, whose normals are noise; half of them say as much.
-        mesh = simplified(mesh, min(self.config.faces, len(mesh.faces) // 2))
-        if self.config.smoothing:
-            mesh = smooth(mesh, self.config.smoothing, self.config.smoothing_angle)
+        # Many of marching cubes' triangles are slivers, whose normals are noise; half of them say as much. Among larger
+        # ones the filter then hears of neighbours farther away.
+        half = len(mesh.faces) // 2
+        for faces in (min(2 * self.config.faces, half), min(self.config.faces, half)):
+            mesh = simplified(mesh, faces)
+            if self.config.smoothing:
+                mesh = smooth(mesh, self.config.smoothing, self.config.smoothing_angle)
         mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
         return mesh
 
@@ -143,6 +146,8 @@ def simplified(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     Quadric decimation (Garland and Heckbert, 1997) keeps shapes best but may open a surface. Where it does, edges are
     collapsed within a tolerance that grows until the faces are few enough (Manifold); that never opens one.
     """
+    if len(mesh.faces) <= faces:
+        return mesh
     simple = mesh.simplify_quadric_decimation(face_count=faces)
     if simple.is_watertight:
         return simple
