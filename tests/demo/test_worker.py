@@ -79,19 +79,18 @@ def test_a_cancelled_pipeline_ends_with_its_children(folder, tmp_path, start, mo
     for each in (waiting, job):
         jb.cancel(each)
     wait_for(lambda: {job.known["state"], waiting.known["state"]} == {"cancelled"})
-    assert "sleep\x0061.25" not in "".join(
-        open(f"/proc/{pid}/cmdline").read() for pid in os.listdir("/proc") if pid.isdigit() and readable(pid)
-    )
+    assert not any("sleep\x0061.25" in command(pid) for pid in os.listdir("/proc"))
     submit(job)  # and it can be run again
     assert job.known["state"] == "queued" and not (job.folder / "cancel").exists()
     jb.cancel(job)
 
 
-def readable(pid: str) -> bool:
+def command(pid: str) -> str:
+    """A process's arguments, if there is one."""
     try:
-        return bool(open(f"/proc/{pid}/cmdline").read())
+        return open(f"/proc/{pid}/cmdline").read()
     except OSError:
-        return False
+        return ""
 
 
 def test_a_failed_pipeline_says_why(folder, tmp_path, start):
@@ -101,6 +100,23 @@ def test_a_failed_pipeline_says_why(folder, tmp_path, start):
     start()
     wait_for(lambda: job.known["state"] == "failed")
     assert job.known["error"] == "error: data fails as it was told"
+
+
+def test_a_pipeline_that_something_kills_says_so_and_leaves_nothing_behind(folder, tmp_path, start, monkeypatch):
+    """Its last words are a stage's bar, which tells a visitor nothing; its stage lives on."""
+    monkeypatch.setenv("STAND_IN_SECONDS", "61.75")
+    job = draft(folder, tmp_path)
+    submit(job)
+    start()
+    wait_for(lambda: stages(job))
+    with job.log.open("a") as log:
+        log.write("fit:   1%|     | 6/400 [00:20<21:54,  3.3s/it]\r")
+    killed = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and str(job.folder) in command(pid)]
+    assert len(killed) == 1 and any("sleep\x0061.75" in command(pid) for pid in os.listdir("/proc"))
+    os.kill(killed[0], signal.SIGKILL)
+    wait_for(lambda: job.known["state"] == "failed")
+    assert job.known["error"].startswith("something outside ended it") and "Press Run" in job.known["error"]
+    assert not any("sleep\x0061.75" in command(pid) for pid in os.listdir("/proc"))
 
 
 def test_what_a_killed_server_left_goes_on(folder, tmp_path, start):
