@@ -14,7 +14,7 @@ from settings import Settings
 from sap3d.scores import viewer
 
 HERE = Path(__file__).resolve().parent
-REFRESH = 1.5  # seconds
+REFRESH = 3.0  # seconds; a look costs a twentieth of a second of a core here, and several in a browser
 PRESET = "standard"
 ACT = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
