@@ -58,7 +58,7 @@ def close_up(path: Path) -> Image.Image:
         half = max(right - left, bottom - top) / 2 / (1 - 2 * MARGIN)
         x, y = (left + right) / 2, (top + bottom) / 2
         around = cut.crop([round(side) for side in (x - half, y - half, x + half, y + half)])  # beyond it is clear
-    return around.resize((CARD, CARD), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return around.resize((CARD, CARD), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def sentence(said: str) -> str:
