@@ -100,6 +100,8 @@ def run(page: Page, photos: list[Path], preset: str) -> str:
     """Send photos, run, wait for the mesh; returns the job's identifier."""
     send(page, photos)
     said(page, "#told", "#cards .notice", "#cards .problem")
+    if page.locator("#run").is_disabled():
+        sys.exit("error: the page offers no run of these photos")
     page.click(f"text={preset}, about")
     start = time.monotonic()
     page.click("#run:not([disabled])")
