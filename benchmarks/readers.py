@@ -90,7 +90,6 @@ class Results:
         require(abs(sides - self.size.sides).max() < CLOSE * longest, f"its sides are {sides.round(3)}")
         mesh = trimesh.Trimesh(shape.vertices, shape.faces, process=False)
         require(mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0, "it is not closed")
-        require(not print_ or mesh.body_count == 1, f"it has {mesh.body_count} bodies")
         require(not textured or (shape.texture or 0) > 0, "it has no texture")
 
 

@@ -3,7 +3,8 @@
     .venv/bin/python demo/sap3d/make_examples.py bear             # or several; all without a name
 
 Replaces what examples.py describes, with the author and the licence of each object. The runs themselves are in
-ROOT_DIR, as type EXAMPLE. Prints how far the poses are from those that the photos were taken with.
+ROOT_DIR, as type EXAMPLE; a run that is up to date is only copied. Prints how far the poses are from those that the
+photos were taken with.
 """
 
 import argparse
@@ -59,6 +60,12 @@ class Example:
     def scene(self, name: str) -> Scene:
         """Where its run is."""
         return Scene("EXAMPLE", name, self.views) if self.paper else Scene(self.type, self.object, self.views)
+
+    @property
+    def words(self) -> list[str]:
+        """What its pipeline is told."""
+        small = f"reconstruction.interchange.points={POINTS}", f"reconstruction.mesh.texture_size={TEXTURE}"
+        return ["--preset", self.preset, *small, *self.options]
 
 
 MODELS, SCANS = "MODELS_demo", "GSO_demo"
@@ -160,9 +167,15 @@ def main() -> None:
     for name in arguments.names or EXAMPLES:
         example, folder = EXAMPLES[name], FOLDER / name
         scene, photos = example.scene(name), root_dir() / "runs/examples" / name
-        command = ["sh", "run_pipeline.sh", scene.type, scene.object, str(scene.views), arguments.device]
-        command += ["--preset", example.preset, f"reconstruction.interchange.points={POINTS}"]
-        command += [f"reconstruction.mesh.texture_size={TEXTURE}", *example.options]
+        command = [
+            "sh",
+            "run_pipeline.sh",
+            scene.type,
+            scene.object,
+            str(scene.views),
+            arguments.device,
+            *example.words,
+        ]
         if example.paper:
             write_photos(example, photos)
             command += ["--input", str(photos)]

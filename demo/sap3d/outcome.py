@@ -16,7 +16,7 @@ from sap3d.scores.viewer import viewer
 FILES = {
     "mesh.glb": "the mesh with its texture, in one file that most programs open",
     "mesh.zip": "the mesh as OBJ, with its material and texture",
-    "mesh.stl": "the mesh for a 3-D printer: one closed body on a flat base",
+    "mesh.stl": "the mesh for a 3-D printer: each body closed and on a flat base, such as both of two shoes",
     "splat.ply": "Gaussian splats, for programs that show them",
     "points.ply": "a cloud of coloured points",
     "cameras.zip": "the cameras and photos for nerfstudio and COLMAP",

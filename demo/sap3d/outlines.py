@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import time
+from pathlib import Path
 
 import imageio.v3 as imageio
 from drafts import doubts
@@ -11,7 +12,7 @@ from jobs import Job
 from PIL import Image
 from progress import image
 
-CARD = 480  # pixels of a card's longer side
+CARD, MARGIN = 480, 0.08  # pixels of a card's side, and what of it is left free around the object
 EDITED = 1024  # pixels of the editor's
 
 
@@ -29,9 +30,7 @@ def cards(job: Job | None) -> str:
 
 def card(job: Job, index: int, photo: dict, count: int) -> str:
     """One photo."""
-    with Image.open(job.cut(index)) as cut:
-        cut.thumbnail((CARD, CARD))
-        shown = image(cut, f"Photo {index + 1}, {photo['name']}: the object cut out on white")
+    shown = image(close_up(job.cut(index)), f"Photo {index + 1}, {photo['name']}: the object cut out on white")
     name = html.escape(photo["name"])
     if photo["left_out"]:
         said, style = "<p>You have left this photo out.</p>", " left-out"
@@ -49,6 +48,17 @@ def card(job: Job, index: int, photo: dict, count: int) -> str:
         f'<li class="card{style}">{shown}<h3>{index + 1}. {name}</h3>{said}<div class="buttons">'
         f"{button('mend', index, 'Mend outline', f'Mend outline: {name}')}{use}{order}</div></li>"
     )
+
+
+def close_up(path: Path) -> Image.Image:
+    """What is cut out of a photo, as large as a card has room for; the whole photo where nothing is."""
+    with Image.open(path) as cut:
+        solid = cut.getchannel("A").point(lambda alpha: 255 * (alpha > 127))
+        left, top, right, bottom = solid.getbbox() or (0, 0, *cut.size)
+        half = max(right - left, bottom - top) / 2 / (1 - 2 * MARGIN)
+        x, y = (left + right) / 2, (top + bottom) / 2
+        around = cut.crop([round(side) for side in (x - half, y - half, x + half, y + half)])  # beyond it is clear
+    return around.resize((CARD, CARD), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def sentence(said: str) -> str:

@@ -11,9 +11,9 @@ from jobs import STAGES, Job, all_jobs
 
 # Seconds of the stages for four photos on two cores.
 SECONDS = {
-    "fast": (5, 30, 50, 15, 45, 4),
-    "standard": (5, 50, 150, 18, 100, 4),
-    "best": (5, 120, 300, 18, 270, 4),
+    "fast": (5, 40, 20, 25, 45, 4),
+    "standard": (5, 65, 25, 25, 80, 4),
+    "best": (5, 200, 25, 25, 250, 4),
     "published": (5, 60, 300, 240, 240, 20),  # on a card; a guess
 }
 LAST = 5  # runs that a promise goes by

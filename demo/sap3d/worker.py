@@ -77,8 +77,10 @@ class Worker(threading.Thread):
             except Exception as error:  # the worker must go on with other jobs
                 job.note(state="failed", ended=time.time(), error=f"results: {error}")
         else:
-            lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
-            job.note(state="failed", ended=time.time(), error=lines[-1] if lines else "no output")
+            end_groups([process])  # what outlives a pipeline that was killed
+            job.note(
+                state="failed", ended=time.time(), error=why(process.returncode, job.log.read_text(errors="replace"))
+            )
 
     def command(self, job: Job) -> list[str]:
         """What runs a job's pipeline."""
@@ -94,6 +96,18 @@ class Worker(threading.Thread):
             if (value := getattr(choices, name)) != getattr(usual, name):
                 command.append(f"{key}={value}")
         return command + [*self.options]
+
+
+def why(status: int, log: str) -> str:
+    """Why a pipeline has failed, for its visitor.
+
+    Args:
+        status: its exit status, of which signals make negative ones, and shells and stages large ones.
+    """
+    lines = [line for line in log.split("\n") if line.strip() and "\r" not in line]  # bars are one line
+    if status < 0 or status > 128:
+        return "something outside ended it, or memory ran out. Press Run to go on from the last finished stage."
+    return lines[-1] if lines else "no output"
 
 
 def write_chosen(job: Job) -> None:

@@ -1,10 +1,11 @@
 """The demo with the real pipeline in a real browser: photos in, mesh out, screenshots of the page and of the report.
 
     .venv/bin/python docs/figures/demo.py --photos FOLDER --preset fast      # one real run
-    .venv/bin/python docs/figures/demo.py --job pan        # the screenshots alone, of an example or a job that is done
+    .venv/bin/python docs/figures/demo.py --job pan        # the screenshots, of an example or a job that is done
 
-Needs Chromium on PATH; the job stays in ROOT_DIR. Prints the seconds from Run to the mesh and writes demo_running.png;
-then demo_{light,dark,phone,phone_dark}.png, demo_{draft,editor}{,_phone}.png and report_{light,dark,phone}.png. It says
+Needs Chromium on PATH; the job stays in ROOT_DIR. A run prints the job's identifier, the seconds from Run to the mesh,
+and what the page says before and after; it writes demo_running.png. The screenshots are
+demo_{light,dark,phone,phone_dark}.png, demo_{draft,editor}{,_phone}.png and report_{light,dark,phone}.png; it says
 where a page is wider than its window.
 """
 
@@ -37,7 +38,7 @@ ARGUMENTS += ["--disable-gpu-rasterization", "--disable-gpu-compositing"]  # Web
 DESKTOP, PHONE = {"width": 1280, "height": 1000}, {"width": 390, "height": 844}
 COLOURS, LONGEST = 192, 2000  # of a screenshot: its palette, and the pixels of a page's height that are kept
 SETTLE = 8000  # milliseconds until fonts, videos and viewers are there
-PATIENCE = 60 * 60_000  # milliseconds that a run may take
+PATIENCE = 150 * 60_000  # milliseconds that a run may take
 
 
 def screenshot(page: Page, path: Path, whole: bool = True) -> None:
@@ -95,16 +96,30 @@ def send(page: Page, photos: list[Path]) -> None:
     page.wait_for_selector("#cards .card img")
 
 
-def run(page: Page, photos: list[Path], preset: str) -> float:
-    """Send photos, run, wait for the mesh; returns the seconds that it took."""
+def run(page: Page, photos: list[Path], preset: str) -> str:
+    """Send photos, run, wait for the mesh; returns the job's identifier."""
     send(page, photos)
+    said(page, "#told", "#cards .notice", "#cards .problem")
+    if page.locator("#run").is_disabled():
+        sys.exit("error: the page offers no run of these photos")
     page.click(f"text={preset}, about")
     start = time.monotonic()
     page.click("#run:not([disabled])")
+    identifier = page.url.rpartition("=")[2]
+    print(f"job {identifier}", flush=True)
     page.wait_for_selector(".stages .now:has-text('Building the mesh')")
     screenshot(page, FOLDER / "demo_running.png")
     page.wait_for_selector("#mesh model-viewer, #told .problem")
-    return time.monotonic() - start
+    print(f"{preset}: {time.monotonic() - start:.0f} s from Run to the mesh", flush=True)
+    said(page, "#told .problem", "#doubt")
+    return identifier
+
+
+def said(page: Page, *places: str) -> None:
+    """Print what stands in places of the page."""
+    for place in places:
+        for text in page.locator(place).all_inner_texts():
+            print(f"{place}: {' '.join(text.split())}", flush=True)
 
 
 def open_page(browser: Browser, address: str, server: subprocess.Popen) -> Page:
@@ -136,19 +151,16 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         try:
             page = open_page(browser, address, server)
-            identifier = arguments.job
-            if identifier is None:
-                seconds = run(page, sorted(arguments.photos.iterdir()), arguments.preset)
-                identifier = page.url.rpartition("=")[2]
-                print(f"job {identifier}, {arguments.preset}: {seconds:.0f} s from Run to the mesh", flush=True)
+            identifier = arguments.job or run(page, sorted(arguments.photos.iterdir()), arguments.preset)
             page.context.close()
             job = find_job(settings.jobs, identifier) or find_example(settings, identifier)
             print(json.loads((job.results / "results.json").read_text())["seconds"])
             mesh = trimesh.load(job.results / "mesh.glb", force="mesh")
             print(f"mesh.glb: {len(mesh.faces)} triangles, {(job.results / 'mesh.glb').stat().st_size / 1e6:.1f} MB")
-            views(browser, f"{address}/?job={identifier}", "demo")
-            views(browser, (job.results / "report.html").as_uri(), "report", LOOKS[:3])
-            draft(browser, address, sorted((job.folder / "photos").iterdir()))
+            if arguments.job:
+                views(browser, f"{address}/?job={identifier}", "demo")
+                views(browser, (job.results / "report.html").as_uri(), "report", LOOKS[:3])
+                draft(browser, address, sorted((job.folder / "photos").iterdir()))
         finally:
             browser.close()
             server.terminate()

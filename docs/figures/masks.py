@@ -5,12 +5,14 @@ OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --sets cut_off same_col
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --doubts 48
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --points
 OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --write FOLDER                  # the photos, a folder each
+OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --poses "wood" poses.json       # of a run with these photos
 
 Prints docs/CAPTURE.md's table of intersections over unions with the truth, and draws capture_backgrounds.png: the first
 photo on each background, the network's outline above, GrabCut's below, in two rows of six. With --sets it prints what
 import says of their photos. With --doubts it says how often import doubts an outline that is bad, and how often a
 good one, of the first photo on each background and of so many others, whose toys and backgrounds are drawn by chance.
-With --points it prints the overlap of the former before and after points that a patient person would set.
+With --points it prints the overlap of the former before and after points that a patient person would set. With --poses
+it prints how far the poses of a stage are from those that the photos were taken with.
 """
 
 import argparse
@@ -22,11 +24,14 @@ from pathlib import Path
 import capture
 import imageio.v3 as imageio
 import numpy as np
+import torch
 import trimesh
 from PIL import Image
 from scipy import ndimage
 
 from dataset.prepare import load_object
+from sap3d.cameras import maths as cam
+from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.photos import masks, quality
 from sap3d.photos.grabcut import grabcut
@@ -90,13 +95,18 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / max((first | second).sum(), 1))
 
 
+def placed(index: int) -> list[capture.Shot]:
+    """Where the photos on a background are taken from."""
+    return [replace(shot, azimuth=shot.azimuth + 25 * index) for shot in capture.GOOD]
+
+
 def shots(index: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The four photos on a background, and their true masks."""
     name, scenery = list(BACKGROUNDS.items())[index]
     mesh, rng = load_object(*OBJECTS[index]), np.random.default_rng(index)
     mesh = whitened(mesh) if "white object" in name else mesh
-    for shot in capture.GOOD:
-        yield capture.photo(mesh, replace(shot, azimuth=shot.azimuth + 25 * index), scenery, rng)
+    for shot in placed(index):
+        yield capture.photo(mesh, shot, scenery, rng)
 
 
 def another(index: int) -> tuple[str, np.ndarray, np.ndarray]:
@@ -200,6 +210,13 @@ def write(folder: Path) -> None:
             imageio.imwrite(target / f"{number}.jpg", picture, quality=92)
 
 
+def pose_error(name: str, path: Path) -> None:
+    """Print how far the poses of a run with all photos on a background are from the true ones."""
+    truth = torch.stack([capture.axes(shot) for shot in placed(list(BACKGROUNDS).index(name))])
+    estimate = cam.camera_axes(read_best_poses(path, len(truth)).double())
+    print(f"{name}: rotation error {capture.rotation_error(estimate, truth):.1f}°")
+
+
 def verdicts(names: list[str]) -> None:
     """Print what import says of the photos of capture.py's sets."""
     for name in names:
@@ -218,6 +235,9 @@ def main() -> None:
     parser.add_argument("--doubts", type=int, metavar="COUNT", help="what is said of good and bad masks")
     parser.add_argument("--points", action="store_true", help="what points do for masks")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="keep the photos")
+    parser.add_argument(
+        "--poses", nargs=2, metavar=("BACKGROUND", "FILE"), help="how far a poses.json is from the truth"
+    )
     arguments = parser.parse_args()
     if arguments.sets:
         verdicts(arguments.sets)
@@ -225,6 +245,8 @@ def main() -> None:
         doubts(arguments.doubts)
     elif arguments.points:
         points()
+    elif arguments.poses:
+        pose_error(arguments.poses[0], Path(arguments.poses[1]))
     elif arguments.write:
         write(arguments.write)
     else:

@@ -93,7 +93,7 @@ def tables(scene: Scene, results: dict) -> str:
     for stage in POSE_STAGES:
         key = f"rotation_error_stage{stage}"
         errors.append([str(stage), *(format_number(results[name], 1) for name in (key, f"{key}_symmetric"))])
-    poses = [["view", "elevation°", "azimuth°", "radius", "roll°", "field of view°"]]
+    poses = [["view", "elevation°", "azimuth°", "radius", "roll°", "fov°"]]
     for view, camera in enumerate(full_cameras(read_best_poses(scene.reconstruction / "poses.json", scene.views))):
         angles = (f"{angle.rad2deg().item():.1f}" for angle in (camera[0], wrap_angle(camera[1]), *camera[5:]))
         elevation, azimuth, roll, view_angle = angles

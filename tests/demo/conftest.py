@@ -19,6 +19,7 @@ from settings import Settings
 from sap3d.cameras.poses import write_poses
 from sap3d.files import write_json, write_video
 from sap3d.images import sheet
+from tests.demo import runs
 from tests.demo.photos import write_photos
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -66,6 +67,31 @@ def textured_box() -> trimesh.Trimesh:
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.new("RGB", (32, 32), COLOUR))
     box.visual = trimesh.visual.TextureVisuals(uv=box.vertices[:, :2] + 0.5, material=material)
     return box
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Where jobs are to be."""
+    (tmp_path / "demo").mkdir()
+    return tmp_path / "demo/jobs"
+
+
+@pytest.fixture
+def start(folder, stand_in):
+    """Starts workers, and ends them after the test."""
+    started = []
+
+    def start_worker() -> workers.Worker:
+        started.append(workers.Worker(folder, "cpu"))
+        started[-1].start()
+        return started[-1]
+
+    yield start_worker
+    for worker in started:
+        worker.ends.set()
+    for worker in started:
+        worker.join(runs.PATIENCE)
+        assert not worker.is_alive()
 
 
 @pytest.fixture

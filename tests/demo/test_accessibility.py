@@ -1,10 +1,13 @@
 """axe-core's findings on the page, in light and dark; it comes from npm, for this test alone."""
 
+import json
+
 import pytest
+from examples import find_example
 
 from dataset.packages import Package, fetch
 from sap3d.errors import UserError
-from tests.demo.pages import mesh_shown, open_editor, run, send
+from tests.demo.pages import mesh_shown, open_editor, run, send, state
 from tests.demo.photos import write_photos
 
 AXE = Package(
@@ -37,7 +40,7 @@ def findings(page, axe: str, where: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_critical_or_serious(visitor, axe, tmp_path, scheme, monkeypatch):
+def test_nothing_critical_or_serious(visitor, settings, axe, tmp_path, scheme, monkeypatch):
     monkeypatch.setenv("STAND_IN_HOLD", str(tmp_path / "never"))
     page = visitor(color_scheme=scheme, reduced_motion="reduce")
     page.wait_for_selector("#run")
@@ -52,8 +55,13 @@ def test_nothing_critical_or_serious(visitor, axe, tmp_path, scheme, monkeypatch
     page.wait_for_selector(".stages .now")
     found += findings(page, axe, "running")
     page.click("#cancel")
+    state(page, "cancelled")
+    found += findings(page, axe, "cancelled")
+    poses = find_example(settings, "ellipse").results / "initial_poses.json"
+    poses.write_text(json.dumps(json.loads(poses.read_text()) | {"confidence": [0.9, 0.4, 0.9, 0.9]}))
     page.goto(page.url.partition("?")[0] + "?job=ellipse")
     mesh_shown(page)
+    page.wait_for_selector("#doubt .doubt")
     for tab in ("Mesh", "Turntable", "Cameras", "Novel views", "Files"):
         page.get_by_role("tab", name=tab).click()
         page.get_by_role("tab", name=tab, selected=True).wait_for()

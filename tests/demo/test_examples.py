@@ -1,10 +1,12 @@
 """The repository's examples: they are there in full, small, named, and open at once."""
 
+import json
 import time
 
 import examples
 import pytest
 import trimesh
+from make_examples import EXAMPLES
 from outcome import FILES
 from settings import Settings
 
@@ -33,6 +35,18 @@ def test_they_offer_all_files_of_a_run(settings, name):
     assert {path.name for path in job.results.iterdir()} >= {*FILES, *shown}
     assert trimesh.load_mesh(job.results / "mesh.stl").is_watertight
     assert len(job.chosen) >= 4 and all(job.cut(index).exists() for index in job.chosen)
+
+
+@pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
+def test_they_are_what_their_command_makes(name):
+    """Of the object and with the options that make_examples.py has; nothing of it was made by hand."""
+    example, job = EXAMPLES[name], examples.Job(examples.FOLDER / name)
+    results = json.loads((job.scene.results / "results.json").read_text())
+    scene = example.scene(name)
+    assert (results["type"], results["object"], results["views"]) == (scene.type, scene.object, example.views)
+    assert results["options"] == example.words and job.known["preset"] == example.preset
+    stages = ["data", "poses", "tuning", "novel_views", "reconstruction", "evaluation"]
+    assert list(results["seconds"]) == stages and sum(results["seconds"].values()) == job.known["ended"]
 
 
 def test_they_are_made_ready_once(settings):

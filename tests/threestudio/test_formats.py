@@ -62,7 +62,7 @@ def test_glb_has_the_normals_of_the_surface_across_seams(tmp_path):
     assert np.abs(alone - expected).max() > 0.1, "which the split vertices alone do not tell"
 
 
-def test_a_print_is_one_closed_body_on_a_flat_base():
+def test_a_print_is_a_closed_body_on_a_flat_base_without_crumbs():
     sphere = trimesh.creation.icosphere(5, 0.4).apply_translation((0, 0, 0.1))
     crumb = trimesh.creation.icosphere(2, 0.1).apply_translation((0.6, 0, -0.5))
     body = printable(trimesh.util.concatenate([sphere, crumb]))
@@ -80,6 +80,28 @@ def test_a_print_on_legs_of_unlike_length_is_one_body():
             ((-0.4, 0.6), (0.4, 0.5))]  # fmt: skip
     body = printable(trimesh.boolean.union([table, *legs], engine="manifold"))
     assert body.body_count == 1 and body.is_watertight
+
+
+def test_a_print_of_two_bodies_has_both_each_on_its_own_flat_base():
+    """A pair of shoes, of which one floats a little; and a hollow, which is filled."""
+    spheres = [trimesh.creation.icosphere(4, radius).apply_translation((x, 0, z)) for radius, x, z in
+               ((0.3, 0, 0.3), (0.2, 0.6, 0.23))]  # fmt: skip
+    hollow = trimesh.creation.icosphere(2, 0.1).apply_translation((0, 0, 0.3))
+    hollow.invert()
+    both = printable(trimesh.util.concatenate([*spheres, hollow])).split()
+    assert len(both) == 2 and all(body.is_watertight for body in both)
+    for body, sphere in zip(sorted(both, key=lambda body: -body.volume), spheres):
+        assert body.bounds[:, 2] == pytest.approx([0, 0.99 * sphere.extents[2]], abs=1e-5)
+        assert body.bounds[:, 0] == pytest.approx(sphere.bounds[:, 0], abs=1e-5)
+        assert body.volume == pytest.approx(sphere.volume, rel=0.01)
+
+
+def test_a_print_of_a_body_above_another_stays_above_it():
+    cup = trimesh.creation.cylinder(0.3, 0.4).apply_translation((0, 0, 0.2))
+    lid = trimesh.creation.cylinder(0.3, 0.1).apply_translation((0, 0, 0.6))
+    both = printable(trimesh.util.concatenate([lid, cup])).split()
+    heights = sorted(tuple(body.bounds[:, 2]) for body in both)
+    np.testing.assert_allclose(heights, [(0, 0.396), (0.546, 0.646)], atol=1e-5)
 
 
 def test_splats_lie_on_the_surface_in_its_colour(tmp_path):

@@ -11,7 +11,8 @@ from sap3d.files import atomic_file
 from threestudio.models.exporters.texture import Atlas, sample
 
 MATERIAL = "newmtl mesh\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd mesh.png\n"
-TRIMMED = 0.01  # of the height, taken off a print's base: marching cubes round its edge
+TRIMMED = 0.01  # of a body's height, taken off a print's base: marching cubes round its edge
+CRUMB = 0.02  # of the largest body's volume: what has less is not printed
 SPLATS = 100_000
 OVERLAP, THICKNESS = 0.7, 0.1  # a splat's standard deviations along the surface and across, in distances of splats
 OPACITY = 0.99
@@ -61,15 +62,31 @@ def write_stl(path: Path, mesh: trimesh.Trimesh) -> None:
 
 
 def printable(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """The largest piece of a closed mesh, z up, cut flat a little above its lowest point, which comes to z = 0."""
+    """The bodies of a closed mesh, z up, each cut flat a little above its lowest point, which comes to z = 0.
+
+    Two shoes are two bodies. One that would sink into another stays as high above it as it is. Crumbs are left out, and
+    hollows are filled.
+    """
     if not len(mesh.faces):
         return mesh
-    solid = max(solid_of(mesh).decompose(), key=lambda piece: piece.volume())
-    _, _, low, _, _, high = solid.bounding_box()
-    base = low + TRIMMED * (high - low)
-    # Above the cut there may be more pieces than below, such as of legs of unlike length: one is printed.
-    pieces = solid.trim_by_plane((0, 0, 1), base).translate((0, 0, -base)).decompose()
-    return mesh_of(max(pieces, key=lambda piece: piece.volume()))
+    printed, drop = manifold3d.Manifold(), None
+    for body in sorted(bodies(solid_of(mesh)), key=lambda body: body.bounding_box()[2]):
+        _, _, low, _, _, high = body.bounding_box()
+        base = low + TRIMMED * (high - low)
+        drop = base if drop is None else drop
+        standing = body.trim_by_plane((0, 0, 1), base).translate((0, 0, -base))
+        if not (printed ^ standing).is_empty():
+            standing = body.translate((0, 0, -drop))
+        printed += standing
+    # Above a cut there may be more pieces than below.
+    return mesh_of(manifold3d.Manifold.compose(bodies(printed)))
+
+
+def bodies(solid: manifold3d.Manifold) -> list[manifold3d.Manifold]:
+    """The connected pieces of a solid that are not small beside the largest."""
+    pieces = solid.decompose()
+    largest = max((piece.volume() for piece in pieces), default=0.0)
+    return [piece for piece in pieces if piece.volume() >= CRUMB * largest]
 
 
 def solid_of(mesh: trimesh.Trimesh) -> manifold3d.Manifold:
