@@ -118,8 +118,9 @@ def compute(operation, args: tuple, kwargs: dict):
 
 
 def there(data: object, device: torch.device | str | None = None, **options: object) -> torch.Tensor:
-    """`torch.tensor`, which dispatches nothing."""
-    return FROM_DATA(data, **options).to(device or "cpu")
+    """`torch.tensor`, which dispatches nothing. Where networks are made without values, its own are so, too."""
+    made = FROM_DATA(data, **options)
+    return made if device is None else made.to(device)
 
 
 def beside(tensor: torch.Tensor, data: object) -> torch.Tensor:
@@ -130,6 +131,8 @@ def beside(tensor: torch.Tensor, data: object) -> torch.Tensor:
 @contextmanager
 def pretended() -> Iterator[torch.device]:
     """The device, while it is there."""
+    with torch.device("cpu"):
+        torch.empty(0)  # torch remembers its constructors at the first use of such a block: these, not those below
     with pytest.MonkeyPatch.context() as patch, Pretended():
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(torch, "tensor", there)
