@@ -33,7 +33,7 @@ STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluatio
 PRESETS = ("fast", "standard", "best")
 PUBLISHED = "published"  # an effort that is not a preset, but the published weights
 KEEP = 7 * 24 * 3600.0  # seconds after which a job that nobody runs is removed
-FACES, TEXTURES = (5_000, 20_000, 60_000), (1024, 2048, 4096)
+FACES, TEXTURES = (5_000, 10_000, 20_000, 60_000), (1024, 2048, 4096)
 SEEDS = (0, 2**31 - 1)
 
 
@@ -44,7 +44,7 @@ class Choices:
     fov: float | None = None  # of whole photos along their longer sides, degrees; None: EXIF's, else it is estimated
     drop_outliers: bool = False
     seed: int = 0
-    faces: int = 20_000  # that the mesh is simplified to
+    faces: int = 10_000  # that the mesh is simplified to
     texture: int = 2048  # pixels of its side
     hypothesis: int = 1  # of stage 1's ranked placements of the photos, the one that is taken
 

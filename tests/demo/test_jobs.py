@@ -12,6 +12,7 @@ import pytest
 from sap3d.errors import UserError
 from sap3d.photos.intake import Limits
 from tests.demo.runs import draft, submit
+from threestudio.models.exporters.mesh import MeshExporter
 
 
 @pytest.mark.parametrize("identifier", ["", None, "..", "../../etc", "0" * 32, "A" * 32, "0" * 31 + "/"])
@@ -37,3 +38,9 @@ def test_old_jobs_are_removed_but_not_those_that_wait(folder, tmp_path):
     jb.remove_old(folder)
     assert {job.id for job in jb.all_jobs(folder)} == {waiting.id, new.id}
     shutil.rmtree(folder)
+
+
+def test_the_page_proposes_what_the_pipeline_does_by_itself():
+    usual = MeshExporter.Config()
+    assert (jb.Choices().faces, jb.Choices().texture) == (usual.faces, usual.texture_size)
+    assert usual.faces in jb.FACES and usual.texture_size in jb.TEXTURES
