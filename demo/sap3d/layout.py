@@ -14,7 +14,7 @@ from settings import Settings
 from sap3d.scores import viewer
 
 HERE = Path(__file__).resolve().parent
-REFRESH = 3.0  # seconds; each look takes about a tenth of a second of a core from the runs
+REFRESH = 3.0  # seconds between looks, each of which takes time from the runs
 PRESET = "standard"
 ACT = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');

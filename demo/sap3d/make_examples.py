@@ -167,15 +167,8 @@ def main() -> None:
     for name in arguments.names or EXAMPLES:
         example, folder = EXAMPLES[name], FOLDER / name
         scene, photos = example.scene(name), root_dir() / "runs/examples" / name
-        command = [
-            "sh",
-            "run_pipeline.sh",
-            scene.type,
-            scene.object,
-            str(scene.views),
-            arguments.device,
-            *example.words,
-        ]
+        command = ["sh", "run_pipeline.sh", scene.type, scene.object, str(scene.views), arguments.device]
+        command += example.words
         if example.paper:
             write_photos(example, photos)
             command += ["--input", str(photos)]

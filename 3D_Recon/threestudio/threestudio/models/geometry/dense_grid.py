@@ -69,8 +69,7 @@ class DenseGrid(nn.Module):
         Mean squared second differences of neighbouring nodes, summed over pairs of axes (the thin plate's energy,
         Duchon 1977), and first ones, summed over axes and channels.
         """
-        density, color = self.values[..., 0].contiguous(), self.values[..., 1:]
+        density, color = self.values[..., 0].contiguous(), self.grid[:, 1:]
         straight = sum(density.diff(n=2, dim=axis).square().mean() for axis in range(3))
         twisted = sum(density.diff(dim=a).diff(dim=b).square().mean() for a, b in combinations(range(3), 2))
-        variation = sum(color.diff(dim=axis).square().mean((0, 1, 2)).sum() for axis in range(3))
-        return straight + 2 * twisted, variation
+        return straight + 2 * twisted, color.shape[1] * dense.total_variation(color)[0]
