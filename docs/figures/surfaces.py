@@ -1,9 +1,10 @@
 """Draw what becomes of surfaces: docs/figures/surfaces.png, a row an object.
 
-    .venv/bin/python docs/figures/surfaces.py --list dataset/benchmarks/scans8.txt --views 5
+    .venv/bin/python docs/figures/surfaces.py --list dataset/benchmarks/models12.txt --views 5
 
 Objects must have gone through stage 3. From left to right: a photo; the textured mesh at its camera; normals of the
-field's level set as marching cubes gives it, of the mesh as it is written, and of the true mesh.
+field's level set as marching cubes gives it, of the mesh as it is written, and of the true mesh. Pictures of HOPE's
+objects are not to be committed (docs/DATASET.md).
 """
 
 import argparse
