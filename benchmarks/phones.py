@@ -1,4 +1,4 @@
-"""Stage 1 on photos as phones take them: other lenses, tilted, from above, with a photo of something else.
+"""Stage 1 on photos as phones take them: other lenses, tilted, from above, near and far, with one of something else.
 
     OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --toys toy_301 flat_001 --kinds plain roll
 
@@ -35,8 +35,16 @@ from sap3d.scores.metrics import rotation_error
 
 VIEWS, SIZE = 5, 512
 ELEVATIONS, TOP, RADII, ROLL = (5.0, 45.0), (72.0, 82.0), (1.6, 1.9), 30.0  # degrees but for the radii
+NEAR_FAR = (1.4, 2.2)  # distances that differ
 LENSES = (25.0, 40.0, 60.0, 75.0)  # fields of view in degrees, with EXIF and without
-KINDS = ("plain", "roll", "top", "stranger", *(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "lens")))
+KINDS = (
+    "plain",
+    "roll",
+    "top",
+    "distances",
+    "stranger",
+    *(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "lens")),
+)
 SURE = 0.75
 
 
@@ -48,6 +56,8 @@ def set_cameras(kind: str, seed: int) -> torch.Tensor:
     rolls, top, view = np.radians(rng.uniform(-ROLL, ROLL, VIEWS)), math.radians(rng.uniform(*TOP)), cam.FIELD_OF_VIEW
     if kind == "top":
         elevation[rng.integers(VIEWS)] = top
+    if kind == "distances":
+        radius = rng.uniform(*NEAR_FAR, VIEWS)
     if kind.startswith(("exif", "lens")):
         view = math.radians(float(kind[4:]))
     cameras = cam.full_cameras(torch.tensor(np.column_stack([elevation, azimuth, radius]), dtype=torch.float32))
@@ -77,7 +87,7 @@ def run(toy: str, kind: str, seed: int, config, models) -> dict:
     return {
         "error": rotation_error(cameras[inliers], truth[inliers]),
         "confidence": poses.confidence[inliers].tolist(),
-        "placed": placed(cameras[inliers, 1], truth[inliers, 1]).tolist(),
+        "placed": placed(cameras[inliers], truth[inliers]).tolist(),
         "rolls": (cameras[:, 5] - truth[:, 5]).rad2deg().tolist(),
         "field_of_view": cameras[:, 6].rad2deg().mean().item(),
         "fall": fall.tolist(), "unseen": unseen.tolist(), "named": outliers(fall, unseen),

@@ -29,6 +29,7 @@ from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from dataset.training_views import HELD_OUT, KINDS, TrainingViews
 from relposepp.decide import estimate, weigh
+from relposepp.evaluate import placed
 from relposepp.infer import CONFIG, load_models
 from relposepp.model import RelativePose
 from relposepp.search import agreement
@@ -79,9 +80,8 @@ def log_weights(row: dict, growth: float, sharpness: tuple[float, float, float])
 def confidence(row: dict, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Of each view of the choice: the confidence that it stands right, and whether it does, [N] each."""
     order = weights.argsort(descending=True, stable=True)
-    azimuths = row["cameras"][order, :, 1]
-    both = torch.stack([azimuths[0], row["truth"][:, 1]])
-    return agreement(azimuths, weights[order]), agreement(both, torch.tensor([-math.inf, 0.0]))
+    cameras = row["cameras"][order]
+    return agreement(cameras, weights[order]), placed(cameras[0], row["truth"])
 
 
 def likelihood(rows: list[dict], growth: float, sharpness: tuple[float, float, float]) -> float:

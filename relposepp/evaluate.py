@@ -63,20 +63,20 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
         raise UserError(f"{scene.train / 'images'}: {every.views} images, but VIEWS is {scene.views}")
     order = np.random.default_rng([seed, index]).permutation(every.views)[: scene.views]
     chosen, truth, pictures_of = torch.from_numpy(order), read_poses(scene.train, every.views), read_images(every)
-    photos = [pictures_of[view] for view in order]
+    photos, shares = [pictures_of[view] for view in order], torch.ones(len(order))
     if config.own_photos:
-        photos = framed(photos)
+        photos, shares = framed(photos)
     devices.seed_everything(seed)
     chosen_device = devices.choose_device(device)
     if config.threads:
         torch.set_num_threads(config.threads)
     models = load_models(config, chosen_device)
     start = time.monotonic()
-    usual = torch.full((len(photos),), cam.FIELD_OF_VIEW)
-    held = hold(models[0], photos, usual, known=False) if config.own_photos else None
+    fields_of_view = 2 * (shares * cam.TAN_HALF_FOV / shares.median()).atan()
+    held = hold(models[0], photos, fields_of_view, known=False) if config.own_photos else None
     poses = decide(*models, photos, config, seed + index, held=held)
     row = {"seconds": time.monotonic() - start, "views": order.tolist(), "confidence": poses.confidence.tolist()}
-    row |= {"azimuths": poses.cameras[..., 1].tolist(), "true_azimuths": truth[chosen, 1].tolist()}
+    row |= {"cameras": poses.cameras[0].tolist(), "truth": truth[chosen].tolist()}
     row |= {name: values.tolist() for name, values in poses.evidence.items()}
     for suffix, symmetry in (("", 1), (" symmetric", read_symmetry(scene))):
         ranked = [rotation_error(cameras, truth[chosen], symmetry) for cameras in poses.cameras]
@@ -90,21 +90,22 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
     return row
 
 
-def framed(photos: list[np.ndarray]) -> list[np.ndarray]:
-    """Photos, uint8 RGBA [S, S, 4], as import would frame them."""
-    images, _ = reframe(image_io.to_tensor(photos, photos[0].shape[0]))
-    return list(image_io.straight_alpha(images.permute(0, 2, 3, 1).numpy()))
+def framed(photos: list[np.ndarray]) -> tuple[list[np.ndarray], Tensor]:
+    """Photos, uint8 RGBA [S, S, 4], as import would frame them, and shares of the photos in the squares, [N]."""
+    images, shares = reframe(image_io.to_tensor(photos, photos[0].shape[0]))
+    return list(image_io.straight_alpha(images.permute(0, 2, 3, 1).numpy())), shares
 
 
-def placed(azimuths: Tensor, truth: Tensor) -> Tensor:
-    """Share of each view's azimuths relative to the others that are within 15° of the truth, [N], both radians [N]."""
-    return agreement(torch.stack([azimuths, truth]), torch.tensor([-math.inf, 0.0]))
+def placed(cameras: Tensor, truth: Tensor) -> Tensor:
+    """Share of each view's rotations relative to the others that are within 15° of the truth, [N], of [N, ≥ 3] each."""
+    both = torch.stack([cam.full_cameras(cameras), cam.full_cameras(truth)])
+    return agreement(both, torch.tensor([-math.inf, 0.0]))
 
 
 def print_reliability(rows: list[dict]) -> None:
-    """How many relative azimuths are right where the confidence says so (plain: no symmetry is taken into account)."""
+    """How many relative rotations are right where the confidence says so (plain: no symmetry is taken into account)."""
     confidence = torch.cat([torch.tensor(row["confidence"]) for row in rows])
-    right = torch.cat([placed(torch.tensor(row["azimuths"][0]), torch.tensor(row["true_azimuths"])) for row in rows])
+    right = torch.cat([placed(torch.tensor(row["cameras"]), torch.tensor(row["truth"])) for row in rows])
     for low, high in ((0, 0.5), (0.5, 0.75), (0.75, 0.95), (0.95, 1.01)):  # the demo doubts what is below 0.75
         inside = (confidence >= low) & (confidence < high)
         if inside.any():

@@ -34,7 +34,7 @@ class Poses:
             self,
             cameras=cameras,
             scores=scores.tolist(),
-            confidence=agreement(cameras[..., 1], -scores),
+            confidence=agreement(cameras, -scores),
             evidence={name: values[order] for name, values in self.evidence.items()},
             fit=self.fit if order[0] == 0 else None,
         )
@@ -51,7 +51,7 @@ class Poses:
             self,
             cameras=self.cameras[order],
             scores=[self.scores[k] for k in order],
-            confidence=agreement(self.cameras[order][..., 1], -torch.tensor(self.scores)[order]),
+            confidence=agreement(self.cameras[order], -torch.tensor(self.scores)[order]),
             evidence={name: values[order] for name, values in self.evidence.items()},
             fit=None,
             symmetry={"order": 1},

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sap3d.cameras.maths import wrap_angle
+from sap3d.cameras.maths import camera_axes, rotation_angle, wrap_angle
 
 SWEEPS = 20  # of coordinate ascent; it converges in three or four
 MEAN_FIELD_STEPS = 20
@@ -137,16 +137,17 @@ def azimuth_deviations(log_probabilities: Tensor, azimuths: Tensor) -> Tensor:
     return (-2 * torch.stack(resultants).clamp(1e-6, 1).log()).sqrt()
 
 
-def agreement(azimuths: Tensor, log_weights: Tensor, within: float = math.radians(15)) -> Tensor:
-    """How probably each view's azimuths relative to the others are within `within` of the first configuration's, [N].
+def agreement(cameras: Tensor, log_weights: Tensor, within: float = math.radians(15)) -> Tensor:
+    """How probably each view's rotations relative to the others are within `within` of the first configuration's, [N].
 
     Args:
-        azimuths: configurations, best first, radians, [K, N].
+        cameras: configurations, best first, [K, N, ≥ 3].
         log_weights: of the configurations, unnormalised, [K].
     """
-    pairwise = azimuths[:, :, None] - azimuths[:, None]
-    agree = (wrap_angle(pairwise - pairwise[0]).abs() < within).float()
-    others = (agree.sum(-1) - 1) / max(azimuths.shape[1] - 1, 1)
+    axes = camera_axes(cameras)
+    pairwise = axes[:, :, None].transpose(-1, -2) @ axes[:, None]
+    agree = (rotation_angle(pairwise[0].transpose(-1, -2) @ pairwise) < within).float()
+    others = (agree.sum(-1) - 1) / max(cameras.shape[1] - 1, 1)
     return log_weights.softmax(0) @ others
 
 

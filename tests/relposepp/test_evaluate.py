@@ -23,10 +23,11 @@ DIFFUSION = {"backbone": "embedded", "checkpoint": "diffusion", "model": {}}
 
 
 def test_placed_counts_a_views_pairs():
-    truth = torch.tensor([0.0, 1.0, 2.0])
-    torch.testing.assert_close(evaluate.placed(truth + 0.4, truth), torch.ones(3))
-    wrong = truth + torch.tensor([0, 0, math.pi])
-    torch.testing.assert_close(evaluate.placed(wrong, truth), torch.tensor([0.5, 0.5, 0.0]))
+    truth = torch.tensor([[0.2, 0.0, 1.8], [0.4, 1.0, 1.8], [0.3, 2.0, 1.8]])
+    torch.testing.assert_close(evaluate.placed(truth + torch.tensor([0, 0.4, 0]), truth), torch.ones(3))
+    for off in ([0.0, math.pi, 0.0], [0.5, 0.0, 0.0]):  # in azimuth, in elevation
+        wrong = torch.stack([*truth[:2], truth[2] + torch.tensor(off)])
+        torch.testing.assert_close(evaluate.placed(wrong, truth), torch.tensor([0.5, 0.5, 0.0]))
 
 
 def test_summary_of_known_errors():

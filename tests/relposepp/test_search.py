@@ -107,6 +107,11 @@ def test_agreement_is_the_weight_of_like_configurations():
     weights = torch.tensor([0.5, 0.3, 0.2])
     # View 2's two pairs are both wrong in the second configuration, one of them in the third.
     expected = torch.tensor([0.5 + 0.3 / 2 + 0.2 / 2, 0.5 + 0.3 / 2, 0.5 + 0.2 / 2])
-    torch.testing.assert_close(agreement(azimuths, weights.log()), expected)
-    everything_turned = azimuths + 0.7
+    level = torch.zeros(3, 3, 3)
+    level[..., 1] = azimuths
+    torch.testing.assert_close(agreement(level, weights.log()), expected)
+    everything_turned = level + torch.tensor([0, 0.7, 0])
     torch.testing.assert_close(agreement(everything_turned, weights.log()), expected)
+    lower = level.clone()
+    lower[2, 2, 0] = 0.5
+    torch.testing.assert_close(agreement(lower, weights.log()), expected - torch.tensor([0.1, 0, 0.1]))
