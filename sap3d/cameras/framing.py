@@ -17,7 +17,7 @@ from sap3d.images import MARGIN, bounding_box, resample, to_tensor, turn
 # differ more come from other distances, or other zooms.
 SAME_SCALE = 1.4
 DISTANCES = 0.1  # standard deviation of the logarithm of the distances of one set's photos …
-TOLD = 0.15  # … and of what a network says of one
+TOLD = 0.07  # … and of what the network makes of one photo (benchmarks/distances.py)
 
 
 def square_sides(boxes: Tensor) -> Tensor:
