@@ -11,12 +11,14 @@ import argparse
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import phones
 from benchmarks.pose_choice import load_object
 from dataset.render import Renderer
+from relposepp.decide import seen_by
 from relposepp.held import Held, hold
 from relposepp.infer import load_models
 from relposepp.model import IMAGE_SIZE, RelativePose
@@ -26,7 +28,6 @@ from sap3d.cameras import maths as cam
 from sap3d.errors import one_line_errors
 from sap3d.field import synthesis
 from sap3d.images import to_tensor
-from sap3d.photos.import_photos import framed
 from sap3d.runs.options import POSES, read_tree
 from sap3d.scores.metrics import rotation_error
 
@@ -39,14 +40,13 @@ def photos_of(name: str, seed: int, model: RelativePose) -> tuple[Tensor, Held, 
     """Views for fits [4, 4, 128, 128], how they were held, and true cameras [4, 7]."""
     truth = phones.set_cameras("exif40", seed)[:VIEWS]
     photos = list(Renderer(load_object(name)).render(truth, SIZE))
-    photos, shares = framed(photos, [truth[0, 6].item()] * VIEWS)
-    tangents = torch.tensor(shares) * (truth[0, 6] / 2).tan()
-    return to_tensor(photos, IMAGE_SIZE), hold(model, photos, 2 * tangents.atan(), known=True), truth
+    photos, fields_of_view = phones.imported(photos, truth[0, 6].item(), known=True)
+    return to_tensor(photos, IMAGE_SIZE), hold(model, photos, fields_of_view, known=True), truth
 
 
-def errors(model: RelativePose, images: Tensor, held: Held, truth: Tensor) -> tuple[float, float]:
+def errors(model: RelativePose, config: DictConfig, images: Tensor, held: Held, truth: Tensor) -> tuple[float, float]:
     """Deviation of the told distances, and the rotation error of the fit in degrees."""
-    prediction = model.predict(held.views, True, held.elevations, held.fields_of_view)
+    prediction = seen_by(model, images, config, held)
     estimates = held.cameras(torch.stack([prediction.elevation, torch.zeros(VIEWS), prediction.radius], -1))
     start, effort, progress = estimates.clone(), Effort(), tqdm(disable=True)
     start[:, 1] = truth[:, 1]
@@ -65,13 +65,14 @@ def main() -> None:
     torch.set_num_threads(1)
     phones.RADII = tuple(arguments.radii)
     overrides = [f"weights={arguments.weights}"] if arguments.weights else []
-    model, _ = load_models(read_tree(overrides, "cpu", POSES)[POSES], torch.device("cpu"))
+    config = read_tree(overrides, "cpu", POSES)[POSES]
+    model, _ = load_models(config, torch.device("cpu"))
     known, found = (framing.DISTANCES, synthesis.DISTANCE_SIGMA), {"without": [], "with": []}
     for seed, name in enumerate(arguments.objects):
         views = photos_of(name, 20 + seed, model)
         for title, values in (("without", (NOTHING, NOTHING)), ("with", known)):
             framing.DISTANCES, synthesis.DISTANCE_SIGMA = values
-            found[title].append(errors(model, *views))
+            found[title].append(errors(model, config, *views))
         print(f"{name:12s} " + "  ".join(f"{title} {rows[-1][1]:5.1f}°" for title, rows in found.items()), flush=True)
     told = np.sqrt(np.mean(np.square([row[0] for row in found["without"]])))
     means = "  ".join(f"{title} {np.mean([row[1] for row in rows]):.2f}°" for title, rows in found.items())

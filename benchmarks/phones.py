@@ -1,4 +1,4 @@
-"""Stage 1 on photos as phones take them: other lenses, tilted, from above, near and far, with one of something else.
+"""Stage 1 on photos as phones take them: other lenses, tilted, from above, near and far, with a stranger among them.
 
     OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --toys toy_301 flat_001 --kinds plain roll
 
@@ -37,14 +37,8 @@ VIEWS, SIZE = 5, 512
 ELEVATIONS, TOP, RADII, ROLL = (5.0, 45.0), (72.0, 82.0), (1.6, 1.9), 30.0  # degrees but for the radii
 NEAR_FAR = (1.4, 2.2)  # distances that differ
 LENSES = (25.0, 40.0, 60.0, 75.0)  # fields of view in degrees, with EXIF and without
-KINDS = (
-    "plain",
-    "roll",
-    "top",
-    "distances",
-    "stranger",
-    *(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "lens")),
-)
+LENS_KINDS = tuple(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "lens"))
+KINDS = ("plain", "roll", "top", "distances", "stranger", *LENS_KINDS)
 SURE = 0.75
 
 
@@ -66,6 +60,14 @@ def set_cameras(kind: str, seed: int) -> torch.Tensor:
     return cameras
 
 
+def imported(photos: list[np.ndarray], view: float, known: bool) -> tuple[list[np.ndarray], torch.Tensor]:
+    """Photos of this field of view as import frames them, and what it takes for the squares' own, [N]; radians."""
+    photos, shares = framed(photos, [view if known else None] * len(photos))
+    shares = torch.tensor(shares)
+    tangents = shares * math.tan(view / 2) if known else shares * cam.TAN_HALF_FOV / shares.quantile(0.5)
+    return photos, 2 * tangents.atan()
+
+
 def run(toy: str, kind: str, seed: int, config, models) -> dict:
     """Stage 1 of one set."""
     truth = set_cameras(kind, seed)
@@ -74,12 +76,9 @@ def run(toy: str, kind: str, seed: int, config, models) -> dict:
     if kind == "stranger":
         photos[stranger] = Renderer(load_object("toy_demo", f"toy_{900 + seed:03d}")).render(truth[:1], SIZE)[0]
     known = not kind.startswith("lens")
-    photos, shares = framed(photos, [truth[0, 6].item() if known else None] * VIEWS)
-    tangents = torch.tensor(shares) * (truth[0, 6] / 2).tan()
-    if not known:
-        tangents = torch.tensor(shares) * cam.TAN_HALF_FOV / np.median(shares)
+    photos, fields_of_view = imported(photos, truth[0, 6].item(), known)
     start = time.monotonic()
-    poses = decide(*models, photos, config, seed, held=hold(models[0], photos, 2 * tangents.atan(), known))
+    poses = decide(*models, photos, config, seed, held=hold(models[0], photos, fields_of_view, known))
     seconds = time.monotonic() - start
     cameras, inliers = poses.cameras[0], [view for view in range(VIEWS) if kind != "stranger" or view != stranger]
     moved = to_tensor(centre(photos, cam.principal_points(cameras)), LEVEL.size)

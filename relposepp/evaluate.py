@@ -91,7 +91,7 @@ def evaluate_set(scene: Scene, index: int, config: DictConfig, device: str, seed
 
 
 def framed(photos: list[np.ndarray]) -> tuple[list[np.ndarray], Tensor]:
-    """Photos, uint8 RGBA [S, S, 4], as import would frame them, and shares of the photos in the squares, [N]."""
+    """Photos, uint8 RGBA [S, S, 4], as import would frame them, and the squares' sides as shares of theirs, [N]."""
     images, shares = reframe(image_io.to_tensor(photos, photos[0].shape[0]))
     return list(image_io.straight_alpha(images.permute(0, 2, 3, 1).numpy())), shares
 

@@ -30,8 +30,8 @@ def same_distance(radius: Tensor, fields_of_view: Tensor) -> Tensor:
     """Radii of `cam.plain` cameras [N], as a network tells them one by one, if all were taken from about one distance.
 
     How large an object is in its photos does not say how far away and how long it is: a box seen on end from above
-    may as well be shorter, seen from higher up. What a photo says of its distance counts as much as the spread of
-    distances allows beside the network's own.
+    may as well be shorter, seen from higher up. So the distances are drawn towards their mean: the estimate of least
+    squared error where they spread by DISTANCES and each is told to within TOLD.
 
     Args:
         fields_of_view: of the squares, radians, [N].
