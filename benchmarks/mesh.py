@@ -49,6 +49,12 @@ def restored(scene: Scene, overrides: Sequence[str] = ()) -> tuple:
     return build(config["mesh"], system.renderer), system, data, placement
 
 
+def surface_and_photos(exporter, system, data) -> tuple[trimesh.Trimesh, Tensor]:
+    """The surface in the field's world, in vertex colours, and the photos that texture it, [N, 4, S, S]."""
+    photos = system.corrections.undo(data.images(max(data.resolution, launch.SAMPLED)))
+    return exporter.refine(exporter.extract(), photos, system.poses.cameras()), photos
+
+
 def run_over_list(
     document: str, columns: Sequence[str], evaluate: Callable[..., list[float]], *options: tuple[str, dict]
 ) -> None:
@@ -78,8 +84,8 @@ def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:
     """What is shown → COLUMNS."""
     truth = [read_on_white(path, SIZE) for path in image_paths(scene.test)]
     cameras = evaluation_grid(read_best_poses(scene.reconstruction / "poses.json", scene.views)[0])
-    textured, (exporter, _, _, placement) = read_result(scene.reconstruction), restored(scene)
-    colored = placement.mesh(exporter.extract())
+    textured, (*parts, placement) = read_result(scene.reconstruction), restored(scene)
+    colored = placement.mesh(surface_and_photos(*parts)[0])
     pictures = {
         "field": [read_on_white(path, SIZE) for path in sorted((scene.reconstruction / "test").glob("*.png"))],
         "mesh, texture": [*views_of(textured, cameras)],

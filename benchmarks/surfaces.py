@@ -15,7 +15,7 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from benchmarks.mesh import restored, run_over_list, views_of
+from benchmarks.mesh import restored, run_over_list, surface_and_photos, views_of
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.images import sheet, to_uint8
@@ -61,8 +61,8 @@ def true_surface(scene: Scene) -> trimesh.Trimesh:
 
 def evaluate(scene: Scene, overrides: list[str], figure: Path | None) -> list[float]:
     """COLUMNS of an object."""
-    exporter, _, _, placement = restored(scene, overrides)
-    mesh, truth = placement.mesh(exporter.extract()), true_surface(scene)
+    *parts, placement = restored(scene, overrides)
+    mesh, truth = placement.mesh(surface_and_photos(*parts)[0]), true_surface(scene)
     if figure:
         cameras = read_best_poses(scene.reconstruction / "poses.json", scene.views)
         rows = np.concatenate([views_of(in_normals(each), cameras) for each in (truth, mesh)])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from benchmarks.mesh import launch, restored, run_over_list, views_of
+from benchmarks.mesh import restored, run_over_list, surface_and_photos, views_of
 from sap3d.cameras.maths import evaluation_grid
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
@@ -41,8 +41,8 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> float:
 def evaluate(scene: Scene, overrides: list[str], every: int, figure: Path | None) -> list[float]:
     """COLUMNS of an object."""
     exporter, system, data, placement = restored(scene, overrides)
-    surface, begun = exporter.extract(), time.process_time()
-    photos = system.corrections.undo(data.images(max(data.resolution, launch.SAMPLED)))
+    surface, photos = surface_and_photos(exporter, system, data)
+    begun = time.process_time()
     textured = placement.mesh(exporter.texture(surface, photos, system.poses.cameras(), data.order).mesh)
     seconds = time.process_time() - begun
     colored = placement.mesh(surface)

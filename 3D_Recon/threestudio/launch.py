@@ -206,9 +206,10 @@ def export(
 
     if mesh:
         interchange, exporter = build(config["interchange"]), build(config["mesh"], system.renderer)
-        surface = exporter.extract()
+        own = photos(max(data.resolution, SAMPLED))
+        surface = exporter.refine(exporter.extract(), own, cameras)
         size = Size.of(placement.scale * surface.vertices, config["size_mm"])
-        atlas = exporter.texture(surface, photos(max(data.resolution, SAMPLED)), cameras, data.order)
+        atlas = exporter.texture(surface, own, cameras, data.order)
         mesh = exporter.write(folder, surface, atlas, placement, size)
         views = photos(interchange.config.size or data.resolution).cpu()
         interchange.write(folder, views, size.placed(placement).cameras(cameras).cpu(), mesh)

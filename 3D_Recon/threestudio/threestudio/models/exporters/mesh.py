@@ -19,7 +19,8 @@ from sap3d.field import grid as dense
 from sap3d.field.occupancy import floaters
 from sap3d.meshes import Size, normal_scale
 from threestudio.models.exporters.formats import mesh_of, solid_of, write_glb, write_obj, write_splats, write_stl
-from threestudio.models.exporters.smoothing import smooth
+from threestudio.models.exporters.outlines import follow_outlines
+from threestudio.models.exporters.smoothing import sharp_normals, smooth
 from threestudio.models.exporters.texture import Atlas, bake
 from threestudio.models.renderers.culled import CulledRenderer
 
@@ -39,6 +40,10 @@ class MeshExporter:
         faces: int = 10_000  # that it is simplified to, or to half of what it had
         smoothing: int = 20  # steps of `smoothing.smooth`; 0: none
         smoothing_angle: float = 20.0  # degrees; see there
+        sharpening: int = 80  # steps of `smoothing.sharp_normals`
+        sharpening_angle: float = 20.0
+        flat: float = 10.0
+        outlines: bool = True  # the photos' are followed
         texture_size: int = 2048
 
     def __init__(self, config: Config, renderer: CulledRenderer):
@@ -59,7 +64,7 @@ class MeshExporter:
         """The surface with a texture from the photos.
 
         Args:
-            surface: what `extract` gives.
+            surface: what `refine` gives.
             photos: colour on white and alpha, [N, 4, S, S].
             cameras: of the field's world, [N, ≥ 3].
             order: of the object's rotational symmetry: what no photo shows may be on the other sides.
@@ -74,7 +79,7 @@ class MeshExporter:
         """Write the files.
 
         Args:
-            surface: what `extract` gives.
+            surface: what `refine` gives.
             atlas: what `texture` makes of it, which is moved.
             placement: from the field's world to the results'.
             size: of the object in the files.
@@ -104,6 +109,21 @@ class MeshExporter:
                 mesh = smooth(mesh, self.config.smoothing, self.config.smoothing_angle)
         mesh.visual.vertex_colors = self.colors(torch.tensor(mesh.vertices), torch.tensor(mesh.vertex_normals))
         return mesh
+
+    def refine(self, surface: trimesh.Trimesh, photos: Tensor, cameras: Tensor) -> trimesh.Trimesh:
+        """The surface with the photos' outlines and sharp edges between what is flat.
+
+        Args:
+            surface: what `extract` gives.
+            photos, cameras: as of `texture`.
+        """
+        config = self.config
+        if not config.outlines or not len(surface.faces):
+            return surface
+        alphas, cameras = photos[:, 3].cpu(), cameras.cpu()
+        mesh = follow_outlines(surface, np.array(surface.face_normals), alphas, cameras)
+        normals = sharp_normals(mesh, config.sharpening, config.sharpening_angle, config.flat)
+        return follow_outlines(mesh, normals, alphas, cameras)
 
     def level_set(self, density: float) -> trimesh.Trimesh:
         """The surface of a density, at the full resolution and without colours."""

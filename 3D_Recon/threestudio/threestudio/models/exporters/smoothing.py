@@ -1,10 +1,23 @@
 """Mesh denoising that keeps edges: normals are averaged with like ones, then vertices follow their faces' planes."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import trimesh
 from scipy import sparse
+from scipy.sparse.linalg import cg
 
-VERTEX_STEPS = 15
+SMOOTHING_STEPS, SHARPENING_STEPS = 15, 10  # of vertices towards the planes
+NEARNESS = 0.03  # weight of a vertex's distance from where it was, beside its distance from the planes
+
+
+@dataclass
+class Pulls:
+    """Where some vertices are wanted, each along one direction."""
+
+    vertex: np.ndarray  # index, [K]
+    direction: np.ndarray  # unit, [K, 3]
+    target: np.ndarray  # the wanted scalar product of the vertex with the direction, [K]
 
 
 def smooth(mesh: trimesh.Trimesh, steps: int, angle: float) -> trimesh.Trimesh:
@@ -18,38 +31,126 @@ def smooth(mesh: trimesh.Trimesh, steps: int, angle: float) -> trimesh.Trimesh:
         steps: of filtering; each lets a face hear of neighbours one ring farther away.
         angle: between normals, degrees: neighbours that differ by much more belong to another face.
     """
+    corners, neighbours = incidence(mesh)
+    normals = np.array(mesh.face_normals)
+    for _ in range(steps):
+        normals = averaged(normals, normals, mesh.area_faces, neighbours, angle)
+    vertices = followed(mesh.vertices, mesh.faces, corners, normals, SMOOTHING_STEPS)
+    return with_vertices(mesh, vertices.clip(*mesh.bounds), corners, normals)  # a flat base stays flat
+
+
+def sharp_normals(mesh: trimesh.Trimesh, steps: int, angle: float, flat: float) -> np.ndarray:
+    """Normals of faces [F, 3] as if flat sides met in sharp edges where these are rounded.
+
+    Guided filtering of face normals (Zhang et al., Computer Graphics Forum 34, 2015, without the saliency of edges):
+    how much neighbours have to do with each other is decided by the normals of the flattest patches that they are part
+    of, and no patch across an edge is flat. What has no flat patch about it, as rods and balls, keeps its normals.
+
+    Args:
+        mesh: closed, with merged vertices, smoothed.
+        steps: of filtering and moving vertices.
+        angle: as of `smooth`, between the patches' normals.
+        flat: by how much the normals of a flat patch vary, degrees.
+    """
+    corners, neighbours = incidence(mesh)
+    vertices, normals, areas = np.array(mesh.vertices), np.array(mesh.face_normals), mesh.area_faces
+    for _ in range(steps):
+        guide, spread = flattest(normals, areas, neighbours)
+        filtered = averaged(normals, guide, areas, neighbours, angle)
+        filtered = np.where((spread < 1 - np.cos(np.radians(flat)))[:, None], filtered, normals)
+        vertices = followed(vertices, mesh.faces, corners, filtered, SHARPENING_STEPS)
+        moved = trimesh.Trimesh(vertices, mesh.faces, process=False)
+        normals, areas = np.array(moved.face_normals), moved.area_faces
+    return normals
+
+
+def incidence(mesh: trimesh.Trimesh) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Faces × vertices: which vertices a face has; faces × faces: which share a vertex, each with itself, too."""
     corner = np.repeat(np.arange(len(mesh.faces)), 3)
     shape = (len(mesh.faces), len(mesh.vertices))
-    incidence = sparse.csr_matrix((np.ones(len(corner)), (corner, mesh.faces.ravel())), shape)
-    normals = filtered_normals(mesh, incidence, steps, 2 * np.sin(np.radians(angle) / 2))
-    vertices, shared = np.array(mesh.vertices), np.asarray(incidence.sum(0)).ravel()[:, None].clip(1)
-    for _ in range(VERTEX_STEPS):
-        centres = vertices[mesh.faces].mean(1)
+    corners = sparse.csr_matrix((np.ones(len(corner)), (corner, mesh.faces.ravel())), shape)
+    return corners, (corners @ corners.T).tocsr()
+
+
+def averaged(
+    normals: np.ndarray, guide: np.ndarray, areas: np.ndarray, neighbours: sparse.csr_matrix, angle: float
+) -> np.ndarray:
+    """Unit normals of faces [F, 3], averaged over neighbours by their areas [F] and by how alike the guides [F, 3] are.
+
+    Args:
+        angle: standard deviation between guides, degrees.
+    """
+    links, width = neighbours.tocoo(), 2 * np.sin(np.radians(angle) / 2)
+    unlike = np.square(guide[links.row] - guide[links.col]).sum(1)
+    weights = areas[links.col] * np.exp(-unlike / (2 * width**2))
+    mean = sparse.coo_matrix((weights, (links.row, links.col)), neighbours.shape).tocsr() @ normals
+    return unit(mean, otherwise=normals)
+
+
+def flattest(normals: np.ndarray, areas: np.ndarray, neighbours: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Of the flattest patch that each face is part of the mean normal, [F, 3], and one less its length, [F].
+
+    A patch is a face with its neighbours.
+    """
+    links = neighbours.tocoo()
+    weights = sparse.coo_matrix((areas[links.col], (links.row, links.col)), neighbours.shape).tocsr()
+    mean = weights @ normals
+    spread = 1 - np.linalg.norm(mean, axis=1) / np.asarray(weights.sum(1)).ravel().clip(1e-30)
+    order = np.lexsort((spread[links.col], links.row))
+    best = links.col[order][np.searchsorted(links.row[order], np.arange(len(normals)))]
+    return unit(mean, otherwise=normals)[best], spread[best]
+
+
+def followed(
+    vertices: np.ndarray, faces: np.ndarray, corners: sparse.csr_matrix, normals: np.ndarray, steps: int
+) -> np.ndarray:
+    """Vertices [V, 3] moved, so many times, towards the planes that their faces' centres and normals [F, 3] make."""
+    vertices, shared = np.array(vertices), np.asarray(corners.sum(0)).ravel()[:, None].clip(1)
+    outer = corners.T @ (normals[:, :, None] * normals[:, None]).reshape(-1, 9)
+    for _ in range(steps):
+        centres = vertices[faces].mean(1)
         # Mean over a vertex's faces of n (n · (c − v)).
-        ahead = incidence.T @ (normals * (normals * centres).sum(1, keepdims=True))
-        outer = incidence.T @ (normals[:, :, None] * normals[:, None]).reshape(-1, 9)
+        ahead = corners.T @ (normals * (normals * centres).sum(1, keepdims=True))
         vertices += (ahead - np.einsum("vij,vj->vi", outer.reshape(-1, 3, 3), vertices)) / shared
-    moved = trimesh.Trimesh(vertices.clip(*mesh.bounds), mesh.faces, process=False)  # a flat base stays flat
-    outward = incidence.T @ (normals * moved.area_faces[:, None])
-    length = np.linalg.norm(outward, axis=1, keepdims=True)
-    moved.vertex_normals = np.where(length > 0, outward / length.clip(1e-30), (0.0, 0.0, 1.0))
+    return vertices
+
+
+def fitted(mesh: trimesh.Trimesh, normals: np.ndarray, pulls: Pulls) -> trimesh.Trimesh:
+    """A copy with vertices in the planes of normals [F, 3], where they are pulled to, and near the mesh's own.
+
+    In least squares over the surface: a flat side moves as a whole, and edges do not shrink, as they do step by step.
+    """
+    corners, _ = incidence(mesh)
+    areas, own = mesh.area_faces, np.asarray(mesh.vertices)
+    share = (corners.T @ areas / 3).clip(1e-30)  # of the surface, of a vertex
+    across = np.sqrt(areas)[:, None, None, None] * (np.eye(3) - 1 / 3)[None, :, :, None] * normals[:, None, None]
+    place = np.broadcast_to(3 * np.asarray(mesh.faces)[:, None, :, None] + np.arange(3), across.shape)
+    row = np.repeat(np.arange(3 * len(normals)), 9)  # n (v − c) of each corner, c the mean of the three
+    planes = sparse.csr_matrix((across.ravel(), (row, place.ravel())), (3 * len(normals), own.size))
+    weight = share[pulls.vertex]
+    columns = 3 * pulls.vertex[:, None] + np.arange(3)
+    row = np.repeat(np.arange(len(weight)), 3)
+    pulled = sparse.csr_matrix((pulls.direction.ravel(), (row, columns.ravel())), (len(weight), own.size))
+    stay = NEARNESS * np.repeat(share, 3)
+    matrix = planes.T @ planes + sparse.diags(stay) + pulled.T @ sparse.diags(weight) @ pulled
+    goal = stay * own.ravel() + pulled.T @ (weight * pulls.target)
+    vertices = cg(matrix, goal, x0=own.ravel(), rtol=1e-6, maxiter=500)[0].reshape(-1, 3)
+    vertices[:, 2] = vertices[:, 2].clip(mesh.bounds[0, 2])  # a flat base stays flat
+    return with_vertices(mesh, vertices, corners, normals)
+
+
+def with_vertices(
+    mesh: trimesh.Trimesh, vertices: np.ndarray, corners: sparse.csr_matrix, normals: np.ndarray
+) -> trimesh.Trimesh:
+    """The mesh with other vertices, whose normals are means of its faces' filtered ones, in the same colours."""
+    moved = trimesh.Trimesh(vertices, mesh.faces, process=False)
+    outward = corners.T @ (normals * moved.area_faces[:, None])
+    moved.vertex_normals = unit(outward, otherwise=np.array([0.0, 0.0, 1.0]))
+    moved.visual = mesh.visual.copy()
     return moved
 
 
-def filtered_normals(mesh: trimesh.Trimesh, incidence: sparse.csr_matrix, steps: int, width: float) -> np.ndarray:
-    """Unit normals of faces [F, 3], averaged with those of faces that share a vertex.
-
-    Args:
-        incidence: faces × vertices.
-        width: standard deviation of distances between unit normals.
-    """
-    neighbours = (incidence @ incidence.T).tocoo()
-    row, column = neighbours.row, neighbours.col
-    normals, areas = np.array(mesh.face_normals), mesh.area_faces
-    for _ in range(steps):
-        unlike = np.square(normals[row] - normals[column]).sum(1)
-        weights = areas[column] * np.exp(-unlike / (2 * width**2))
-        mean = sparse.coo_matrix((weights, (row, column)), neighbours.shape).tocsr() @ normals
-        length = np.linalg.norm(mean, axis=1, keepdims=True)
-        normals = np.where(length > 0, mean / length.clip(1e-30), normals)
-    return normals
+def unit(vectors: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """Vectors [K, 3] of length 1, and others in the place of those that have none."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(length > 0, vectors / length.clip(1e-30), otherwise)
