@@ -20,6 +20,7 @@ import trimesh
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from camerabooth.backbones.embedded.model import SETTINGS
 from camerabooth.backbones.interface import DiffusionModel
 from camerabooth.judge import NEARBY, angles, leave_one_out
 from dataset.hard_toys import demo_toy
@@ -28,7 +29,7 @@ from dataset.prepare import train_cameras
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from dataset.training_views import HELD_OUT, KINDS, TrainingViews
-from relposepp.decide import estimate, weigh
+from relposepp.decide import NETWORK_SHARPNESS, SURPRISE_SHARPNESS, SYNTHESIS_SHARPNESS, estimate, weigh
 from relposepp.evaluate import placed
 from relposepp.infer import CONFIG, load_models
 from relposepp.model import RelativePose
@@ -95,15 +96,17 @@ def likelihood(rows: list[dict], growth: float, sharpness: tuple[float, float, f
 
 
 def fit(rows: dict[str, dict]) -> None:
-    """Print the likeliest constants, those without each judge, and what becomes of each set."""
-    grid = [(0.0, 0.1, 0.2, 0.3, 0.5), (0.0, 1.0, 2.0, 3.0, 5.0), (0.0, 3.0, 6.0, 10.0, 16.0)]
+    """Print the likeliest constants, those without each judge, and what stage 1's own make of each set."""
+    own = SETTINGS.energy_growth, (NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS)
+    grid = [(0.0, 0.1, 0.2, 0.3, 0.5, 0.7), (0.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0), (0.0, 2.0, 3.0, 5.0, 10.0)]
     settings = [(growth, each) for growth in (0.0, 0.5, 0.94, 1.4) for each in itertools.product(*grid)]
     found = sorted((likelihood(list(rows.values()), *setting), setting) for setting in settings)
     for name, judge in (("all", None), ("no network", 0), ("no synthesis", 1), ("no surprise", 2)):
         value, (growth, each) = next(entry for entry in found if judge is None or entry[1][1][judge] == 0)
         print(f"{name:12s} NLL {value:.3f}  growth {growth}  network, synthesis, surprise {each}")
+    print(f"{'stage 1':12s} NLL {likelihood(list(rows.values()), *own):.3f}  growth {own[0]}  {own[1]}")
     for name, row in rows.items():
-        weights = log_weights(row, *found[0][1])
+        weights = log_weights(row, *own)
         errors = [rotation_error(cameras, row["truth"]) for cameras in row["cameras"]]
         told, right = confidence(row, weights)
         print(f"{name:12s} network {rotation_error(row['network'], row['truth']):5.1f}°  choice "

@@ -21,9 +21,6 @@ from sap3d.images import to_tensor
 # Most people hold a camera level in all photos, some in none; standard deviations of the rolls, and the share of those.
 LEVEL_SIGMA, TILTED_SIGMA, TILTED = math.radians(3), math.radians(20), 0.3
 GUESSED = 0.5  # share of the configurations that are tried with other rolls than the likeliest
-# People walk around things: some of the likeliest configurations are tried with so much of the differences between
-# elevations, too.
-LEVELLED, LEVELS = 24, (0.5, 0.0)
 
 
 @dataclass
@@ -50,13 +47,7 @@ class Held:
         return torch.stack([plain[..., 0], plain[..., 1], radius, zero, zero, rolls, view], -1)
 
     def hypotheses(self, plain: Tensor, generator: torch.Generator) -> Tensor:
-        """Configurations [K, N, 3], likeliest first, with rolls, [≥ K, N, 7]: some with the likeliest, some with drawn
-        ones; and some again with elevations like each other's."""
-        levelled = plain[:LEVELLED].repeat(len(LEVELS), 1, 1)
-        middle = levelled[..., 0].mean(1, keepdim=True)
-        share = torch.tensor(LEVELS).repeat_interleave(len(levelled) // len(LEVELS))[:, None]
-        levelled[..., 0] = middle + share * (levelled[..., 0] - middle)
-        plain = torch.cat([plain, levelled])
+        """Configurations [K, N, 3] with rolls, [K, N, 7]: some with the likeliest, some with drawn ones."""
         count, views = plain.shape[:2]
         drawn = torch.multinomial(self.rolls, count, replacement=True, generator=generator).T  # [K, N]
         guess = torch.rand(count, 1, generator=generator) < GUESSED

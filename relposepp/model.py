@@ -15,7 +15,6 @@ from relposepp.attitude import ELEVATIONS, UPRIGHT, AttitudeHead
 from relposepp.correlation import PairHead, circular_correlation, spectra
 from relposepp.lifting import CylinderNetwork, ImageEncoder, Seen, facing
 from relposepp.search import configuration_scores, joint_elevations, to_bins
-from sap3d.cameras.framing import same_distance
 from sap3d.errors import UserError
 from sap3d.files import atomic_file, save_tensors, write_json
 
@@ -182,12 +181,10 @@ class RelativePose(nn.Module):
 
         Args:
             elevations: another network's word on them, of which the head's own is then a half.
-            fields_of_view: of own photos, radians, [N], which are from about one distance; by default the usual one.
+            fields_of_view: radians, [N]; by default the usual one.
         """
         views, elevation_logits, radius_logits = self.encode(images)
         radius, heads = self.expected_radius(radius_logits), Elevations(self.elevations, elevation_logits.softmax(-1))
-        if fields_of_view is not None:
-            radius = same_distance(radius, fields_of_view)
         each = heads if elevations is None else elevations.mixed(heads)
         together = joint and len(images) > 1
         posterior = each.probabilities

@@ -16,31 +16,12 @@ from sap3d.images import MARGIN, bounding_box, resample, to_tensor, turn
 # People stay at about one distance from what they photograph; boxes differ because objects are not round. Boxes that
 # differ more come from other distances, or other zooms.
 SAME_SCALE = 1.4
-DISTANCES = 0.1  # standard deviation of the logarithm of the distances of one set's photos …
-TOLD = 0.07  # … and of what the network makes of one photo (benchmarks/distances.py)
 
 
 def square_sides(boxes: Tensor) -> Tensor:
     """Sides of the squares for photos with foreground boxes of longer sides [N]: the median's, or near one's own."""
     own = MARGIN * boxes
     return own.median().clamp(own / SAME_SCALE, own * SAME_SCALE)
-
-
-def same_distance(radius: Tensor, fields_of_view: Tensor) -> Tensor:
-    """Radii of `cam.plain` cameras [N], as a network tells them one by one, if all were taken from about one distance.
-
-    How large an object is in its photos does not say how far away and how long it is: a box seen on end from above
-    may as well be shorter, seen from higher up. So the distances are drawn towards their mean: the estimate of least
-    squared error where they spread by DISTANCES and each is told to within TOLD.
-
-    Args:
-        fields_of_view: of the squares, radians, [N].
-    """
-    focal = (fields_of_view / 2).tan() / cam.TAN_HALF_FOV
-    distance = (radius / focal).log()
-    middle = distance.mean()
-    share = DISTANCES**2 / (DISTANCES**2 + TOLD**2)
-    return (middle + share * (distance - middle)).exp() * focal
 
 
 def bounding_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,9 +33,6 @@ MIDDLE_SIGMA = 0.06
 ROLL_SIGMA = math.radians(10)  # from their estimates, where rolls are free
 VIEW_SIGMA = 0.25  # of the logarithm of the common focal length, where it is
 VIEW_RANGE = 0.8  # so far it may go
-# Of the logarithms of own photos' distances from their mean. The loss that it is added to counts five times over in
-# stage 1's score, so that this stands for a standard deviation of 0.1 among photos.
-DISTANCE_SIGMA = 0.04
 # Object size and distance are nearly the same thing in an image: without an anchor, fits drift away by 0.1 and more.
 MEAN_RADIUS_SIGMA = 0.022
 BATCH = 16  # hypotheses fitted at a time on the CPU
@@ -261,7 +258,7 @@ def coarse_to_fine(images: Tensor, cameras: Tensor, levels: tuple[Level, ...], s
 def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
     """Squared distance of elevations, radii, the mean radius and what else is free from their estimates, [K].
 
-    In standard deviations; and that of own photos' distances from each other's mean.
+    In standard deviations.
     """
     difference = cam.plain(cameras) - cam.plain(estimates)
     single = (difference[..., [0, 2]] / difference.new_tensor(PRIOR_SIGMA)).square().mean((1, 2))
@@ -270,8 +267,6 @@ def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
     if cameras.shape[-1] > 5:
         single = single + ((cameras - estimates)[..., 5] / ROLL_SIGMA).square().mean(1)
         single = single + (focal_change(cameras, estimates) / VIEW_SIGMA).square()
-        distance = cameras[..., 2].log()
-        single = single + ((distance - distance.mean(1, keepdim=True)) / DISTANCE_SIGMA).square().mean(1)
     return single + (difference[..., 2].mean(1) / MEAN_RADIUS_SIGMA).square()
 
 

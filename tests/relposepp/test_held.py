@@ -58,15 +58,6 @@ def test_a_vague_word_on_a_roll_is_taken_for_none_and_others_are_tried():
     assert 0.3 < (tried == held.likeliest_rolls).float().mean() < 0.9 and tried.std() > math.radians(3)
 
 
-def test_elevations_like_each_others_are_tried():
-    held = hold(Told([0.0, 0.0]), toy([0.0, 0.0]), torch.full((2,), 0.6), known=True)
-    plain = torch.tensor([[[0.2, 0.0, 1.8], [0.6, 1.0, 1.8]]]).repeat(30, 1, 1)
-    tried = held.hypotheses(plain, torch.Generator())
-    torch.testing.assert_close(tried[:30, :, :2], plain[..., :2])
-    torch.testing.assert_close(tried[30:54, :, 0], torch.tensor([0.3, 0.5]).expand(24, 2))
-    torch.testing.assert_close(tried[54:, :, 0], torch.tensor([0.4, 0.4]).expand(24, 2))
-
-
 def test_the_loss_is_least_at_the_truth():
     logits = Told([0.2], sharpness=1.0).attitude(None)
     elevation, roll = expected(logits)

@@ -5,13 +5,10 @@ import torch
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import (
-    DISTANCES,
     MARGIN,
-    TOLD,
     bounding_boxes,
     centre,
     reframe,
-    same_distance,
     square_sides,
     upright,
 )
@@ -38,17 +35,6 @@ def test_scales_are_common_unless_photos_were_taken_from_elsewhere():
     torch.testing.assert_close(sides, torch.full((3,), MARGIN * 0.5))
     sides = square_sides(torch.tensor([0.1, 0.5, 0.9]))
     torch.testing.assert_close(sides, MARGIN * torch.tensor([0.14, 0.5, 0.9 / 1.4]))
-
-
-def test_what_is_told_of_distances_counts_as_much_as_they_spread():
-    fields_of_view = torch.tensor([0.3, 0.5, 0.8])
-    alike = cam.full_cameras(torch.zeros(3, 3) + 2.5)
-    alike[:, 6] = fields_of_view
-    told = cam.plain(alike)[:, 2]
-    torch.testing.assert_close(same_distance(told, fields_of_view), told)
-    share = DISTANCES**2 / (DISTANCES**2 + TOLD**2)
-    spread = torch.tensor([0.3, -0.1, -0.2])
-    torch.testing.assert_close(same_distance(told * spread.exp(), fields_of_view), told * (share * spread).exp())
 
 
 def test_reframed_views_have_boxes_in_the_middle_at_one_scale():

@@ -73,15 +73,6 @@ def test_the_mean_radius_is_anchored(scene):
     assert drift.abs() < 0.05 < (free.cameras[0, :, 2].mean() - truth[:, 2].mean())
 
 
-def test_distances_of_own_photos_stay_near_each_other():
-    cameras = cam.full_cameras(torch.tensor([[[0.4, 0.0, 2.0], [0.2, 2.0, 2.0]]]))
-    assert synthesis.prior_cost(cameras, cameras) == 0
-    cameras[0, :, 2] *= torch.tensor([0.1, -0.1]).exp()
-    torch.testing.assert_close(
-        synthesis.prior_cost(cameras, cameras), torch.tensor([(0.1 / synthesis.DISTANCE_SIGMA) ** 2])
-    )
-
-
 def test_principal_points_are_found(scene):
     images, truth = scene
     axes = torch.tensor([[2, 0], [0, -2], [-2, 1], [0, 1]], device=truth.device)  # pixels to the right and up
