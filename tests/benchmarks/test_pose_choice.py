@@ -37,5 +37,5 @@ def test_weights_are_sharp_where_errors_can_be_trusted():
 def test_the_fit_prints_the_choice_of_each_set(capsys):
     fit({"toy_000_3": recorded(True), "toy_001_3": recorded(True)})
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 6 and "choice   0.0°" in said[-1] and "right 100%" in said[-1]
+    assert len(said) == 7 and "choice   0.0°" in said[-1] and "right 100%" in said[-1]
     assert float(said[0].split()[2]) < float(said[3].split()[3]), "without the errors it is less likely"
