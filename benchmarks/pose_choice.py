@@ -45,6 +45,7 @@ from sap3d.scores.metrics import rotation_error
 OBJECTS = ("toy_053", "round_010", "flat_010", "model_003", "toy_100", "flat_011", "model_091", "toy_055", "round_011",
            "model_114", "toy_101", "model_004")  # fmt: skip
 SIZE = 128  # pixels of a photo
+SURE = 0.75
 GROWTH_SETS = 8  # objects of each kind and number of views
 
 
@@ -104,7 +105,12 @@ def fit(rows: dict[str, dict]) -> None:
     for name, judge in (("all", None), ("no network", 0), ("no synthesis", 1), ("no surprise", 2)):
         value, (growth, each) = next(entry for entry in found if judge is None or entry[1][1][judge] == 0)
         print(f"{name:12s} NLL {value:.3f}  growth {growth}  network, synthesis, surprise {each}")
-    print(f"{'stage 1':12s} NLL {likelihood(list(rows.values()), *own):.3f}  growth {own[0]}  {own[1]}")
+    views = [confidence(row, log_weights(row, *own)) for row in rows.values()]
+    told, right = (torch.cat(each) for each in zip(*views))
+    sure = told >= SURE
+    print(f"{'stage 1':12s} NLL {likelihood(list(rows.values()), *own):.3f}  growth {own[0]}  {own[1]}  "
+          f"{sure.sum()} of {len(sure)} views called {SURE:.0%} sure, {right[sure].mean():.0%} of them right, "
+          f"{right.mean():.0%} of all")  # fmt: skip
     for name, row in rows.items():
         weights = log_weights(row, *own)
         errors = [rotation_error(cameras, row["truth"]) for cameras in row["cameras"]]

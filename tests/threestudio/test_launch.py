@@ -116,11 +116,26 @@ def test_results_are_of_the_scaled_and_turned_world(trained, tmp_path, monkeypat
     write_poses(folder / "poses.json", Placement(0.5, 0.3).cameras(cameras)[None], [0.0])
     launch.reexport(config(), mesh=True)
     launch.reexport(config(), mesh=False)
-    before, after = (read_result(path) for path in (whole, folder))
     turn = trimesh.transformations.rotation_matrix(0.3, (0, 0, 1))
-    # Which vertices lie on an outline turns on the last bits, so surfaces are compared and not vertices one by one.
-    beside = cKDTree(0.5 * before.apply_transform(turn).vertices).query(after.vertices)[0]
-    assert np.median(beside) < 1e-6 and beside.max() < 2e-3, (np.median(beside), beside.mean(), beside.max())
+
+    def placed() -> trimesh.Trimesh:
+        """What the earlier mesh is in the other world."""
+        mesh = read_result(earlier)
+        mesh.vertices = 0.5 * trimesh.transform_points(mesh.vertices, turn)
+        return mesh
+
+    # Which vertices lie on an outline turns on the last bits, so surfaces are compared there and not vertices.
+    earlier = whole
+    beside = cKDTree(placed().vertices).query(read_result(folder).vertices)[0]
+    assert np.median(beside) < 1e-6 and beside.max() < 2e-3
+    without = config(3, "mesh.outlines=false")
+    launch.reexport(without, mesh=True)
+    after = read_result(folder)
+    earlier = tmp_path / "earlier" / whole.relative_to(trained[0].root)
+    shutil.copytree(trained[0].root, tmp_path / "earlier")
+    monkeypatch.setenv("ROOT_DIR", str(tmp_path / "earlier"))
+    launch.reexport(without, mesh=True)
+    np.testing.assert_allclose(after.vertices, placed().vertices, atol=1e-6)
     matrices = [
         json.loads((path / "interchange/transforms.json").read_text())["frames"][1]["transform_matrix"]
         for path in (whole, folder)

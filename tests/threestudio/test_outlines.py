@@ -24,7 +24,7 @@ def test_distances_are_those_to_a_disc():
 
 def test_of_an_empty_photo_no_vertex_is_wanted_elsewhere():
     ball = trimesh.creation.icosphere(3, 0.4)
-    moved = follow_outlines(ball, ball.face_normals, torch.zeros(1, 64, 64), CAMERAS[:1])
+    moved = follow_outlines(ball, ball.face_normals, outline_distances(torch.zeros(1, 64, 64)), CAMERAS[:1])
     np.testing.assert_allclose(moved.vertices, ball.vertices, atol=1e-3)
 
 
@@ -51,11 +51,12 @@ def test_a_mesh_of_another_size_gets_the_photos_outlines(share: float):
         true = true.subdivide()
     alphas = torch.from_numpy(Renderer(true).render(CAMERAS, 256)[..., 3] / np.float32(255))
     wrong = trimesh.Trimesh(true.vertices * share, true.faces, process=False)
-    found = follow_outlines(wrong, wrong.face_normals, alphas, CAMERAS)
+    distances = outline_distances(alphas)
+    found = follow_outlines(wrong, wrong.face_normals, distances, CAMERAS)
 
     def beside(mesh: trimesh.Trimesh) -> float:
         """Mean distance of the outlines from the photos'."""
-        parts = [pulls(mesh, *each) for each in zip(outline_distances(alphas), CAMERAS.double())]
+        parts = [pulls(mesh, *each) for each in zip(distances, CAMERAS.double())]
         return np.concatenate([abs((out * mesh.vertices[vertex]).sum(1) - goal) for vertex, out, goal in parts]).mean()
 
     assert beside(wrong) > 0.01 and beside(found) < 0.3 * beside(wrong)

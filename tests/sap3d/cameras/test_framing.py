@@ -4,14 +4,7 @@ import numpy as np
 import torch
 
 from sap3d.cameras import maths as cam
-from sap3d.cameras.framing import (
-    MARGIN,
-    bounding_boxes,
-    centre,
-    reframe,
-    square_sides,
-    upright,
-)
+from sap3d.cameras.framing import MARGIN, bounding_boxes, centre, reframe, square_sides, upright
 from tests.renders import BOX_CAMERAS, coloured_box
 
 

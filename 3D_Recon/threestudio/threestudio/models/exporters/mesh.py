@@ -19,7 +19,7 @@ from sap3d.field import grid as dense
 from sap3d.field.occupancy import floaters
 from sap3d.meshes import Size, normal_scale
 from threestudio.models.exporters.formats import mesh_of, solid_of, write_glb, write_obj, write_splats, write_stl
-from threestudio.models.exporters.outlines import follow_outlines
+from threestudio.models.exporters.outlines import follow_outlines, outline_distances
 from threestudio.models.exporters.smoothing import sharp_normals, smooth
 from threestudio.models.exporters.texture import Atlas, bake
 from threestudio.models.renderers.culled import CulledRenderer
@@ -40,10 +40,10 @@ class MeshExporter:
         faces: int = 10_000  # that it is simplified to, or to half of what it had
         smoothing: int = 20  # steps of `smoothing.smooth`; 0: none
         smoothing_angle: float = 20.0  # degrees; see there
-        sharpening: int = 80  # steps of `smoothing.sharp_normals`
-        sharpening_angle: float = 20.0
-        flat: float = 10.0
-        outlines: bool = True  # the photos' are followed
+        sharpening: int = 80  # steps of `smoothing.sharp_normals`; 0: none
+        sharpening_angle: float = 20.0  # degrees; see there, likewise …
+        flat: float = 10.0  # … this
+        outlines: bool = True  # whether the photos' are followed; without, nothing is sharpened
         texture_size: int = 2048
 
     def __init__(self, config: Config, renderer: CulledRenderer):
@@ -120,10 +120,10 @@ class MeshExporter:
         config = self.config
         if not config.outlines or not len(surface.faces):
             return surface
-        alphas, cameras = photos[:, 3].cpu(), cameras.cpu()
-        mesh = follow_outlines(surface, np.array(surface.face_normals), alphas, cameras)
+        distances, cameras = outline_distances(photos[:, 3]), cameras.cpu()
+        mesh = follow_outlines(surface, np.array(surface.face_normals), distances, cameras)
         normals = sharp_normals(mesh, config.sharpening, config.sharpening_angle, config.flat)
-        return follow_outlines(mesh, normals, alphas, cameras)
+        return follow_outlines(mesh, normals, distances, cameras)
 
     def level_set(self, density: float) -> trimesh.Trimesh:
         """The surface of a density, at the full resolution and without colours."""

@@ -18,15 +18,15 @@ REACH = 0.05  # farthest that a vertex is wanted from where it is; what is farth
 BESIDE = 2e-3  # from an outline, over the diagonal of the mesh's box, where a ray passes the object
 
 
-def follow_outlines(mesh: trimesh.Trimesh, normals: np.ndarray, alphas: Tensor, cameras: Tensor) -> trimesh.Trimesh:
+def follow_outlines(mesh: trimesh.Trimesh, normals: np.ndarray, distances: Tensor, cameras: Tensor) -> trimesh.Trimesh:
     """A copy with the same faces, of normals [F, 3] as far as may be, whose outlines are those of the photos.
 
     Args:
         mesh: closed, with merged vertices and outward vertex normals.
-        alphas: of the photos, [N, S, S].
+        distances: `outline_distances` of the photos, [N, S, S].
         cameras: of the photos, [N, ≥ 3], in the mesh's world.
     """
-    distances, moved = outline_distances(alphas), mesh
+    moved = mesh
     for _ in range(ROUNDS):
         parts = [pulls(moved, *each) for each in zip(distances, cameras.double())]
         vertex, direction, target = (np.concatenate(each) for each in zip(*parts))
@@ -35,7 +35,11 @@ def follow_outlines(mesh: trimesh.Trimesh, normals: np.ndarray, alphas: Tensor, 
 
 
 def outline_distances(alphas: Tensor) -> Tensor:
-    """How far outside of the foreground pixels are, negative inside, in normalised image coordinates, [N, S, S]."""
+    """How far outside of the foreground pixels are, negative inside, in normalised image coordinates, [N, S, S].
+
+    Args:
+        alphas: of photos, [N, S, S].
+    """
     inside = alphas.cpu().numpy() > 0.5
     edt = ndimage.distance_transform_edt
     distances = [np.where(each, 0.5 - edt(each), edt(~each) - 0.5) for each in inside]

@@ -31,10 +31,10 @@ def smooth(mesh: trimesh.Trimesh, steps: int, angle: float) -> trimesh.Trimesh:
         steps: of filtering; each lets a face hear of neighbours one ring farther away.
         angle: between normals, degrees: neighbours that differ by much more belong to another face.
     """
-    corners, neighbours = incidence(mesh)
-    normals = np.array(mesh.face_normals)
+    corners = incidence(mesh)
+    normals, links = np.array(mesh.face_normals), neighbours(corners)
     for _ in range(steps):
-        normals = averaged(normals, normals, mesh.area_faces, neighbours, angle)
+        normals = averaged(normals, normals, mesh.area_faces, links, angle)
     vertices = followed(mesh.vertices, mesh.faces, corners, normals, SMOOTHING_STEPS)
     return with_vertices(mesh, vertices.clip(*mesh.bounds), corners, normals)  # a flat base stays flat
 
@@ -52,11 +52,12 @@ def sharp_normals(mesh: trimesh.Trimesh, steps: int, angle: float, flat: float) 
         angle: as of `smooth`, between the patches' normals.
         flat: by how much the normals of a flat patch vary, degrees.
     """
-    corners, neighbours = incidence(mesh)
+    corners = incidence(mesh)
     vertices, normals, areas = np.array(mesh.vertices), np.array(mesh.face_normals), mesh.area_faces
+    links = neighbours(corners)
     for _ in range(steps):
-        guide, spread = flattest(normals, areas, neighbours)
-        filtered = averaged(normals, guide, areas, neighbours, angle)
+        guide, spread = flattest(normals, areas, links)
+        filtered = averaged(normals, guide, areas, links, angle)
         filtered = np.where((spread < 1 - np.cos(np.radians(flat)))[:, None], filtered, normals)
         vertices = followed(vertices, mesh.faces, corners, filtered, SHARPENING_STEPS)
         moved = trimesh.Trimesh(vertices, mesh.faces, process=False)
@@ -64,36 +65,39 @@ def sharp_normals(mesh: trimesh.Trimesh, steps: int, angle: float, flat: float) 
     return normals
 
 
-def incidence(mesh: trimesh.Trimesh) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Faces × vertices: which vertices a face has; faces × faces: which share a vertex, each with itself, too."""
+def incidence(mesh: trimesh.Trimesh) -> sparse.csr_matrix:
+    """Which vertices a face has, faces × vertices."""
     corner = np.repeat(np.arange(len(mesh.faces)), 3)
     shape = (len(mesh.faces), len(mesh.vertices))
-    corners = sparse.csr_matrix((np.ones(len(corner)), (corner, mesh.faces.ravel())), shape)
-    return corners, (corners @ corners.T).tocsr()
+    return sparse.csr_matrix((np.ones(len(corner)), (corner, mesh.faces.ravel())), shape)
+
+
+def neighbours(corners: sparse.csr_matrix) -> sparse.coo_matrix:
+    """Which faces share a vertex, each with itself, too, row by row, faces × faces."""
+    return (corners @ corners.T).tocoo()
 
 
 def averaged(
-    normals: np.ndarray, guide: np.ndarray, areas: np.ndarray, neighbours: sparse.csr_matrix, angle: float
+    normals: np.ndarray, guide: np.ndarray, areas: np.ndarray, links: sparse.coo_matrix, angle: float
 ) -> np.ndarray:
     """Unit normals of faces [F, 3], averaged over neighbours by their areas [F] and by how alike the guides [F, 3] are.
 
     Args:
         angle: standard deviation between guides, degrees.
     """
-    links, width = neighbours.tocoo(), 2 * np.sin(np.radians(angle) / 2)
+    width = 2 * np.sin(np.radians(angle) / 2)
     unlike = np.square(guide[links.row] - guide[links.col]).sum(1)
     weights = areas[links.col] * np.exp(-unlike / (2 * width**2))
-    mean = sparse.coo_matrix((weights, (links.row, links.col)), neighbours.shape).tocsr() @ normals
+    mean = sparse.coo_matrix((weights, (links.row, links.col)), links.shape).tocsr() @ normals
     return unit(mean, otherwise=normals)
 
 
-def flattest(normals: np.ndarray, areas: np.ndarray, neighbours: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+def flattest(normals: np.ndarray, areas: np.ndarray, links: sparse.coo_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Of the flattest patch that each face is part of the mean normal, [F, 3], and one less its length, [F].
 
     A patch is a face with its neighbours.
     """
-    links = neighbours.tocoo()
-    weights = sparse.coo_matrix((areas[links.col], (links.row, links.col)), neighbours.shape).tocsr()
+    weights = sparse.coo_matrix((areas[links.col], (links.row, links.col)), links.shape).tocsr()
     mean = weights @ normals
     spread = 1 - np.linalg.norm(mean, axis=1) / np.asarray(weights.sum(1)).ravel().clip(1e-30)
     order = np.lexsort((spread[links.col], links.row))
@@ -120,7 +124,7 @@ def fitted(mesh: trimesh.Trimesh, normals: np.ndarray, pulls: Pulls) -> trimesh.
 
     In least squares over the surface: a flat side moves as a whole, and edges do not shrink, as they do step by step.
     """
-    corners, _ = incidence(mesh)
+    corners = incidence(mesh)
     areas, own = mesh.area_faces, np.asarray(mesh.vertices)
     share = (corners.T @ areas / 3).clip(1e-30)  # of the surface, of a vertex
     across = np.sqrt(areas)[:, None, None, None] * (np.eye(3) - 1 / 3)[None, :, :, None] * normals[:, None, None]
