@@ -24,6 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
@@ -132,7 +133,7 @@ class Trainer:
         left = (1 - self.minutes / config.max_minutes) / max(config.decay, 1e-9)
         return config.learning_rate * min(1.0, (self.step + 1) / config.warmup_steps, max(left, 0.0))
 
-    def train_step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    def train_step(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """One update; the last `config.targets` views of the batch are the targets."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -149,7 +150,7 @@ class Trainer:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.model.state_dict().values()), 1 - decay)
-        return {name: value.mean().item() for name, value in losses.items()}
+        return {name: value.detach().mean() for name, value in losses.items()}
 
     def average_gradients(self) -> None:
         """Gradients become their means over the processes, and minutes the first's: all stay alike."""
@@ -170,8 +171,8 @@ def validate(model: Reconstructor, data: TrainingViews, device: torch.device, ob
     """PSNR in dB at 64×64 of renders from 1, 2, 3 and 5 sources, on unseen objects of each kind."""
     scores = {}
     pixels = cam.pixel_grid(DEPTH_SIZE, device)
-    for kind in data.shards:
-        of_kind = TrainingViews(data.folder, data.split, (kind,))
+    for kind in data.kinds:
+        of_kind = data.of_kind(kind)
         for sources in (1, 2, 3, 5):
             rng, values = np.random.default_rng(0), []
             for _ in range(objects // 4):
@@ -185,10 +186,10 @@ def validate(model: Reconstructor, data: TrainingViews, device: torch.device, ob
     return scores
 
 
-def mean_loss(losses: list[dict[str, float]], name: str) -> float:
+def mean_loss(losses: list[dict[str, Tensor]], name: str) -> float:
     """Of the steps that have it; NaN if none has."""
     values = [loss[name] for loss in losses if name in loss]
-    return round(float(np.mean(values)), 5) if values else float("nan")
+    return round(torch.stack(values).mean().item(), 5) if values else float("nan")
 
 
 def log_row(path: Path, row: dict[str, float]) -> None:
@@ -230,7 +231,7 @@ def train(config: DictConfig, rank: int = 0) -> Trainer:
     folder = root_dir() / config.data
     held_out = TrainingViews(folder, "val")
     loader = DataLoader(Batches(folder, config, trainer.step, rank), batch_size=None, num_workers=config.workers)
-    generator = torch.Generator().manual_seed(config.seed + trainer.step + 10**6 * rank)
+    generator = torch.Generator(trainer.device).manual_seed(config.seed + trainer.step + 10**6 * rank)
     losses, last = [], time.monotonic()
     saved = last
     bar = tqdm(initial=trainer.step, unit="step", desc="training", mininterval=10, disable=rank > 0)
@@ -255,7 +256,7 @@ def train(config: DictConfig, rank: int = 0) -> Trainer:
     return trainer
 
 
-def curve_row(trainer: Trainer, losses: list[dict[str, float]], held_out: TrainingViews) -> dict[str, float]:
+def curve_row(trainer: Trainer, losses: list[dict[str, Tensor]], held_out: TrainingViews) -> dict[str, float]:
     """Where training stands: mean losses since the last row, and scores of the averaged model."""
     row = {"step": trainer.step, "objects": trainer.objects, "minutes": round(trainer.minutes, 2)}
     row |= {name: mean_loss(losses, name) for name in ("colour", "mask", "depth", "denoising")}

@@ -17,20 +17,21 @@ def photo_errors(images: Tensor, generator: torch.Generator) -> Tensor:
         images: colour on white and alpha in [0, 1], [B, N, 4, S, S].
     """
     batch, views = images.shape[:2]
+    on = {"generator": generator, "device": generator.device}
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(images.device)
+        return torch.randn(*shape, **on).to(images.device)
 
-    imperfect = (torch.rand(batch, 1, 1, 1, 1, generator=generator) < 0.5).to(images.device)
+    imperfect = (torch.rand(batch, 1, 1, 1, 1, **on) < 0.5).to(images.device)
     gain = EXPOSURE * normal(batch, views, 1, 1, 1) + WHITE_BALANCE * normal(batch, views, 3, 1, 1)
     alpha = images[:, :, 3:]
     colour = (images[:, :, :3] - 1 + alpha) * (gain * imperfect).exp()  # premultiplied
-    kind = torch.randint(6, (batch, views, 1, 1, 1), generator=generator).to(images.device) * imperfect
+    kind = torch.randint(6, (batch, views, 1, 1, 1), **on).to(images.device) * imperfect
     flat = alpha.flatten(0, 1)
     eroded = -F.max_pool2d(-flat, 3, 1, 1).unflatten(0, (batch, views))
     dilated = F.max_pool2d(flat, 3, 1, 1).unflatten(0, (batch, views))
     # What a mask that is too large takes in is some background.
-    background = torch.rand(batch, views, 3, 1, 1, generator=generator).to(images.device)
+    background = torch.rand(batch, views, 3, 1, 1, **on).to(images.device)
     small, large = kind == 1, kind == 2
     colour = torch.where(small, colour * (eroded / alpha.clamp(min=1e-3)), colour)
     colour = torch.where(large, colour + (dilated - alpha) * background, colour)

@@ -52,8 +52,8 @@ def random_lighting(rng: np.random.Generator) -> Lighting:
     return Lighting(ambient, directions, intensities, specular, rng.uniform(8, 40), distance, shadow)
 
 
-class Renderer:
-    """Ray caster of one mesh, with its texture(s), vertex colours, face colours or plain material colours.
+class Surface:
+    """What of a mesh is drawn: its triangles, and normals and colours at their corners.
 
     Args:
         mesh: in the world frame, about the origin. Its visual may be a `TextureVisuals` with one material, or with a
@@ -61,43 +61,55 @@ class Renderer:
     """
 
     def __init__(self, mesh: trimesh.Trimesh):
-        self._vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float32)
-        self._faces = np.ascontiguousarray(mesh.faces, dtype=np.int32)
-        self._scene = EmbreeScene()
-        TriangleMesh(self._scene, self._vertices, self._faces)
-        self._low, self._high = self._vertices.min(0) - 1e-4, self._vertices.max(0) + 1e-4
-        self._normals = _by_corner(_corner_normals(self._vertices, self._faces))
+        self.vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float32)
+        self.faces = np.ascontiguousarray(mesh.faces, dtype=np.int32)
+        self.normals = _by_corner(_corner_normals(self.vertices, self.faces))  # [3, F, 3]
+        self.corner_colours = self.textures = None
         self._read_colours(mesh)
 
     def _read_colours(self, mesh: trimesh.Trimesh) -> None:
-        self._corner_colours = self._textures = None
         visual = mesh.visual
         if visual.kind != "texture":
             if visual.kind == "face":
                 colours = np.repeat(visual.face_colors[:, None, :3], 3, 1)
             elif visual.kind == "vertex":
-                colours = visual.vertex_colors[self._faces][..., :3]
+                colours = visual.vertex_colors[self.faces][..., :3]
             else:
-                colours = np.broadcast_to(np.array(DEFAULT_COLOUR, np.uint8), (len(self._faces), 3, 3))
-            self._corner_colours = _by_corner(colours.astype(np.float32) / 255)
+                colours = np.broadcast_to(np.array(DEFAULT_COLOUR, np.uint8), (len(self.faces), 3, 3))
+            self.corner_colours = _by_corner(colours.astype(np.float32) / 255)
             return
         multiple = isinstance(visual.material, MultiMaterial)
         materials = visual.material.materials if multiple else [visual.material]
-        self._textures = _Textures([_texture(material) for material in materials])
-        face_texture = visual.face_materials if multiple else np.zeros(len(self._faces))
-        self._face_texture = np.asarray(face_texture, dtype=np.int32)
-        uv = np.zeros((len(self._vertices), 2)) if visual.uv is None else np.nan_to_num(visual.uv)
-        uv = uv.astype(np.float32)[self._faces]
-        self._uv = _by_corner(uv)
-        self._texel_density = self._texels_per_unit(uv)
+        self.textures = Textures([_texture(material) for material in materials])
+        face_texture = visual.face_materials if multiple else np.zeros(len(self.faces))
+        self.face_texture = np.asarray(face_texture, dtype=np.int32)
+        uv = np.zeros((len(self.vertices), 2)) if visual.uv is None else np.nan_to_num(visual.uv)
+        uv = uv.astype(np.float32)[self.faces]
+        self.uv = _by_corner(uv)  # [3, F, 2]
+        self.texel_density = self._texels_per_unit(uv)
 
     def _texels_per_unit(self, uv: np.ndarray) -> np.ndarray:
         """Texels of the finest level along one world unit, per face: √(area in the texture / area in the world)."""
-        corners = self._vertices[self._faces]
+        corners = self.vertices[self.faces]
         world = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
         a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
-        texture = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) * self._textures.texels[self._face_texture]
+        texture = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) * self.textures.texels[self.face_texture]
         return np.sqrt(texture / np.maximum(world, 1e-12)).astype(np.float32)
+
+
+class Renderer:
+    """Ray caster of one mesh, with its texture(s), vertex colours, face colours or plain material colours.
+
+    Args:
+        mesh: as `Surface` takes it.
+    """
+
+    def __init__(self, mesh: trimesh.Trimesh):
+        self.surface = Surface(mesh)
+        vertices = self.surface.vertices
+        self._scene = EmbreeScene()
+        TriangleMesh(self._scene, vertices, self.surface.faces)
+        self._low, self._high = vertices.min(0) - 1e-4, vertices.max(0) + 1e-4
 
     def render(self, cameras: Tensor, size: int, supersample: int = 2, lighting: Lighting | None = None) -> np.ndarray:
         """Anti-aliased views, averaged over supersample² rays a pixel in premultiplied alpha.
@@ -151,18 +163,18 @@ class Renderer:
         self, hits: dict, origins: np.ndarray, directions: np.ndarray, footprint: np.ndarray, lighting: Lighting
     ) -> np.ndarray:
         """Colours in [0, 1] of H hits, [H, 3]."""
-        face, u, v = hits["primID"], hits["u"][:, None], hits["v"][:, None]
+        surface, face, u, v = self.surface, hits["primID"], hits["u"][:, None], hits["v"][:, None]
         weights = (1 - u - v, u, v)
 
         def interpolate(corners: np.ndarray) -> np.ndarray:
             return sum(weight * np.take(corners[i], face, axis=0) for i, weight in enumerate(weights))
 
-        if self._textures is None:
-            albedo = interpolate(self._corner_colours)
+        if surface.textures is None:
+            albedo = interpolate(surface.corner_colours)
         else:
-            level = np.log2(np.maximum(self._texel_density[face] * footprint, 1))
-            albedo = self._textures.sample(self._face_texture[face], interpolate(self._uv), level)
-        normals = _normalise(interpolate(self._normals))
+            level = np.log2(np.maximum(surface.texel_density[face] * footprint, 1))
+            albedo = surface.textures.sample(surface.face_texture[face], interpolate(surface.uv), level)
+        normals = _normalise(interpolate(surface.normals))
         # Two-sided: scans have flipped and single-sheet faces, so the normal is turned towards the camera.
         facing = (normals * directions).sum(-1, keepdims=True)
         normals = np.where(facing > 0, -normals, normals)
@@ -197,7 +209,7 @@ class Renderer:
         return self._scene.run(origins, np.ascontiguousarray(lights, np.float32), query="OCCLUDED") >= 0
 
 
-class _Textures:
+class Textures:
     """Mip pyramids of several RGB textures in one flat array; wrap mode repeat, bilinear on the nearest level."""
 
     def __init__(self, images: list[Image.Image]):
@@ -212,15 +224,15 @@ class _Textures:
                     break
                 image = image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.BOX)
         self.texels = np.array([image.width * image.height for image in images], np.float32)
-        self._flat = np.concatenate(levels)
-        self._sizes = np.array(sizes, np.int32)
-        self._first = np.array(first, np.int32)
-        self._last = np.array([*first[1:], len(sizes)], np.int32) - 1
+        self.flat = np.concatenate(levels)
+        self.sizes = np.array(sizes, np.int32)
+        self.first = np.array(first, np.int32)
+        self.last = np.array([*first[1:], len(sizes)], np.int32) - 1
 
     def sample(self, texture: np.ndarray, uv: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Colours in [0, 1], [H, 3], of textures [H] at uv [H, 2] (v up, as in OBJ) on mip levels [H]."""
         rounded = np.rint(level).astype(np.int32)
-        entry = self._sizes[np.minimum(self._first[texture] + rounded, self._last[texture])]
+        entry = self.sizes[np.minimum(self.first[texture] + rounded, self.last[texture])]
         offset, width, height = entry[:, 0], entry[:, 1], entry[:, 2]
         x = (uv[:, 0] - np.floor(uv[:, 0])) * width - np.float32(0.5)
         y = (1 - (uv[:, 1] - np.floor(uv[:, 1]))) * height - np.float32(0.5)
@@ -230,7 +242,7 @@ class _Textures:
         rows = (offset + top % height * width, offset + (top + 1) % height * width)
 
         def texels(row: int, column: int) -> np.ndarray:
-            return np.take(self._flat, rows[row] + columns[column], axis=0)
+            return np.take(self.flat, rows[row] + columns[column], axis=0)
 
         upper = texels(0, 0) * (1 - fx) + texels(0, 1) * fx
         lower = texels(1, 0) * (1 - fx) + texels(1, 1) * fx

@@ -104,8 +104,9 @@ def render_shard(folder: Path, kind: str, shard: int) -> None:
         renderer = Renderer(training_object(kind, shard, rng, seed))
         views = torch.from_numpy(cameras[index])
         images = renderer.render(views, SIZE, lighting=random_lighting(rng))
-        for image, depth, camera in zip(images, renderer.depth(views, DEPTH_SIZE), cameras[index], strict=True):
-            pictures += [_encode(image, quality=90), _encode(quantised_depth(depth, camera[2]), lossless=True)]
+        depths = quantised_depth(torch.from_numpy(renderer.depth(views, DEPTH_SIZE)), views[:, 2]).numpy()
+        for image, depth in zip(images, depths, strict=True):
+            pictures += [_encode(image, quality=90), _encode(depth, lossless=True)]
     ends = np.cumsum([len(picture) for picture in pictures]).reshape(OBJECTS_PER_SHARD, VIEWS, 2)
     # The pictures come last: a reader takes a shard for whole when they are there.
     with atomic_file(index_path) as partial:
@@ -114,10 +115,10 @@ def render_shard(folder: Path, kind: str, shard: int) -> None:
         np.save(partial, np.frombuffer(b"".join(pictures), np.uint8))
 
 
-def quantised_depth(depth: np.ndarray, radius: float) -> np.ndarray:
-    """Depths within ±SCENE_BOUND of `radius` as 1 … 255, anything else as 0: uint8, of the same shape."""
-    relative = (np.where(np.isfinite(depth), depth, 0) - radius) / SCENE_BOUND
-    return np.where(np.abs(relative) < 1, np.rint((relative + 1) * 127 + 1), 0).astype(np.uint8)
+def quantised_depth(depth: Tensor, radius: Tensor) -> Tensor:
+    """Depths [V, S, S] within ±SCENE_BOUND of `radius` [V] as 1 … 255, anything else as 0: uint8."""
+    relative = (torch.where(depth.isfinite(), depth, 0) - radius[:, None, None]) / SCENE_BOUND
+    return torch.where(relative.abs() < 1, ((relative + 1) * 127 + 1).round(), 0).byte()
 
 
 def dequantised_depth(levels: Tensor) -> Tensor:
@@ -156,15 +157,20 @@ class TrainingViews:
         Raises:
             UserError: no shard of this split.
         """
-        self.folder, self.split, self.kinds = Path(folder), split, kinds
+        self.folder, self.split, self.wanted = Path(folder), split, kinds
         self.shards: dict[str, dict[Path, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
         self.refresh()
+        self.kinds = tuple(self.shards)
         if not self.shards:
             raise UserError(f"{folder}: no {split} shards; make them with python dataset/training_views.py")
 
+    def of_kind(self, kind: str) -> "TrainingViews":
+        """Those of one kind alone."""
+        return TrainingViews(self.folder, self.split, (kind,))
+
     def refresh(self) -> None:
         """Open shards that have appeared since."""
-        for kind in self.kinds:
+        for kind in self.wanted:
             for path in sorted((self.folder / kind).glob("*_pictures.npy")):
                 shards = self.shards.get(kind, {})
                 if path not in shards and path.name.startswith("00000") == (self.split == "val"):

@@ -31,13 +31,13 @@ def turned_views(
     images: Tensor, elevation: Tensor, roll: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Some of views [V, 4, S, S], turned and mirrored, and their elevations and rolls, [count] each."""
-    chosen = torch.randperm(len(images), generator=generator)[:count]
+    chosen = torch.randperm(len(images), generator=generator, device=images.device)[:count]
     images, elevation, roll = images[chosen], elevation[chosen], roll[chosen]
-    mirrored = torch.rand(len(roll), generator=generator) < 0.5
+    mirrored = torch.rand(len(roll), generator=generator, device=images.device) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     roll = torch.where(mirrored, -roll, roll)
-    wanted = ROLLS[0] + (ROLLS[-1] - ROLLS[0]) * torch.rand(len(roll), generator=generator)
-    wanted = torch.where(torch.rand(len(roll), generator=generator) < LEVEL, roll, wanted)
+    wanted = ROLLS[0] + (ROLLS[-1] - ROLLS[0]) * torch.rand(len(roll), generator=generator, device=images.device)
+    wanted = torch.where(torch.rand(len(roll), generator=generator, device=images.device) < LEVEL, roll, wanted)
     return turn(images, wanted - roll), elevation, wanted
 
 
@@ -51,7 +51,7 @@ def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> T
     count = len(images)
 
     def uniform(limit: float, *shape: int) -> Tensor:
-        return (torch.rand(count, *shape, generator=generator) * 2 - 1) * limit
+        return (torch.rand(count, *shape, generator=generator, device=images.device) * 2 - 1) * limit
 
     alpha = images[:, 3:]
     foreground = images[:, :3] - (1 - alpha)
@@ -63,10 +63,10 @@ def augment(images: Tensor, config: DictConfig, generator: torch.Generator) -> T
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2) * zoom[:, None, None]
     grid = F.affine_grid(torch.cat([turn, shift[..., None]], -1), list(images.shape), align_corners=False)
     moved = F.grid_sample(torch.cat([foreground, alpha], 1), grid, align_corners=False)
-    soft = torch.rand(count, 1, 1, 1, generator=generator) < config.blur
+    soft = torch.rand(count, 1, 1, 1, generator=generator, device=images.device) < config.blur
     moved = torch.where(soft, F.avg_pool2d(moved, 3, 1, 1), moved)
 
     foreground, alpha = moved[:, :3], moved[:, 3:]
-    level = torch.rand(count, 1, 1, 1, generator=generator) * config.noise
-    noise = torch.randn(foreground.shape, generator=generator) * level * alpha
+    level = torch.rand(count, 1, 1, 1, generator=generator, device=images.device) * config.noise
+    noise = torch.randn(foreground.shape, generator=generator, device=images.device) * level * alpha
     return torch.cat([(foreground + noise).clamp(0, 1) + 1 - alpha, alpha], 1)

@@ -48,10 +48,11 @@ def denoising_losses(
     losses = view_losses(view, batch.images[:, chosen], batch.depths[:, : config.denoised])
     latents = batch.images[:, chosen].flatten(0, 1) * 2 - 1
     count, device = len(latents), latents.device
-    timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=generator)
-    timesteps[torch.rand(count, generator=generator) < config.pure_noise] = TRAIN_TIMESTEPS - 1
-    drop = (torch.rand(count, generator=generator) < config.drop).to(device)
-    noise, timesteps = torch.randn(latents.shape, generator=generator).to(device), timesteps.to(device)
+    on = {"generator": generator, "device": generator.device}
+    timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), **on)
+    timesteps[torch.rand(count, **on) < config.pure_noise] = TRAIN_TIMESTEPS - 1
+    drop = (torch.rand(count, **on) < config.drop).to(device)
+    noise, timesteps = torch.randn(latents.shape, **on).to(device), timesteps.to(device)
     schedule = noise_schedule()
     prediction = model.denoise(schedule.add_noise(latents, noise, timesteps), timesteps, told.dropped(drop))
     losses["denoising"] = F.mse_loss(prediction, schedule.get_velocity(latents, noise, timesteps))
@@ -93,5 +94,5 @@ def object_rays(cameras: Tensor, count: int, generator: torch.Generator) -> Tens
     """
     near, far = ray_interval(*cam.rays(cameras, cam.pixel_grid(DEPTH_SIZE, cameras.device)))
     possible = far - near > 0.01 * SCENE_BOUND
-    scores = torch.rand(possible.shape, generator=generator).to(cameras.device) * possible
+    scores = torch.rand(possible.shape, generator=generator, device=generator.device).to(cameras.device) * possible
     return scores.topk(count, -1).indices

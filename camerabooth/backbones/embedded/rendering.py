@@ -46,7 +46,7 @@ def render(
     if generator is None:
         offsets = torch.full((samples,), 0.5)
     else:
-        offsets = torch.rand(*near.shape, samples, generator=generator)
+        offsets = torch.rand(*near.shape, samples, generator=generator, device=generator.device)
     fractions = (torch.arange(samples, device=near.device) + offsets.to(near.device)) / samples
     depths = near[..., None] + (far - near)[..., None] * fractions
 
