@@ -17,7 +17,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from camerabooth import pretrain
-from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from dataset.rendered_views import RenderedViews
 from dataset.training_views import VIEWS
 from relposepp import train as pose_training
@@ -39,7 +38,7 @@ DEFAULTS = {
     "curve_seconds": 40.0,  # between rows
     "prior": {  # camerabooth/pretrain.py's settings
         "start": "camerabooth/weights/embedded",
-        "objects": 64,
+        "objects": 48,
         "targets": 6,
         "denoise_every": 2,
         "learning_rate": 1e-3,
@@ -77,9 +76,6 @@ class Prior:
     def row(self, held_out: RenderedViews) -> dict[str, float]:
         losses, self.losses = self.losses, []
         return pretrain.curve_row(self.trainer, losses, held_out)
-
-    def export(self, folder: Path) -> None:
-        EmbeddedDiffusion(self.trainer.averaged_model().cpu()).save_pretrained(folder)
 
 
 class Poses:
@@ -133,7 +129,7 @@ def train(config: DictConfig, out: Path) -> None:
             pretrain.log_row(out / "curve.csv", row)
             next_row, now = now + config.curve_seconds, time.monotonic()
     views.stop()
-    prior.export(out / "prior")
+    prior.trainer.export(out / "prior")
     poses.export(out / "poses")
     print({"rendered": views.count} | prior.row(held_out) | poses.row() | {"seconds": list(used.values())}, flush=True)
     shown = views.images[:64:7, :: VIEWS // 8].flatten(0, 1).cpu().numpy()
@@ -143,7 +139,6 @@ def train(config: DictConfig, out: Path) -> None:
 
 
 def main() -> None:
-    torch.backends.cudnn.benchmark = True
     train(merge_overrides(OmegaConf.create(DEFAULTS), sys.argv[2:]), Path(sys.argv[1]))
 
 

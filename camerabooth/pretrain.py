@@ -127,6 +127,18 @@ class Trainer:
         model.load_state_dict(self.average)
         return model.eval()
 
+    def export(self, folder: Path) -> None:
+        """Write the averaged model as a model folder.
+
+        Convolutions run in bf16, so that their weights need no more precision; git packs them a sixth smaller.
+        """
+        model = self.averaged_model().cpu()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(parameter.bfloat16())
+        EmbeddedDiffusion(model).save_pretrained(folder)
+
     def learning_rate(self) -> float:
         """Warm-up, then constant, then linear to zero over the last share of the minutes."""
         config = self.config
@@ -280,7 +292,7 @@ def main() -> None:
     if config.export:
         trainer = Trainer(config)
         trainer.load()
-        EmbeddedDiffusion(trainer.averaged_model()).save_pretrained(root_dir() / config.export)
+        trainer.export(root_dir() / config.export)
         print(trainer)
     elif config.processes > 1:
         with tempfile.TemporaryDirectory() as folder:

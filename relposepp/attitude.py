@@ -38,7 +38,7 @@ class AttitudeHead(nn.Module):
 def bin_labels(values: Tensor, centres: Tensor) -> Tensor:
     """Gaussian soft labels of values [V] over evenly spaced bins [B], one bin wide: [V, B]."""
     width = centres[1] - centres[0]
-    return torch.softmax(-0.5 * ((values[:, None] - centres) / width).square(), -1)
+    return torch.softmax(-0.5 * ((values[:, None] - centres.to(values.device)) / width).square(), -1)
 
 
 def trained_rolls() -> Tensor:
