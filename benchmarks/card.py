@@ -118,6 +118,12 @@ def train(config: DictConfig, out: Path) -> None:
     prior, poses = Prior(config), Poses(config)
     shares, used = {prior: 1 - config.share, poses: config.share}, {prior: 0.0, poses: 0.0}
     start = now = time.monotonic()
+
+    def log_row() -> None:
+        row = {"seconds": round(now - start), "rendered": views.count} | prior.row(held_out) | poses.row()
+        pretrain.log_row(out / "curve.csv", row)
+
+    out.mkdir(parents=True, exist_ok=True)
     next_row = start + config.curve_seconds
     while now - start < config.seconds:
         network = min(shares, key=lambda each: used[each] / max(shares[each], 1e-9))
@@ -125,13 +131,12 @@ def train(config: DictConfig, out: Path) -> None:
         then, now = now, time.monotonic()
         used[network] += now - then
         if now > next_row:
-            row = {"seconds": round(now - start), "rendered": views.count} | prior.row(held_out) | poses.row()
-            pretrain.log_row(out / "curve.csv", row)
+            log_row()
             next_row, now = now + config.curve_seconds, time.monotonic()
     views.stop()
     prior.trainer.export(out / "prior")
     poses.export(out / "poses")
-    print({"rendered": views.count} | prior.row(held_out) | poses.row() | {"seconds": list(used.values())}, flush=True)
+    log_row()
     shown = views.images[:64:7, :: VIEWS // 8].flatten(0, 1).cpu().numpy()
     with atomic_file(out / "views.png") as partial:
         iio.imwrite(partial, sheet(shown, 8), extension=".png")
