@@ -4,6 +4,7 @@ They are those of dataset/training_views.py, object for object, without WebP's l
 card's memory.
 """
 
+import copy
 import itertools
 import threading
 from collections.abc import Iterator
@@ -41,20 +42,19 @@ def drawing(kind: str, seed: int) -> Drawing:
 
 
 class Drawings(IterableDataset):
-    """Endless drawings from a seed on, toys and modelled objects in turn; shared out among workers."""
+    """From a seed on, each one's toy and modelled object; shared out among workers."""
 
     def __init__(self, first: int):
         self.first = first
 
-    def __iter__(self) -> Iterator[Drawing]:
+    def __iter__(self) -> Iterator[list[Drawing]]:
         worker = get_worker_info()
         for seed in itertools.count(self.first + (worker.id if worker else 0), worker.num_workers if worker else 1):
-            for kind in KINDS:
-                yield drawing(kind, seed)
+            yield [drawing(kind, seed) for kind in KINDS]
 
 
-def _as_it_is(drawing: Drawing) -> Drawing:
-    return drawing
+def _as_they_are(drawings: list[Drawing]) -> list[Drawing]:
+    return drawings
 
 
 class RenderedViews:
@@ -74,15 +74,14 @@ class RenderedViews:
         self.depths = torch.empty(capacity, VIEWS, DEPTH_SIZE, DEPTH_SIZE, dtype=torch.uint8, device=device)
         self.cameras = torch.empty(capacity, VIEWS, 7, device=device)
         drawings = Drawings(0 if held_out else OBJECTS_PER_SHARD)
-        self._drawings = iter(
-            DataLoader(
-                drawings,
-                batch_size=None,
-                collate_fn=_as_it_is,
-                num_workers=workers,
-                prefetch_factor=8 if workers else None,
-            )
+        loader = DataLoader(
+            drawings,
+            batch_size=None,
+            collate_fn=_as_they_are,
+            num_workers=workers,
+            prefetch_factor=8 if workers else None,
         )
+        self._drawings = itertools.chain.from_iterable(loader)
         self._stopped = threading.Event()
 
     def fill(self, objects: int) -> None:
@@ -110,8 +109,8 @@ class RenderedViews:
 
     def of_kind(self, kind: str) -> "RenderedViews":
         """The same views, of one kind alone."""
-        part = object.__new__(RenderedViews)
-        part.__dict__ = self.__dict__ | {"places": slice(KINDS.index(kind), None, len(KINDS))}
+        part = copy.copy(self)
+        part.places = slice(KINDS.index(kind), None, len(KINDS))
         return part
 
     def batch(self, rng: np.random.Generator, objects: int, views: int, targets: int = 0) -> Batch:

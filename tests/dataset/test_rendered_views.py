@@ -21,7 +21,7 @@ def test_objects_are_those_of_the_shards(tmp_path, monkeypatch):
     tv.render_shard(tmp_path / "toys", "toys", 1)
     index = np.load(tmp_path / "toys/00001_index.npz")
     shard = np.load(tmp_path / "toys/00001_pictures.npy"), index["cameras"], index["ends"]
-    views = RenderedViews(torch.device("cpu"), capacity=4, workers=0)
+    views = RenderedViews(torch.device("cpu"), capacity=4, workers=2)
     views.fill(10)
     assert views.count == 4, "there is room for four"
     for place in range(2):  # toys lie at even places
