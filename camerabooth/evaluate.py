@@ -40,7 +40,7 @@ SOURCES = (1, 2, 3, 5)
 TARGETS = 24  # test views an object …
 AT_ONCE = 4  # … of which so many are made together
 SIZE = 64  # pixels a side, at which views are compared
-TEMPERATURES = (0.5, 1.0)  # of the initial noise
+TEMPERATURES = (0.5,)  # of the initial noise
 OFFSETS = torch.arange(-45, 45.1, 2.5)  # degrees of azimuth error
 NEIGHBOURS = math.radians(60)
 SENSITIVITY_TIMESTEPS = (300, 400, 500)  # sharpest on held-out toys
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--type", help="of --object; both in the place of the list")
     parser.add_argument("--object", nargs="+")
     parser.add_argument("--model", type=Path, default=EMBEDDED_WEIGHTS, help="model folder")
-    parser.add_argument("--steps", type=int, default=8, help="of a DDIM sample")
+    parser.add_argument("--steps", type=int, default=4, help="of a DDIM sample")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, nargs="*", default=TEMPERATURES, help="of the initial noise")
     parser.add_argument("--sensitivity", action="store_true", help="of the denoising loss to azimuths: takes an hour")
