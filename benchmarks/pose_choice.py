@@ -2,6 +2,7 @@
 
     python benchmarks/pose_choice.py record     # what the search finds, once, into ROOT_DIR/results/pose_choice
     python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
+    python benchmarks/pose_choice.py record --unmoved --folder results/unmoved    # without relposepp/moves.py
     python benchmarks/pose_choice.py growth     # of errors at true cameras with the angle to the nearest other view
 
 An object has five photos in one set and three in another (--views). `fit` prints, for each set, the rotation error of
@@ -56,13 +57,17 @@ def load_object(name: str) -> trimesh.Trimesh:
     return demo_toy(name) or make_toy(toy_seed(name))
 
 
-def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int) -> dict:
-    """The photos' true cameras, and the configurations that the search ends with, with all evidence."""
+def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int, moved: bool) -> dict:
+    """The photos' true cameras, and the configurations that the search ends with, with all evidence.
+
+    Args:
+        moved: whether the diffusion model moves views.
+    """
     model, diffusion = models
     truth = train_cameras("toy_demo", name)[:views]
     photos = list(Renderer(load_object(name)).render(truth, SIZE, supersample=3))
     start = time.process_time()
-    poses = estimate(model, diffusion, photos, OmegaConf.load(CONFIG), 0)
+    poses = estimate(model, diffusion if moved else None, photos, OmegaConf.load(CONFIG), 0)
     images = to_tensor(photos, diffusion.image_size)
     evidence = poses.evidence | {
         "errors": torch.cat([leave_one_out(diffusion, images, cameras) for cameras in poses.cameras]),
@@ -143,6 +148,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
     parser.add_argument("--objects", nargs="+", default=OBJECTS)
     parser.add_argument("--views", type=int, nargs="+", default=(5, 3), help="an object has a set of each")
+    parser.add_argument("--unmoved", action="store_true", help="leave out what the diffusion model moves")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = root_dir() / arguments.folder
@@ -159,7 +165,7 @@ def main() -> None:
         return
     for (name, views), path in zip(sets, paths.values()):
         if not path.exists():
-            row = record(models, name, views)
+            row = record(models, name, views, not arguments.unmoved)
             with atomic_file(path) as partial_file:
                 torch.save(row, partial_file)
             print(f"{name} {views} views {row['seconds']:.0f} s", flush=True)
