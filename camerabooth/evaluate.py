@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--type", help="of --object; both in the place of the list")
     parser.add_argument("--object", nargs="+")
     parser.add_argument("--model", type=Path, default=EMBEDDED_WEIGHTS, help="model folder")
-    parser.add_argument("--steps", type=int, default=4, help="of a DDIM sample")
+    parser.add_argument("--steps", type=int, default=3, help="of a DDIM sample")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, nargs="*", default=TEMPERATURES, help="of the initial noise")
     parser.add_argument("--sensitivity", action="store_true", help="of the denoising loss to azimuths: takes an hour")

@@ -3,7 +3,7 @@
     .venv/bin/python docs/figures/samples.py
 
 Of an object, from left to right: the photo, a view that was not given, its conditional mean, and two samples of it of
-four steps. Two objects lie side by side.
+three steps. Two objects lie side by side.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from sap3d.images import sheet, to_uint8
 from sap3d.scene import Scene
 
 VIEW = 5  # of the 24 test views
-STEPS = 4
+STEPS = 3
 
 
 @torch.no_grad()

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import trimesh
 
-from threestudio.models.exporters.smoothing import Pulls, fitted, flattest, incidence, neighbours, sharp_normals, smooth
+from threestudio.models.exporters.smoothing import (
+    Pulls,
+    beside_flat_sides,
+    fitted,
+    flattest,
+    incidence,
+    neighbours,
+    sharp_normals,
+    smooth,
+)
 
 
 def noisy(mesh: trimesh.Trimesh, by: float) -> trimesh.Trimesh:
@@ -61,6 +70,19 @@ def test_rounded_edges_get_the_normals_of_sharp_ones():
     normals = sharp_normals(mesh, steps=80, angle=20, flat=10)
     before, after = (between(each, true.face_normals).mean() for each in (mesh.face_normals, normals))
     assert before > 3 and after < 0.7 * before
+
+
+@pytest.mark.parametrize("faces", [5_000, 20_000])
+def test_boxes_have_flat_sides_and_balls_have_none(faces):
+    def beside(shape: trimesh.Trimesh) -> float:
+        size = np.sqrt(2 * shape.area / faces)
+        mesh = noisy(shape.subdivide_to_size(1.5 * size), 0.02 * size)
+        return beside_flat_sides(mesh, neighbours(incidence(mesh))).mean()
+
+    rod = trimesh.creation.capsule(height=0.8, radius=0.05, count=(16, 16))
+    assert beside(trimesh.creation.box((0.6, 0.4, 0.3))) == 1
+    assert beside(trimesh.creation.icosphere(subdivisions=4, radius=0.4)) == 0
+    assert beside(rod) == 0
 
 
 def test_the_flattest_patch_lies_on_a_faces_own_side_of_an_edge():

@@ -8,6 +8,9 @@ from scipy import sparse
 from scipy.sparse.linalg import cg
 
 SMOOTHING_STEPS, SHARPENING_STEPS = 15, 10  # of vertices towards the planes
+# A side is flat where normals, averaged over a random walk of such a length, as a share of the diagonal of the mesh's
+# box, vary by no more than so many degrees; those so many lengths beyond are beside it. A ball varies by more.
+FLAT_WALK, FLAT_SIDE, FLAT_REACH = 0.05, 4.0, 3.5
 NEARNESS = 0.03  # weight of a vertex's distance from where it was, beside its distance from the planes
 
 
@@ -44,7 +47,7 @@ def sharp_normals(mesh: trimesh.Trimesh, steps: int, angle: float, flat: float) 
 
     Guided filtering of face normals (Zhang et al., Computer Graphics Forum 34, 2015, without the saliency of edges):
     how much neighbours have to do with each other is decided by the normals of the flattest patches that they are part
-    of, and no patch across an edge is flat. What has no flat patch about it, as rods and balls, keeps its normals.
+    of, and no patch across an edge is flat. What is not beside a flat side keeps its normals, and so do rods.
 
     Args:
         mesh: closed, with merged vertices, smoothed.
@@ -55,10 +58,11 @@ def sharp_normals(mesh: trimesh.Trimesh, steps: int, angle: float, flat: float) 
     corners = incidence(mesh)
     vertices, normals, areas = np.array(mesh.vertices), np.array(mesh.face_normals), mesh.area_faces
     links = neighbours(corners)
-    for _ in range(steps):
+    beside = beside_flat_sides(mesh, links)
+    for _ in range(steps if beside.any() else 0):
         guide, spread = flattest(normals, areas, links)
         filtered = averaged(normals, guide, areas, links, angle)
-        filtered = np.where((spread < 1 - np.cos(np.radians(flat)))[:, None], filtered, normals)
+        filtered = np.where((beside & (spread < 1 - np.cos(np.radians(flat))))[:, None], filtered, normals)
         vertices = followed(vertices, mesh.faces, corners, filtered, SHARPENING_STEPS)
         moved = trimesh.Trimesh(vertices, mesh.faces, process=False)
         normals, areas = np.array(moved.face_normals), moved.area_faces
@@ -90,6 +94,20 @@ def averaged(
     weights = areas[links.col] * np.exp(-unlike / (2 * width**2))
     mean = sparse.coo_matrix((weights, (links.row, links.col)), links.shape).tocsr() @ normals
     return unit(mean, otherwise=normals)
+
+
+def beside_flat_sides(mesh: trimesh.Trimesh, links: sparse.coo_matrix) -> np.ndarray:
+    """Which faces belong to flat sides or lie a little beyond their edges, bool [F]."""
+    length = FLAT_WALK * mesh.scale / mesh.edges_unique_length.mean()  # in edges; a walk's grows as √steps
+    weights = sparse.coo_matrix((mesh.area_faces[links.col], (links.row, links.col)), links.shape).tocsr()
+    weights = sparse.diags(1 / np.asarray(weights.sum(1)).ravel().clip(1e-30)) @ weights
+    mean = np.array(mesh.face_normals)
+    for _ in range(max(1, round(length**2))):
+        mean = weights @ mean
+    beside = (np.linalg.norm(mean, axis=1) > np.cos(np.radians(FLAT_SIDE))).astype(float)
+    for _ in range(round(FLAT_REACH * length)):
+        beside = np.maximum.reduceat(beside[weights.indices], weights.indptr[:-1])
+    return beside > 0
 
 
 def flattest(normals: np.ndarray, areas: np.ndarray, links: sparse.coo_matrix) -> tuple[np.ndarray, np.ndarray]:
