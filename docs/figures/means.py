@@ -1,6 +1,6 @@
-"""What the embedded model expects of MODELS_demo from five photos, from the sheet that camerabooth/evaluate.py writes.
+"""What the embedded model makes of MODELS_demo from five photos, from the sheet that camerabooth/evaluate.py writes.
 
-python camerabooth/evaluate.py --list dataset/benchmarks/models12.txt --temperature
+python camerabooth/evaluate.py --list dataset/benchmarks/models12.txt
 python docs/figures/means.py                    # results/camerabooth/samples.png → docs/figures/means.png
 """
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from sap3d.files import root_dir
 
-ROWS, COLUMNS = 3, 8  # of an object, in the sheet
+ROWS, COLUMNS = 4, 8  # of an object, in the sheet
 SHOWN, ACROSS = 4, 3  # columns of an object, and objects side by side, in the figure
 
 

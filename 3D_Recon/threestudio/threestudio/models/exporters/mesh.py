@@ -38,7 +38,7 @@ class MeshExporter:
         most_shrinking: float = 0.08  # two standard deviations of stage 1's radii; more is a fault of the shape
         closing: int = 2  # nodes; shells with holes up to twice this are filled as if they were closed
         faces: int = 10_000  # that it is simplified to, or to half of what it had
-        smoothing: int = 20  # steps of `smoothing.smooth`; 0: none
+        smoothing: int = 8  # steps of `smoothing.smooth`; 0: none
         smoothing_angle: float = 20.0  # degrees; see there
         sharpening: int = 80  # steps of `smoothing.sharp_normals`; 0: none
         sharpening_angle: float = 20.0  # degrees; see there, likewise …
