@@ -40,6 +40,7 @@ SOURCES = (1, 2, 3, 5)
 TARGETS = 24  # test views an object …
 AT_ONCE = 4  # … of which so many are made together
 SIZE = 64  # pixels a side, at which views are compared
+STEPS = 3  # of a DDIM sample
 TEMPERATURES = (0.5,)  # of the initial noise
 OFFSETS = torch.arange(-45, 45.1, 2.5)  # degrees of azimuth error
 NEIGHBOURS = math.radians(60)
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--type", help="of --object; both in the place of the list")
     parser.add_argument("--object", nargs="+")
     parser.add_argument("--model", type=Path, default=EMBEDDED_WEIGHTS, help="model folder")
-    parser.add_argument("--steps", type=int, default=3, help="of a DDIM sample")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of a DDIM sample")
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, nargs="*", default=TEMPERATURES, help="of the initial noise")
     parser.add_argument("--sensitivity", action="store_true", help="of the denoising loss to azimuths: takes an hour")

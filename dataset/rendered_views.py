@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dataset.rasterise import Rasteriser, arrays
-from dataset.render import Lighting, Surface, random_lighting
+from dataset.render import Lighting, Surface
 from dataset.training_views import (
     DEPTH_SIZE,
     KINDS,
@@ -25,8 +25,8 @@ from dataset.training_views import (
     Batch,
     dequantised_depth,
     quantised_depth,
-    random_cameras,
-    training_object,
+    random_views,
+    training_scene,
     white_composite,
 )
 
@@ -34,11 +34,9 @@ Drawing = tuple[dict[str, np.ndarray], np.ndarray, Lighting]  # a surface's arra
 
 
 def drawing(kind: str, seed: int) -> Drawing:
-    """The object of this seed, its cameras and its light, as `render_shard` has them."""
-    rng = np.random.default_rng([seed, 1 + KINDS.index(kind)])
-    cameras = random_cameras(rng)
-    surface = Surface(training_object(kind, seed // OBJECTS_PER_SHARD, rng, seed))
-    return arrays(surface), cameras, random_lighting(rng)
+    """`training_scene` of a seed, as the card draws it."""
+    cameras, mesh, lighting = training_scene(kind, seed)
+    return arrays(Surface(mesh)), cameras, lighting
 
 
 class Drawings(IterableDataset):
@@ -51,10 +49,6 @@ class Drawings(IterableDataset):
         worker = get_worker_info()
         for seed in itertools.count(self.first + (worker.id if worker else 0), worker.num_workers if worker else 1):
             yield [drawing(kind, seed) for kind in KINDS]
-
-
-def _as_they_are(drawings: list[Drawing]) -> list[Drawing]:
-    return drawings
 
 
 class RenderedViews:
@@ -77,7 +71,7 @@ class RenderedViews:
         loader = DataLoader(
             drawings,
             batch_size=None,
-            collate_fn=_as_they_are,
+            collate_fn=list,  # as they are
             num_workers=workers,
             prefetch_factor=8 if workers else None,
         )
@@ -116,11 +110,7 @@ class RenderedViews:
     def batch(self, rng: np.random.Generator, objects: int, views: int, targets: int = 0) -> Batch:
         """Random views of random objects: `views` of the photo-like ones, then `targets` of all others."""
         indices = rng.choice(range(self.count)[self.places], objects)
-        chosen = []
-        for _ in indices:
-            order = rng.permutation(VIEWS // 2)
-            others = rng.permutation(np.concatenate([order[views:], np.arange(VIEWS // 2, VIEWS)]))
-            chosen.append(np.concatenate([order[:views], others[:targets]]))
+        chosen = [random_views(rng, views, targets) for _ in indices]
         index = torch.from_numpy(indices).to(self.device)[:, None]
         chosen = torch.from_numpy(np.stack(chosen)).to(self.device)
         images = white_composite(self.images[index, chosen])

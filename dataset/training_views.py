@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from dataset.hard_toys import FAMILIES, make_hard_toy
 from dataset.modelled import list_models, load_model
-from dataset.render import Renderer, random_lighting
+from dataset.render import Lighting, Renderer, random_lighting
 from dataset.toys import make_toy
 from dataset.variation import vary, with_textures
 from sap3d.cameras import maths as cam
@@ -87,6 +87,14 @@ def _random_model(rng: np.random.Generator, shard: int) -> trimesh.Trimesh:
     return load_model(models[rng.integers(len(models))])
 
 
+def training_scene(kind: str, seed: int) -> tuple[np.ndarray, trimesh.Trimesh, Lighting]:
+    """Cameras of this seed's views, float32 [VIEWS, 7], its object and its light."""
+    rng = np.random.default_rng([seed, 1 + KINDS.index(kind)])
+    cameras = random_cameras(rng)
+    mesh = training_object(kind, seed // OBJECTS_PER_SHARD, rng, seed)
+    return cameras, mesh, random_lighting(rng)
+
+
 # ---------------------------------------------------------------- shards
 
 
@@ -98,12 +106,9 @@ def render_shard(folder: Path, kind: str, shard: int) -> None:
     pictures = []
     cameras = np.empty((OBJECTS_PER_SHARD, VIEWS, 7), np.float32)
     for index in tqdm(range(OBJECTS_PER_SHARD), desc=f"{kind} {shard}", mininterval=10):
-        seed = shard * OBJECTS_PER_SHARD + index
-        rng = np.random.default_rng([seed, 1 + KINDS.index(kind)])
-        cameras[index] = random_cameras(rng)
-        renderer = Renderer(training_object(kind, shard, rng, seed))
-        views = torch.from_numpy(cameras[index])
-        images = renderer.render(views, SIZE, lighting=random_lighting(rng))
+        cameras[index], mesh, lighting = training_scene(kind, shard * OBJECTS_PER_SHARD + index)
+        renderer, views = Renderer(mesh), torch.from_numpy(cameras[index])
+        images = renderer.render(views, SIZE, lighting=lighting)
         depths = quantised_depth(torch.from_numpy(renderer.depth(views, DEPTH_SIZE)), views[:, 2]).numpy()
         for image, depth in zip(images, depths, strict=True):
             pictures += [_encode(image, quality=90), _encode(depth, lossless=True)]
@@ -148,6 +153,13 @@ class Batch:
         return Batch(self.images.to(device), self.cameras.to(device), self.depths.to(device))
 
 
+def random_views(rng: np.random.Generator, views: int, targets: int) -> np.ndarray:
+    """Which views of an object are in a batch: `views` of the photo-like ones, then `targets` of all others."""
+    order = rng.permutation(VIEWS // 2)
+    others = rng.permutation(np.concatenate([order[views:], np.arange(VIEWS // 2, VIEWS)]))
+    return np.concatenate([order[:views], others[:targets]])
+
+
 class TrainingViews:
     """Random batches from folders of shards; shards that appear while it is read are picked up."""
 
@@ -160,9 +172,13 @@ class TrainingViews:
         self.folder, self.split, self.wanted = Path(folder), split, kinds
         self.shards: dict[str, dict[Path, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
         self.refresh()
-        self.kinds = tuple(self.shards)
         if not self.shards:
             raise UserError(f"{folder}: no {split} shards; make them with python dataset/training_views.py")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those that there are shards of."""
+        return tuple(self.shards)
 
     def of_kind(self, kind: str) -> "TrainingViews":
         """Those of one kind alone."""
@@ -180,15 +196,12 @@ class TrainingViews:
 
     def batch(self, rng: np.random.Generator, objects: int, views: int, targets: int = 0) -> Batch:
         """Random views of random objects: `views` of the photo-like ones, then `targets` of all others."""
-        kinds = list(self.shards)
         sets = []
         for _ in range(objects):
-            shards = list(self.shards[kinds[rng.integers(len(kinds))]].values())
+            shards = list(self.shards[self.kinds[rng.integers(len(self.kinds))]].values())
             pictures, cameras, ends = shards[rng.integers(len(shards))]
-            index, order = rng.integers(len(cameras)), rng.permutation(VIEWS // 2)
-            others = rng.permutation(np.concatenate([order[views:], np.arange(VIEWS // 2, VIEWS)]))
-            chosen = np.concatenate([order[:views], others[:targets]])
-            sets.append(_read(pictures, cameras[index], ends, index, chosen, views))
+            index = rng.integers(len(cameras))
+            sets.append(_read(pictures, cameras[index], ends, index, random_views(rng, views, targets), views))
         return Batch(*(torch.stack(parts) for parts in zip(*sets, strict=True)))
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from camerabooth.backbones.interface import DiffusionModel, load_model
-from camerabooth.evaluate import TEMPERATURES, load_views
+from camerabooth.evaluate import STEPS, TEMPERATURES, load_views
 from camerabooth.sampling import sample
 from dataset.modelled import benchmark_models
 from sap3d.files import atomic_file
@@ -23,7 +23,6 @@ from sap3d.images import sheet, to_uint8
 from sap3d.scene import Scene
 
 VIEW = 5  # of the 24 test views
-STEPS = 3
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from benchmarks import card
 from camerabooth.backbones.embedded.model import EmbeddedDiffusion
-from dataset import rendered_views
 from dataset import training_views as tv
 from relposepp.model import ModelConfig, RelativePose, load_model, save_model
 from tests.camerabooth.test_pretrain import TINY
@@ -18,7 +17,8 @@ from tests.relposepp.test_model import TINY as TINY_POSES
 
 @pytest.fixture
 def toys_alone(monkeypatch):
-    monkeypatch.setattr(rendered_views, "training_object", lambda kind, *rest: tv.training_object("toys", *rest))
+    original = tv.training_object
+    monkeypatch.setattr(tv, "training_object", lambda kind, *rest: original("toys", *rest))
 
 
 def test_both_networks_learn_and_come_back(tmp_path, monkeypatch, toys_alone):

@@ -1,5 +1,7 @@
 """The rasteriser against the ray caster, and against closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_shadows_are_nearly_those_of_ray_casting():
     renderer = Renderer(make_hard_toy("legs", 3))
     wanted = renderer.render(cameras, 64, 2, lighting).astype(int)
     drawn = rasteriser_of(renderer).render(cameras, 64, 2, lighting).numpy()
-    unshaded = rasteriser_of(renderer).render(cameras, 64, 2, Lighting(**{**vars(lighting), "shadow": 0.0})).numpy()
+    unshaded = rasteriser_of(renderer).render(cameras, 64, 2, replace(lighting, shadow=0.0)).numpy()
     shown = wanted[..., 3] > 0
     error, effect = (np.abs(each - wanted)[shown].mean() for each in (drawn, unshaded))
     assert effect > 1 and error < 0.1 * effect, (error, effect)

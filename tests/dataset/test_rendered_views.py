@@ -12,7 +12,8 @@ from dataset.rendered_views import RenderedViews
 @pytest.fixture(autouse=True)
 def toys_alone(monkeypatch):
     """Modelled objects need packages: toys take their place."""
-    monkeypatch.setattr(rendered_views, "training_object", lambda kind, *rest: tv.training_object("toys", *rest))
+    original = tv.training_object
+    monkeypatch.setattr(tv, "training_object", lambda kind, *rest: original("toys", *rest))
 
 
 def test_objects_are_those_of_the_shards(tmp_path, monkeypatch):

@@ -81,6 +81,11 @@ def neighbours(corners: sparse.csr_matrix) -> sparse.coo_matrix:
     return (corners @ corners.T).tocoo()
 
 
+def weighted(links: sparse.coo_matrix, weights: np.ndarray) -> sparse.csr_matrix:
+    """`neighbours` with a weight for each link."""
+    return sparse.coo_matrix((weights, (links.row, links.col)), links.shape).tocsr()
+
+
 def averaged(
     normals: np.ndarray, guide: np.ndarray, areas: np.ndarray, links: sparse.coo_matrix, angle: float
 ) -> np.ndarray:
@@ -92,14 +97,14 @@ def averaged(
     width = 2 * np.sin(np.radians(angle) / 2)
     unlike = np.square(guide[links.row] - guide[links.col]).sum(1)
     weights = areas[links.col] * np.exp(-unlike / (2 * width**2))
-    mean = sparse.coo_matrix((weights, (links.row, links.col)), links.shape).tocsr() @ normals
+    mean = weighted(links, weights) @ normals
     return unit(mean, otherwise=normals)
 
 
 def beside_flat_sides(mesh: trimesh.Trimesh, links: sparse.coo_matrix) -> np.ndarray:
     """Which faces belong to flat sides or lie a little beyond their edges, bool [F]."""
     length = FLAT_WALK * mesh.scale / mesh.edges_unique_length.mean()  # in edges; a walk's grows as √steps
-    weights = sparse.coo_matrix((mesh.area_faces[links.col], (links.row, links.col)), links.shape).tocsr()
+    weights = weighted(links, mesh.area_faces[links.col])
     weights = sparse.diags(1 / np.asarray(weights.sum(1)).ravel().clip(1e-30)) @ weights
     mean = np.array(mesh.face_normals)
     for _ in range(max(1, round(length**2))):
@@ -115,7 +120,7 @@ def flattest(normals: np.ndarray, areas: np.ndarray, links: sparse.coo_matrix) -
 
     A patch is a face with its neighbours.
     """
-    weights = sparse.coo_matrix((areas[links.col], (links.row, links.col)), links.shape).tocsr()
+    weights = weighted(links, areas[links.col])
     mean = weights @ normals
     spread = 1 - np.linalg.norm(mean, axis=1) / np.asarray(weights.sum(1)).ravel().clip(1e-30)
     order = np.lexsort((spread[links.col], links.row))
