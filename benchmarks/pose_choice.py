@@ -105,7 +105,7 @@ def fit(rows: dict[str, dict]) -> None:
     """Print the likeliest constants, those without each judge, and what stage 1's own make of each set."""
     own = SETTINGS.energy_growth, (NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS)
     grid = [(0.0, 0.1, 0.2, 0.3, 0.5, 0.7), (0.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0), (0.0, 2.0, 3.0, 5.0, 10.0)]
-    settings = [(growth, each) for growth in (0.0, 0.5, 0.94, 1.4) for each in itertools.product(*grid)]
+    settings = [(growth, each) for growth in (0.0, 0.5, 0.94, 1.4, 1.65, 2.0) for each in itertools.product(*grid)]
     found = sorted((likelihood(list(rows.values()), *setting), setting) for setting in settings)
     for name, judge in (("all", None), ("no network", 0), ("no synthesis", 1), ("no surprise", 2)):
         value, (growth, each) = next(entry for entry in found if judge is None or entry[1][1][judge] == 0)
