@@ -2,7 +2,6 @@
 
     python benchmarks/pose_choice.py record     # what the search finds, once, into ROOT_DIR/results/pose_choice
     python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
-    python benchmarks/pose_choice.py record --unmoved --folder results/unmoved    # without relposepp/moves.py
     python benchmarks/pose_choice.py growth     # of errors at true cameras with the angle to the nearest other view
 
 An object has five photos in one set and three in another (--views). `fit` prints, for each set, the rotation error of
@@ -57,17 +56,13 @@ def load_object(name: str) -> trimesh.Trimesh:
     return demo_toy(name) or make_toy(toy_seed(name))
 
 
-def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int, moved: bool) -> dict:
-    """The photos' true cameras, and the configurations that the search ends with, with all evidence.
-
-    Args:
-        moved: whether the diffusion model moves views.
-    """
+def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int) -> dict:
+    """The photos' true cameras, and the configurations that the search ends with, with all evidence."""
     model, diffusion = models
     truth = train_cameras("toy_demo", name)[:views]
     photos = list(Renderer(load_object(name)).render(truth, SIZE, supersample=3))
     start = time.process_time()
-    poses = estimate(model, diffusion if moved else None, photos, OmegaConf.load(CONFIG), 0)
+    poses = estimate(model, photos, OmegaConf.load(CONFIG), 0)
     images = to_tensor(photos, diffusion.image_size)
     evidence = poses.evidence | {
         "errors": torch.cat([leave_one_out(diffusion, images, cameras) for cameras in poses.cameras]),
@@ -104,11 +99,11 @@ def likelihood(rows: list[dict], growth: float, sharpness: tuple[float, float, f
 def fit(rows: dict[str, dict]) -> None:
     """Print the likeliest constants, those without each judge, and what stage 1's own make of each set."""
     own = SETTINGS.energy_growth, (NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS)
-    grid = [(0.0, 0.1, 0.2, 0.3, 0.5, 0.7), (0.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0), (0.0, 2.0, 3.0, 5.0, 10.0)]
-    settings = [(growth, each) for growth in (0.0, 0.5, 0.94, 1.4, 1.65, 2.0) for each in itertools.product(*grid)]
-    found = sorted((likelihood(list(rows.values()), *setting), setting) for setting in settings)
-    for name, judge in (("all", None), ("no network", 0), ("no synthesis", 1), ("no surprise", 2)):
-        value, (growth, each) = next(entry for entry in found if judge is None or entry[1][1][judge] == 0)
+    grid = [(0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (0.0, 2.0, 5.0, 10.0, 20.0, 30.0), (0.0, 2.0, 5.0, 10.0, 20.0)]
+    settings = list(itertools.product((0.0, 0.5, 0.94, 1.4, 1.65, 2.0), *grid))
+    found = sorted((likelihood(list(rows.values()), growth, each), growth, *each) for growth, *each in settings)
+    for name, column in (("all", 0), ("growth 0", 1), ("no network", 2), ("no synthesis", 3), ("no surprise", 4)):
+        value, growth, *each = next(entry for entry in found if not column or entry[column] == 0)
         print(f"{name:12s} NLL {value:.3f}  growth {growth}  network, synthesis, surprise {each}")
     views = [confidence(row, log_weights(row, *own)) for row in rows.values()]
     told, right = (torch.cat(each) for each in zip(*views))
@@ -148,7 +143,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
     parser.add_argument("--objects", nargs="+", default=OBJECTS)
     parser.add_argument("--views", type=int, nargs="+", default=(5, 3), help="an object has a set of each")
-    parser.add_argument("--unmoved", action="store_true", help="leave out what the diffusion model moves")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = root_dir() / arguments.folder
@@ -165,7 +159,7 @@ def main() -> None:
         return
     for (name, views), path in zip(sets, paths.values()):
         if not path.exists():
-            row = record(models, name, views, not arguments.unmoved)
+            row = record(models, name, views)
             with atomic_file(path) as partial_file:
                 torch.save(row, partial_file)
             print(f"{name} {views} views {row['seconds']:.0f} s", flush=True)

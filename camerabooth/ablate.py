@@ -19,13 +19,12 @@ from camerabooth import go_nvs, main
 from sap3d.cameras.poses import read_best_poses
 from sap3d.errors import one_line_errors
 from sap3d.files import root_dir, write_json
-from sap3d.names import read_object_list
 from sap3d.runs.devices import choose_device
 from sap3d.runs.options import merge_overrides
 from sap3d.runs.training import fingerprint
-from sap3d.scene import Scene, check_views, image_paths
+from sap3d.scene import Scene, image_paths
 from sap3d.scores import metrics
-from sap3d.scores.ablations import AblationTable, argument_parser
+from sap3d.scores.ablations import AblationTable, argument_parser, read_sets
 from sap3d.scores.evaluate import compare_folder, read_symmetry
 from sap3d.views import read_poses
 
@@ -69,19 +68,19 @@ def evaluate(
 
 def run() -> None:
     parser = argument_parser(__doc__, views=["5"])
-    parser.add_argument("--variants", nargs="+", help="names in configs/ablations.yaml; by default all")
     arguments = parser.parse_intermixed_args()
     device, base = choose_device(arguments.device), merge_overrides(OmegaConf.load(main.CONFIG), arguments.overrides)
     variants, lpips = OmegaConf.load(VARIANTS), metrics.Lpips()
-    table = AblationTable(root_dir() / "results/camerabooth/ablations.json", COLUMNS)
-    for views in map(check_views, arguments.views):
-        title = f"{views} views, seed {arguments.seed}"
-        for type_name, object_name in read_object_list(arguments.list):
+    table, sets = AblationTable(root_dir() / "results/camerabooth/ablations.json", COLUMNS), read_sets(arguments)
+    titles = {views: f"{views} view{'s' * (views > 1)}, seed {arguments.seed}" for views in sets}
+    for views, title in titles.items():
+        for type_name, object_name in sets[views]:
             scene = Scene(type_name, object_name, views)
             for name in arguments.variants or variants:
                 config = OmegaConf.merge(base, variants[name])
                 table.fill(title, name, scene, partial(evaluate, scene, name, config, device, arguments.seed, lpips))
         table.print(title)
+    table.print(*titles.values())
     print(f"→ {table.path}")
 
 

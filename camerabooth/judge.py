@@ -58,12 +58,8 @@ def surprise(model: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -
     """
     errors = leave_one_out(model, *upright(photos, cameras, model.image_size), draws=CHOICE_DRAWS)
     nearest = angles(cameras, cameras).fill_diagonal_(math.inf).amin(1)
-    return unexpected(model, errors.mean(0), nearest).mean().item()
-
-
-def unexpected(model: DiffusionModel, errors: Tensor, nearest: Tensor) -> Tensor:
-    """Logarithms of errors of any shape, less what the angles (radians) to the nearest source add at true cameras."""
-    return errors.clamp(min=1e-6).log() - model.settings.energy_growth * torch.tanh(nearest / NEARBY)
+    expected = model.settings.energy_growth * torch.tanh(nearest / NEARBY)
+    return (errors.mean(0).clamp(min=1e-6).log() - expected).mean().item()
 
 
 def angles(first: Tensor, second: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """Stage 1's decision, from top to bottom.
 
-What the network says of pairs proposes configurations of cameras (proposals.py), voxels search on from them
-(verify.py), and the diffusion model moves views that it expects elsewhere (moves.py): `estimate`. All configurations
-that are left are weighed by one score, of the network, the voxels and the diffusion model: `weigh`. The best one's
-cameras descend (descent.py), and it is asked whether the photos show the object's far side, too: `symmetry_at`.
-`decide` does all of it.
+What the network says of pairs proposes configurations of cameras (proposals.py), and voxels search on from them
+(verify.py): `estimate`. All configurations that are left are weighed by one score, of the network, the voxels and the
+diffusion model: `weigh`. The best one's cameras descend (descent.py), and it is asked whether the photos show the
+object's far side, too: `symmetry_at`. `decide` does all of it.
 """
 
 from dataclasses import replace
@@ -21,7 +20,6 @@ from camerabooth.judge import judge, surprise
 from relposepp.descent import descend_repeatedly
 from relposepp.held import Held
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose
-from relposepp.moves import moves
 from relposepp.proposals import Poses, propose, uninformed
 from relposepp.verify import Effort, verify
 from sap3d.cameras.framing import centre
@@ -34,7 +32,6 @@ from sap3d.images import to_tensor
 # its synthesis loss and of the diffusion model's errors; the likeliest on held-out objects (benchmarks/pose_choice.py),
 # so that `Poses.confidence` is calibrated.
 NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS = 0.5, 5.0, 2.0
-MOVED, MOVES = 2, 8  # of so many of the search's best configurations the diffusion model moves views, to so many each
 SYMMETRY = 2  # the order that is asked for
 
 
@@ -57,8 +54,7 @@ def decide(
         Poses whose first cameras are decided upon; the others are as the search has found them.
     """
     device = next(model.parameters()).device
-    renderer = diffusion if diffusion.settings.energy_of == "mean" else None
-    poses = estimate(model, renderer, photos, config, seed, prediction, held)
+    poses = estimate(model, photos, config, seed, prediction, held)
     poses = compare(diffusion, photos, poses, device).first(config.hypotheses)
 
     photos = centre(photos, principal_points(poses.cameras[0]))
@@ -85,17 +81,15 @@ def seen_by(model: RelativePose, images: Tensor, config: DictConfig, held: Held 
 
 def estimate(
     model: RelativePose,
-    renderer: DiffusionModel | None,
     photos: list[np.ndarray],
     config: DictConfig,
     seed: int,
     prediction: Prediction | None = None,
     held: Held | None = None,
 ) -> Poses:
-    """Poses of N ≥ 1 photos of one object by networks and voxels, on the network's device.
+    """Poses of N ≥ 1 photos of one object by the network and voxels, on the network's device.
 
     Args:
-        renderer: a diffusion model whose conditional mean is a render: it moves views.
         photos: as of `decide`.
         prediction: another network's, in the place of the model's.
         held: how own photos' cameras were held; these have roll and field of view, and the object's middle may
@@ -121,8 +115,7 @@ def estimate(
     # Two photos have little that must agree: the network by itself is more exact (docs/CHOICES.md).
     verified = config.verify if config.verify is not None else views > 2 or held is not None
     if verified:
-        further = partial(moved, renderer, photos) if renderer is not None and views > 2 else None
-        fit = verify(images, hypotheses, estimates, effort, seed, further)
+        fit = verify(images, hypotheses, estimates, effort, seed)
     cameras = anchored(fit.cameras)
     log_probabilities = prediction.log_probabilities(cameras)
     evidence = {"network_log_probability": log_probabilities} | ({"synthesis_loss": fit.losses} if verified else {})
@@ -130,11 +123,6 @@ def estimate(
     first = int(scores.argmin())
     poses = Poses(cameras, scores.tolist(), torch.ones(views), network, prediction, evidence)
     return replace(poses.reordered(scores), fit=fit[[first]] if first < len(fit.grid) else None)
-
-
-def moved(diffusion: DiffusionModel, photos: list[np.ndarray], hypotheses: Tensor) -> Tensor:
-    """Configurations like the first ones of the search's, best first, [K, N, C], with views in other places."""
-    return torch.cat([moves(diffusion, photos, cameras, MOVES) for cameras in hypotheses[:MOVED]])
 
 
 def compare(diffusion: DiffusionModel, photos: list[np.ndarray], poses: Poses, device: torch.device) -> Poses:

@@ -6,7 +6,6 @@ ID-Pose (2306.17140), iFusion (2312.17250) and SparseAGS (arXiv 2412.03570), whi
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -114,7 +113,6 @@ def verify(
     estimates: Tensor,
     effort: Effort,
     seed: int = 0,
-    further: Callable[[Tensor], Tensor] | None = None,
 ) -> Fit:
     """Rank and refine camera configurations by synthesis.
 
@@ -123,7 +121,6 @@ def verify(
         hypotheses: [K, N, 3], view 0 at azimuth 0; or [K, N, 7] with free principal points and rolls.
         estimates: to stay near but for the azimuths, [N, 3] (or [N, 7]).
         seed: of the turns of `mutate`.
-        further: makes more configurations [M, N, C] of the best [K, N, C] of the search; they are tried last.
 
     Returns:
         The distinct finalists, the search's and the best proposals, on the CPU, lowest loss first. Azimuths of
@@ -151,8 +148,6 @@ def verify(
             fit = best(join([fit, climb(scout(torch.cat(proposals)))]), effort.beam)
             if fit.losses[0] > WORTHWHILE * lowest:
                 break
-        if further is not None:
-            fit = best(join([fit, climb(scout(further(anchored(fit.cameras))))]), effort.beam)
         finalists = torch.cat([fit.cameras[: effort.finalists], hypotheses[: effort.proposed]])
         annealed = fit_all(images, finalists, effort.anneal, progress, estimates=estimates)
         return best(refit(annealed, effort.fine), len(finalists)).cpu()

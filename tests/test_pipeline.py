@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ablate as ablate_field
@@ -28,7 +29,7 @@ from sap3d.errors import UserError
 from sap3d.field import synthesis
 from sap3d.images import read_on_white, to_uint8
 from sap3d.scene import Scene, image_paths
-from sap3d.scores import evaluate
+from sap3d.scores import evaluate, metrics
 from sap3d.views import read_poses, write_view
 from tests.tiny import tiny_model
 
@@ -73,7 +74,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch):
-    """Stage 1's finer fits of voxels in a tenth of their steps."""
+    """Stage 1's finer fits of voxels in a tenth of their steps, small novel views, and coarsely measured meshes."""
 
     def short(levels):
         return tuple(replace(level, steps=level.steps // 10) for level in levels)
@@ -81,6 +82,9 @@ def short_fits(monkeypatch):
     monkeypatch.setattr(synthesis, "HELD", *short([synthesis.HELD]))
     for module in (verify, descent):
         monkeypatch.setattr(module, "DESCENT", short(module.DESCENT))
+    monkeypatch.setattr(go_nvs, "SIZE", 64)
+    monkeypatch.setattr(metrics, "SURFACE_SAMPLES", 5000)
+    monkeypatch.setattr(metrics, "occupancy", partial(metrics.occupancy, resolution=32))
 
 
 def run(monkeypatch, program, *arguments: str) -> None:
@@ -214,7 +218,7 @@ def test_ablations_share_what_tunes_alike_and_go_on(root, monkeypatch, tmp_path)
     assert len(tuned) == 2 and tuned[1][4].steps == 0
 
 
-def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
+def test_the_parts_of_stage_3_are_ablated(root, monkeypatch, tmp_path):
     monkeypatch.setenv("ROOT_DIR", str(root))
     scene = Scene("toy_demo", TOY, 3)
     before = {path: path.stat().st_mtime_ns for path in scene.reconstruction.rglob("*")}
@@ -225,16 +229,22 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
         path = tmp_path / f"{stage.__name__}.yaml"
         OmegaConf.save(OmegaConf.merge(OmegaConf.load(stage.CONFIG), differing), path)
         monkeypatch.setattr(stage, "CONFIG", path)
-    monkeypatch.setitem(ablate_field.VARIANTS, "untuned model", [f"system.guidance.model={root / 'diffusion'}"])
-    monkeypatch.setitem(ablate_field.VARIANTS, "tuned model", ["system.field_from=2"])
+    names = [ablate_field.FULL, ablate_field.FEATURES, ablate_field.FAR_SIDE, ablate_field.EXPECTED]
+    for name, changes in (
+        (ablate_field.FULL, ["system.field_from=2"]),
+        (ablate_field.FEATURES, [f"system.guidance.model={root / 'diffusion'}", "system.field_from=2"]),
+        (ablate_field.FAR_SIDE, ["data.symmetric=false", "system.field_from=2"]),
+    ):
+        monkeypatch.setitem(ablate_field.VARIANTS, name, changes)
     argv = ["ablate", "--list", str(tmp_path / "list.txt"), "--views", "3", "--device", "cpu", "--true_poses"]
-    monkeypatch.setattr(sys, "argv", [*argv, *TINY_FIELD])
+    monkeypatch.setattr(sys, "argv", [*argv, "--variants", *names, "--seed", "0", *TINY_FIELD])
     ablate_field.run()
     monkeypatch.setenv("ROOT_DIR", str(root))
     path = root / "results/threestudio/ablations.json"
     table = json.loads(path.read_text())["3 views, true poses, seed 0"]
-    rows = [table[name][f"toy_demo/{TOY}"] for name in ablate_field.VARIANTS]
-    assert len({row["psnr"] for row in rows}) == 4
+    rows = [table[name][f"toy_demo/{TOY}"] for name in names]
+    assert len({row["psnr"] for row in rows[:3]}) == 3
+    assert rows[3] == rows[0], "views that the model expects play no part with three photos"
     assert [row["rotation"] for row in rows] == pytest.approx([0, 0, 0, 0], abs=1e-3)
     elevation, azimuth, _ = read_poses(scene.test).T[:, :, None]
     inputs = read_poses(scene.train, 3)
@@ -242,8 +252,9 @@ def test_the_prior_of_stage_3_is_ablated(root, monkeypatch, tmp_path):
     unseen = (elevation.sin() * inputs[:, 0].sin() + beside).amax(1).argmin().item()
     tiles = imageio.imread(path.with_name("unseen_3_true.png"))[2:130, 2:].reshape(128, 5, 130, 3)[:, :, :128]
     assert np.array_equal(tiles[:, 0], to_uint8(read_on_white(image_paths(scene.test)[unseen], 128)))
-    for tile, name in zip(tiles[:, 1:].swapaxes(0, 1), ablate_field.VARIANTS):
-        below = replace(scene, root=root / "runs/reconstruction_ablations/true" / name.replace(" ", "_"))
+    folders = ["full", "without_the_object_s_features", "without_the_far_side", "full"]
+    for tile, name in zip(tiles[:, 1:].swapaxes(0, 1), folders, strict=True):
+        below = replace(scene, root=root / "runs/reconstruction_ablations/true" / name)
         assert np.array_equal(tile, to_uint8(read_on_white(below.reconstruction / f"test/{unseen:03d}.png", 128)))
     monkeypatch.setattr(ablate_field, "evaluate", lambda *_: pytest.fail("what is there was done again"))
     ablate_field.run()

@@ -1,8 +1,7 @@
-"""What the priors are worth to stage 3: fields of the photos alone, with the untuned model's, and with the tuned one's.
-
-The tuned model's field is where training begins; in the last row its views start the shape instead.
+"""What each part of stage 3 is worth, and stage 2's features: variants over a list of objects.
 
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --device cpu
+    python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/real20.txt --in-turn --device cpu
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 2 3 5 --device cpu --true_poses
 
 Objects must have gone through stage 2. With --true_poses stage 2 tunes anew at the true cameras, and neither stage
@@ -12,6 +11,7 @@ variant, from the test view that is farthest from all photos; what is there is n
 """
 
 import os
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,23 +27,28 @@ from relposepp import infer
 from relposepp.decide import symmetry_at, symmetry_bound
 from sap3d import images as im
 from sap3d.cameras.maths import anchored, sight_cosines
-from sap3d.cameras.poses import SYMMETRY, read_best_poses, write_poses
+from sap3d.cameras.poses import SYMMETRY, read_best_poses, read_symmetry_order, write_poses
 from sap3d.errors import one_line_errors
 from sap3d.field import synthesis
 from sap3d.files import atomic_file, root_dir
-from sap3d.names import read_object_list
 from sap3d.runs.devices import choose_device
-from sap3d.scene import Scene, check_views, image_paths
+from sap3d.scene import Scene, image_paths
 from sap3d.scores import metrics
-from sap3d.scores.ablations import AblationTable, argument_parser
+from sap3d.scores.ablations import AblationTable, argument_parser, read_sets
 from sap3d.scores.evaluate import compare_folder, evaluate_mesh, read_symmetry
 from sap3d.views import read_images, read_poses
 
+FULL = "full"
+FEATURES = "without the object's features"
+FAR_SIDE = "without the far side"
+EXPECTED = "without expected views"
 VARIANTS = {
-    "no prior": ["system.expected_weight=0", "system.guidance_weight=0", "data.symmetric=false"],
-    "untuned model": [f"system.guidance.model={EMBEDDED_WEIGHTS}"],
-    "tuned model": [],
-    "tuned model's views alone": ["system.field_from=0"],
+    FULL: [],
+    FEATURES: [f"system.guidance.model={EMBEDDED_WEIGHTS}"],
+    FAR_SIDE: ["data.symmetric=false"],
+    EXPECTED: ["system.expected_weight=0"],
+    "views in place of the field": ["system.field_from=0"],
+    "photos alone": ["system.field_from=0", "system.expected_weight=0", "data.symmetric=false"],
 }
 HELD = ["system.pose_rate=0"]
 TILE = 128  # pixels, of a picture of unseen sides
@@ -56,6 +61,13 @@ def below(scene: Scene, root: Path) -> Scene:
     for name in ("train", "test", "mesh_folder"):
         link(getattr(scene, name), getattr(other, name))
     return other
+
+
+def without_effect(scene: Scene) -> set[str]:
+    """The variants that are the same as the full one for this scene's photos."""
+    order = read_symmetry_order(scene.diffusion / "poses.json")
+    same = {FEATURES: scene.views * order == 1, FAR_SIDE: order == 1, EXPECTED: scene.views > 1}
+    return {name for name, holds in same.items() if holds}
 
 
 def link(source: Path, target: Path) -> None:
@@ -85,7 +97,8 @@ def evaluate(scene: Scene, overrides: list[str], device: str, seed: int, lpips: 
     os.environ["ROOT_DIR"] = str(scene.root)  # where launch.py looks
     names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
     config = launch.read_config(launch.DEFAULT, [*names, f"device={device}", f"seed={seed}", *overrides])
-    launch.train(config)
+    if not scene.reconstruction.exists():
+        launch.train(config)
     truth = read_poses(scene.train, scene.views)
     pictures = compare_folder(scene.reconstruction / "test", "launch.py", image_paths(scene.test), lpips)
     rotation = metrics.rotation_error(
@@ -109,23 +122,30 @@ def run() -> None:
     root, poses = root_dir(), "true" if arguments.true_poses else "estimated"
     folder, held = root / "runs/reconstruction_ablations" / poses, HELD * arguments.true_poses
     table, lpips = AblationTable(root / "results/threestudio/ablations.json", COLUMNS), metrics.Lpips()
-    for views in map(check_views, arguments.views):
-        title, pictures = f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}", []
-        for type_name, object_name in read_object_list(arguments.list):
+    sets = read_sets(arguments)
+    titles = {views: f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}" for views in sets}
+    chosen = {name: VARIANTS[name] for name in arguments.variants or VARIANTS}
+    for views, title in titles.items():
+        pictures = []
+        for type_name, object_name in sets[views]:
             scene = Scene(type_name, object_name, views, root)
             if arguments.true_poses:
                 scene = tune_at_truth(scene, folder, arguments.device, arguments.seed)
-            variants = {name: below(scene, folder / name.replace(" ", "_")) for name in VARIANTS}
+            same = without_effect(scene)
+            variants = {
+                name: below(scene, folder / (FULL if name in same else re.sub(r"\W+", "_", name))) for name in chosen
+            }
             for name, variant in variants.items():
                 link(scene.diffusion, variant.diffusion)
-                changes = [*VARIANTS[name], *held, *arguments.overrides]
+                changes = [*chosen[name], *held, *arguments.overrides]
                 table.fill(
                     title, name, variant, partial(evaluate, variant, changes, arguments.device, arguments.seed, lpips)
                 )
             pictures += unseen_sides(scene, list(variants.values()))
         with atomic_file(table.path.with_name(f"unseen_{views}_{poses}.png")) as path:
-            imageio.imwrite(path, im.sheet(np.stack(pictures), columns=1 + len(VARIANTS)))
+            imageio.imwrite(path, im.sheet(np.stack(pictures), columns=1 + len(chosen)))
         table.print(title)
+    table.print(*titles.values())
     print(f"→ {table.path}")
 
 

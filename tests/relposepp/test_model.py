@@ -93,7 +93,7 @@ def test_missing_and_broken_weights_are_one_line(tmp_path):
 
 def test_one_view_takes_the_heads_word(model):
     photos = photos_of(torch.rand(1, 4, 128, 128))
-    poses = estimate(model, None, photos, OmegaConf.load(CONFIG), seed=0)
+    poses = estimate(model, photos, OmegaConf.load(CONFIG), seed=0)
     prediction = model.predict(to_tensor(photos, 128))
     assert poses.cameras.tolist() == [[[prediction.elevation.item(), 0.0, prediction.radius.item()]]]
     assert "azimuth" not in evidence_of(poses)["deviations_deg"]
@@ -102,7 +102,7 @@ def test_one_view_takes_the_heads_word(model):
 def test_the_network_alone_ranks_by_probability(model, tmp_path):
     images = torch.rand(3, 4, 128, 128, generator=torch.Generator().manual_seed(2))
     config = OmegaConf.merge(OmegaConf.load(CONFIG), {"verify": False, "hypotheses": 3})
-    poses = estimate(model, None, photos_of(images), config, seed=0)
+    poses = estimate(model, photos_of(images), config, seed=0)
     assert poses.cameras.shape == (3, 3, 3) and poses.scores == sorted(poses.scores)
     assert torch.equal(poses.cameras[0], poses.network) and poses.fit is None
     assert ((0 <= poses.confidence) & (poses.confidence <= 1)).all()
@@ -113,11 +113,11 @@ def test_the_network_alone_ranks_by_probability(model, tmp_path):
 def test_two_renders_are_the_networks_alone_but_not_two_own_photos(model, monkeypatch):
     images = torch.rand(2, 4, 128, 128, generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr(decide, "verify", lambda *_: pytest.fail("verified"))
-    poses = estimate(model, None, photos_of(images), OmegaConf.load(CONFIG), seed=0)
+    poses = estimate(model, photos_of(images), OmegaConf.load(CONFIG), seed=0)
     assert torch.equal(poses.cameras[0], poses.network) and "synthesis_loss" not in poses.evidence
     with pytest.raises(pytest.fail.Exception, match="verified"):
         held = hold(model, photos_of(images), torch.full((2,), 0.7), known=True)
-        estimate(model, None, photos_of(images), OmegaConf.load(CONFIG), seed=0, held=held)
+        estimate(model, photos_of(images), OmegaConf.load(CONFIG), seed=0, held=held)
 
 
 def test_without_a_network_nothing_is_preferred():

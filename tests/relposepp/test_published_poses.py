@@ -214,7 +214,7 @@ def test_stage_1_ranks_by_the_published_networks_own_scores(tmp_path, monkeypatc
     images = to_tensor(photos, IMAGE_SIZE)
     own = embedded.predict(images)
     prediction = published_prediction(photos, own, config, torch.device("cpu"), 0)
-    poses = estimate(embedded, None, photos, config, 0, prediction)
+    poses = estimate(embedded, photos, config, 0, prediction)
     likely = poses.evidence["network_log_probability"]
     torch.testing.assert_close(likely, prediction.pairs.log_densities(poses.cameras))
     assert (likely.diff() <= 0).all() and likely[0] > likely[-1] + 0.1, "best first"
