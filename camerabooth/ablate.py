@@ -24,7 +24,7 @@ from sap3d.runs.options import merge_overrides
 from sap3d.runs.training import fingerprint
 from sap3d.scene import Scene, image_paths
 from sap3d.scores import metrics
-from sap3d.scores.ablations import AblationTable, argument_parser, read_sets
+from sap3d.scores.ablations import AblationTable, argument_parser, chosen_variants, read_sets
 from sap3d.scores.evaluate import compare_folder, read_symmetry
 from sap3d.views import read_poses
 
@@ -70,14 +70,14 @@ def run() -> None:
     parser = argument_parser(__doc__, views=["5"])
     arguments = parser.parse_intermixed_args()
     device, base = choose_device(arguments.device), merge_overrides(OmegaConf.load(main.CONFIG), arguments.overrides)
-    variants, lpips = OmegaConf.load(VARIANTS), metrics.Lpips()
+    variants, lpips = chosen_variants(arguments, OmegaConf.load(VARIANTS)), metrics.Lpips()
     table, sets = AblationTable(root_dir() / "results/camerabooth/ablations.json", COLUMNS), read_sets(arguments)
     titles = {views: f"{views} view{'s' * (views > 1)}, seed {arguments.seed}" for views in sets}
     for views, title in titles.items():
         for type_name, object_name in sets[views]:
             scene = Scene(type_name, object_name, views)
-            for name in arguments.variants or variants:
-                config = OmegaConf.merge(base, variants[name])
+            for name, changes in variants.items():
+                config = OmegaConf.merge(base, changes)
                 table.fill(title, name, scene, partial(evaluate, scene, name, config, device, arguments.seed, lpips))
         table.print(title)
     table.print(*titles.values())

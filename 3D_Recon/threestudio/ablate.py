@@ -34,7 +34,7 @@ from sap3d.files import atomic_file, root_dir
 from sap3d.runs.devices import choose_device
 from sap3d.scene import Scene, image_paths
 from sap3d.scores import metrics
-from sap3d.scores.ablations import AblationTable, argument_parser, read_sets
+from sap3d.scores.ablations import AblationTable, argument_parser, chosen_variants, read_sets
 from sap3d.scores.evaluate import compare_folder, evaluate_mesh, read_symmetry
 from sap3d.views import read_images, read_poses
 
@@ -124,7 +124,7 @@ def run() -> None:
     table, lpips = AblationTable(root / "results/threestudio/ablations.json", COLUMNS), metrics.Lpips()
     sets = read_sets(arguments)
     titles = {views: f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}" for views in sets}
-    chosen = {name: VARIANTS[name] for name in arguments.variants or VARIANTS}
+    chosen = chosen_variants(arguments, VARIANTS)
     for views, title in titles.items():
         pictures = []
         for type_name, object_name in sets[views]:

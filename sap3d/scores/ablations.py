@@ -2,13 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
+from typing import TypeVar
 
+from sap3d.errors import UserError
 from sap3d.files import write_json
 from sap3d.names import read_object_list
 from sap3d.scene import Scene, check_views
+
+T = TypeVar("T")
 
 
 def argument_parser(description: str, views: list[str]) -> argparse.ArgumentParser:
@@ -22,6 +26,18 @@ def argument_parser(description: str, views: list[str]) -> argparse.ArgumentPars
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of sap3d.yaml, for all variants")
     return parser
+
+
+def chosen_variants(arguments: argparse.Namespace, known: Mapping[str, T]) -> dict[str, T]:
+    """The variants that are asked for, by default all.
+
+    Raises:
+        UserError: one of them is not known.
+    """
+    for name in arguments.variants or ():
+        if name not in known:
+            raise UserError(f"--variants: no '{name}' (there are {', '.join(known)})")
+    return {name: known[name] for name in arguments.variants or known}
 
 
 def read_sets(arguments: argparse.Namespace) -> dict[int, list[tuple[str, str]]]:
