@@ -1,0 +1,136 @@
+"""Trilinear interpolation on the CPU and both its gradients, compiled by Numba: one pass over the points for each.
+
+A table [F · R³, C] holds the nodes of F fields, x fastest. Positions [F · P, 3] are in units of nodes, P of each field
+in turn. Outside a field's nodes values and gradients are zero.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numba
+import numpy as np
+import torch
+
+ALONE = 20_000  # so many points are not worth a second thread
+
+
+def compiled(function: Callable) -> Callable:
+    """Compiled at its first call; what was compiled is kept for the next process, where there is a place for it."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:  # neither beside this file nor in the user's folder
+        return numba.njit(function, **options)
+
+
+def interpolate(table: np.ndarray, nodes: np.ndarray, points: int, resolution: int) -> np.ndarray:
+    """Values at positions, [F · P, C]."""
+    values = np.empty((len(nodes), table.shape[1]), table.dtype)
+    in_parts(partial(_values, table, nodes, points, resolution, values), len(nodes))
+    return values
+
+
+def slopes(table: np.ndarray, nodes: np.ndarray, points: int, resolution: int, gradient: np.ndarray) -> np.ndarray:
+    """Gradient in the positions of that in the values [F · P, C]: [F · P, 3]."""
+    found = np.empty_like(nodes)
+    in_parts(partial(_slopes, table, nodes, points, resolution, gradient, found), len(nodes))
+    return found
+
+
+def spread(shape: tuple[int, int], nodes: np.ndarray, points: int, resolution: int, gradient: np.ndarray) -> np.ndarray:
+    """Gradient in a table of this shape of that in the values [F · P, C].
+
+    In one thread, because the order of sums counts: the same for any number of threads.
+    """
+    found = np.zeros(shape, gradient.dtype)
+    _spread(nodes, points, resolution, gradient, found)
+    return found
+
+
+def in_parts(kernel: Callable[[int, int], None], count: int) -> None:
+    """Run a kernel on the ranges (first, last) of 0 … count − 1, with torch's number of threads."""
+    threads = torch.get_num_threads() if count > ALONE else 1
+    if threads == 1:
+        kernel(0, count)
+        return
+    ends = np.linspace(0, count, threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(kernel, ends[:-1], ends[1:]))
+
+
+@compiled
+def _locate(nodes, row, points, resolution):
+    """First row in the table of a position's cell, −1 outside the nodes, and where in the cell it is."""
+    x, y, z = nodes[row, 0], nodes[row, 1], nodes[row, 2]
+    last = resolution - 1
+    if not (0 <= x <= last and 0 <= y <= last and 0 <= z <= last):
+        return -1, x, y, z
+    i, j, k = min(int(x), last - 1), min(int(y), last - 1), min(int(z), last - 1)
+    first = ((row // points * resolution + k) * resolution + j) * resolution + i
+    return first, x - np.float32(i), y - np.float32(j), z - np.float32(k)
+
+
+@compiled
+def _values(table, nodes, points, resolution, values, begin, end):
+    beside, above = resolution, resolution * resolution
+    for row in range(begin, end):
+        first, x, y, z = _locate(nodes, row, points, resolution)
+        if first < 0:
+            values[row] = 0
+            continue
+        for c in range(table.shape[1]):
+            a = table[first, c] + (table[first + 1, c] - table[first, c]) * x
+            low = first + beside
+            b = table[low, c] + (table[low + 1, c] - table[low, c]) * x
+            high = first + above
+            d = table[high, c] + (table[high + 1, c] - table[high, c]) * x
+            high += beside
+            e = table[high, c] + (table[high + 1, c] - table[high, c]) * x
+            a += (b - a) * y
+            d += (e - d) * y
+            values[row, c] = a + (d - a) * z
+
+
+@compiled
+def _slopes(table, nodes, points, resolution, gradient, found, begin, end):
+    beside, above = resolution, resolution * resolution
+    for row in range(begin, end):
+        first, x, y, z = _locate(nodes, row, points, resolution)
+        found[row] = 0
+        if first < 0:
+            continue
+        for c in range(table.shape[1]):
+            a, ax = table[first, c], table[first + 1, c] - table[first, c]
+            low = first + beside
+            b, bx = table[low, c], table[low + 1, c] - table[low, c]
+            high = first + above
+            d, dx = table[high, c], table[high + 1, c] - table[high, c]
+            high += beside
+            e, ex = table[high, c], table[high + 1, c] - table[high, c]
+            a, b, d, e = a + ax * x, b + bx * x, d + dx * x, e + ex * x
+            ay, dy = b - a, e - d
+            ax += (bx - ax) * y
+            dx += (ex - dx) * y
+            found[row, 0] += gradient[row, c] * (ax + (dx - ax) * z)
+            found[row, 1] += gradient[row, c] * (ay + (dy - ay) * z)
+            found[row, 2] += gradient[row, c] * (d + dy * y - a - ay * y)
+
+
+@compiled
+def _spread(nodes, points, resolution, gradient, found):
+    beside, above = resolution, resolution * resolution
+    for row in range(len(nodes)):
+        first, x, y, z = _locate(nodes, row, points, resolution)
+        if first < 0:
+            continue
+        for c in range(gradient.shape[1]):
+            high = gradient[row, c] * z
+            low = gradient[row, c] - high
+            for share, at in ((low, first), (high, first + above)):
+                back = share * y
+                front = share - back
+                found[at, c] += front - front * x
+                found[at + 1, c] += front * x
+                found[at + beside, c] += back - back * x
+                found[at + beside + 1, c] += back * x
