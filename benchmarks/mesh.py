@@ -8,7 +8,7 @@ and the same surface with the field's colours at its vertices; colours are shown
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def run_over_list(
     print(f"{'mean':32s}" + "".join(f"{value:{width}.4f}" for value in np.mean(rows, 0)))
 
 
-def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:
+def evaluate(scene: Scene, measures: Mapping[str, metrics.Measure]) -> dict[str, list[float]]:
     """What is shown → COLUMNS."""
     truth = [read_on_white(path, SIZE) for path in image_paths(scene.test)]
     cameras = evaluation_grid(read_best_poses(scene.reconstruction / "poses.json", scene.views)[0])
@@ -91,7 +91,7 @@ def evaluate(scene: Scene, lpips: metrics.Lpips) -> dict[str, list[float]]:
         "mesh, texture": [*views_of(textured, cameras)],
         "mesh, vertex colours": [*views_of(colored, cameras)],
     }
-    measured = {name: metrics.picture_metrics(views, truth, lpips) for name, views in pictures.items()}
+    measured = {name: metrics.picture_metrics(views, truth, measures) for name, views in pictures.items()}
     return {name: [values[column] for column in COLUMNS] for name, values in measured.items()}
 
 
@@ -100,9 +100,9 @@ def main() -> None:
     parser.add_argument("--list", type=Path, required=True, help="a file of lines TYPE OBJECT")
     parser.add_argument("--views", default="5")
     arguments = parser.parse_args()
-    views, objects, lpips = check_views(arguments.views), {}, metrics.Lpips()
+    views, objects, measures = check_views(arguments.views), {}, metrics.picture_measures()
     for type_name, object_name in read_object_list(arguments.list):
-        objects[f"{type_name}/{object_name}"] = evaluate(Scene(type_name, object_name, views), lpips)
+        objects[f"{type_name}/{object_name}"] = evaluate(Scene(type_name, object_name, views), measures)
     rows = next(iter(objects.values()))
     objects["mean"] = {row: np.mean([each[row] for each in objects.values()], 0).tolist() for row in rows}
     print(f"{'84 test views':56s}" + "".join(f"{column:>8s}" for column in COLUMNS))

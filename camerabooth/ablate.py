@@ -9,6 +9,7 @@ go to ROOT_DIR/runs/ablations, the table to results/camerabooth/ablations.json; 
 import json
 import re
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +41,12 @@ COLUMNS = {
 
 
 def evaluate(
-    scene: Scene, name: str, config: DictConfig, device: torch.device, seed: int, lpips: metrics.Lpips
+    scene: Scene,
+    name: str,
+    config: DictConfig,
+    device: torch.device,
+    seed: int,
+    measures: Mapping[str, metrics.Measure],
 ) -> dict[str, float | None]:
     """One variant on one scene: picture metrics of the 84 novel views, rotation errors up to symmetry, seconds."""
     runs = root_dir() / "runs/ablations" / scene.type / scene.name
@@ -52,25 +58,21 @@ def evaluate(
         write_json(tuned / "seconds.json", time.monotonic() - start)
     folder = runs / re.sub(r"\W+", "_", name)
     go_nvs.write_views(folder, *go_nvs.novel_views(scene, tuned, config, device, seed))
-    pictures = compare_folder(folder / "preds", "camerabooth/go_nvs.py", image_paths(scene.test), lpips)
+    pictures = compare_folder(folder / "preds", "camerabooth/go_nvs.py", image_paths(scene.test), measures)
     truth, symmetry = read_poses(scene.train, scene.views), read_symmetry(scene)
     poses = {"stage1": scene.initial_poses, "stage2": tuned / "poses.json"}
     errors = {
         stage: metrics.rotation_error(read_best_poses(path, scene.views), truth, symmetry)
         for stage, path in poses.items()
     }
-    return (
-        {key: pictures[key] for key in ("psnr", "ssim", "lpips")}
-        | errors
-        | {"seconds": json.loads((tuned / "seconds.json").read_text())}
-    )
+    return pictures | errors | {"seconds": json.loads((tuned / "seconds.json").read_text())}
 
 
 def run() -> None:
     parser = argument_parser(__doc__, views=["5"])
     arguments = parser.parse_intermixed_args()
     device, base = choose_device(arguments.device), merge_overrides(OmegaConf.load(main.CONFIG), arguments.overrides)
-    variants, lpips = chosen_variants(arguments, OmegaConf.load(VARIANTS)), metrics.Lpips()
+    variants, measures = chosen_variants(arguments, OmegaConf.load(VARIANTS)), metrics.picture_measures()
     table, sets = AblationTable(root_dir() / "results/camerabooth/ablations.json", COLUMNS), read_sets(arguments)
     titles = {views: f"{views} view{'s' * (views > 1)}, seed {arguments.seed}" for views in sets}
     for views, title in titles.items():
@@ -78,7 +80,7 @@ def run() -> None:
             scene = Scene(type_name, object_name, views)
             for name, changes in variants.items():
                 config = OmegaConf.merge(base, changes)
-                table.fill(title, name, scene, partial(evaluate, scene, name, config, device, arguments.seed, lpips))
+                table.fill(title, name, scene, partial(evaluate, scene, name, config, device, arguments.seed, measures))
         table.print(title)
     table.print(*titles.values())
     print(f"→ {table.path}")

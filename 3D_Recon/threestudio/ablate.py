@@ -52,6 +52,7 @@ VARIANTS = {
 }
 HELD = ["system.pose_rate=0"]
 TILE = 128  # pixels, of a picture of unseen sides
+MEASURES = {"psnr": metrics.psnr, "ssim": metrics.ssim}
 COLUMNS = {"psnr": "3D PSNR", "ssim": "3D SSIM", "IOU": "IoU", "CD": "Chamfer", "rotation": "rotation (°)"}
 
 
@@ -92,7 +93,7 @@ def tune_at_truth(scene: Scene, root: Path, device: str, seed: int) -> Scene:
     return other
 
 
-def evaluate(scene: Scene, overrides: list[str], device: str, seed: int, lpips: metrics.Lpips) -> dict:
+def evaluate(scene: Scene, overrides: list[str], device: str, seed: int) -> dict:
     """Stage 3 of one variant: metrics of its test views and of its mesh, and its rotation error up to symmetry."""
     os.environ["ROOT_DIR"] = str(scene.root)  # where launch.py looks
     names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
@@ -100,7 +101,7 @@ def evaluate(scene: Scene, overrides: list[str], device: str, seed: int, lpips: 
     if not scene.reconstruction.exists():
         launch.train(config)
     truth = read_poses(scene.train, scene.views)
-    pictures = compare_folder(scene.reconstruction / "test", "launch.py", image_paths(scene.test), lpips)
+    pictures = compare_folder(scene.reconstruction / "test", "launch.py", image_paths(scene.test), MEASURES)
     rotation = metrics.rotation_error(
         read_best_poses(scene.reconstruction / "poses.json", scene.views), truth, read_symmetry(scene)
     )
@@ -121,7 +122,7 @@ def run() -> None:
     arguments = parser.parse_intermixed_args()
     root, poses = root_dir(), "true" if arguments.true_poses else "estimated"
     folder, held = root / "runs/reconstruction_ablations" / poses, HELD * arguments.true_poses
-    table, lpips = AblationTable(root / "results/threestudio/ablations.json", COLUMNS), metrics.Lpips()
+    table = AblationTable(root / "results/threestudio/ablations.json", COLUMNS)
     sets = read_sets(arguments)
     titles = {views: f"{views} view{'s' * (views > 1)}, {poses} poses, seed {arguments.seed}" for views in sets}
     chosen = chosen_variants(arguments, VARIANTS)
@@ -138,9 +139,7 @@ def run() -> None:
             for name, variant in variants.items():
                 link(scene.diffusion, variant.diffusion)
                 changes = [*chosen[name], *held, *arguments.overrides]
-                table.fill(
-                    title, name, variant, partial(evaluate, variant, changes, arguments.device, arguments.seed, lpips)
-                )
+                table.fill(title, name, variant, partial(evaluate, variant, changes, arguments.device, arguments.seed))
             pictures += unseen_sides(scene, list(variants.values()))
         with atomic_file(table.path.with_name(f"unseen_{views}_{poses}.png")) as path:
             imageio.imwrite(path, im.sheet(np.stack(pictures), columns=1 + len(chosen)))

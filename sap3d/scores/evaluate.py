@@ -16,6 +16,7 @@ import math
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -130,18 +131,18 @@ def evaluate_pictures(scene: Scene, has_test: bool) -> dict:
         "2d": (scene.diffusion / "preds", "camerabooth/go_nvs.py"),
         "3d": (scene.reconstruction / "test", "3D_Recon/threestudio/launch.py"),
     }
-    lpips = metrics.Lpips() if has_test else None
+    measures = metrics.picture_measures() if has_test else {}
     results = {}
     for prefix, (folder, stage) in folders.items():
         names = dict.fromkeys(PICTURE_METRICS)
         if has_test:
-            names = compare_folder(folder, stage, image_paths(scene.test), lpips)
+            names = compare_folder(folder, stage, image_paths(scene.test), measures)
         results |= {f"{prefix}_{name}_mean": value for name, value in names.items()}
     return results
 
 
-def compare_folder(folder: Path, stage: str, truths: list[Path], lpips: metrics.Lpips) -> dict:
-    """Means of the picture metrics of 000.png … in a folder against the true pictures.
+def compare_folder(folder: Path, stage: str, truths: list[Path], measures: Mapping[str, metrics.Measure]) -> dict:
+    """Means of measures of 000.png … in a folder against the true pictures.
 
     Raises:
         UserError: a picture is missing; the line names the `stage` that writes it.
@@ -150,7 +151,7 @@ def compare_folder(folder: Path, stage: str, truths: list[Path], lpips: metrics.
     with Image.open(truths[0]) as image:
         size = image.height
     pictures, references = ([read_on_white(path, size) for path in group] for group in (paths, truths))
-    return metrics.picture_metrics(pictures, references, lpips, title=f"comparing {folder.name}")
+    return metrics.picture_metrics(pictures, references, measures, title=f"comparing {folder.name}")
 
 
 def true_mesh(scene: Scene) -> Path | None:

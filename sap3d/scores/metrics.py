@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lpips
@@ -21,6 +22,7 @@ MAX_PSNR = 100.0  # of equal images, whose PSNR is infinite: a mean stays finite
 F_SCORE_THRESHOLDS = (0.04, 0.05, 0.06)
 SURFACE_SAMPLES = 50_000  # two samplings of one surface of area 3 are 0.004 apart
 OCCUPANCY_RESOLUTION = 64
+FLIP_MARGIN = 24  # pixels, twice as many as ꟻLIP's widest filter reaches, and some
 
 
 # Poses ---------------------------------------------------------------------------------------------------------------
@@ -86,9 +88,18 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def flip(image: np.ndarray, truth: np.ndarray) -> float:
-    """Mean of NVIDIA's LDR-ꟻLIP error map at its default viewing distance (Andersson et al. 2020); 0 is equal."""
-    error_map = evaluate_flip(truth, image, "LDR", applyMagma=False, computeMeanError=False)[0]
-    return float(error_map.mean(dtype=np.float64))
+    """Mean of NVIDIA's LDR-ꟻLIP error map at its default viewing distance (Andersson et al. 2020); 0 is equal.
+
+    The map is zero farther than a filter reaches from where the pictures differ, so it is computed around there alone.
+    """
+    differing = (image != truth).any(-1)
+    rows, columns = (np.flatnonzero(differing.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return 0.0
+    around = tuple(slice(max(0, each[0] - FLIP_MARGIN), each[-1] + FLIP_MARGIN + 1) for each in (rows, columns))
+    pair = (np.ascontiguousarray(picture[around]) for picture in (truth, image))
+    error_map = evaluate_flip(*pair, "LDR", applyMagma=False, computeMeanError=False)[0]
+    return float(error_map.sum(dtype=np.float64) / differing.size)
 
 
 class Lpips:
@@ -118,14 +129,23 @@ class Lpips:
             return self.network(*inputs).item()
 
 
-def picture_metrics(images: list[np.ndarray], truths: list[np.ndarray], lpips: Lpips, title: str = "") -> dict:
-    """Means of PSNR, SSIM, LPIPS and ꟻLIP over pairs of pictures; None where LPIPS is not available.
+Measure = Callable[[np.ndarray, np.ndarray], float | None]
+
+
+def picture_measures() -> dict[str, Measure]:
+    """All of them by the names of the results' columns."""
+    return {"psnr": psnr, "ssim": ssim, "lpips": Lpips(), "flip": flip}
+
+
+def picture_metrics(
+    images: list[np.ndarray], truths: list[np.ndarray], measures: Mapping[str, Measure], title: str = ""
+) -> dict:
+    """Means of measures over pairs of pictures; None where one is not available.
 
     Args:
         images, truths: equally many float32 arrays [H, W, 3] in [0, 1].
         title: of the progress bar.
     """
-    measures = {"psnr": psnr, "ssim": ssim, "lpips": lpips, "flip": flip}
     values: dict[str, list] = {name: [] for name in measures}
     for image, truth in tqdm(list(zip(images, truths, strict=True)), desc=title):
         for name, measure in measures.items():

@@ -81,17 +81,27 @@ def test_ssim_and_flip_of_equal_and_opposite_pictures():
     assert metrics.ssim(1 - truth, truth) < 0
 
 
+def test_flip_around_what_differs_is_that_of_whole_pictures():
+    rng = np.random.default_rng(1)
+    truth = np.ones((160, 120, 3), np.float32)
+    truth[40:70, 30:60] = rng.random((30, 30, 3), np.float32)
+    image = truth.copy()
+    image[50:66, 48:64] = rng.random((16, 16, 3), np.float32)
+    whole = metrics.evaluate_flip(truth, image, "LDR", applyMagma=False, computeMeanError=False)[0]
+    assert metrics.flip(image, truth) == pytest.approx(float(whole.mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_lpips_without_usable_weights_is_none(tmp_path, monkeypatch, capsys, damaged):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     if damaged:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / metrics.AlexNet_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]).write_bytes(b"not")
-    lpips = metrics.Lpips()
+    measures = metrics.picture_measures()
     picture = np.zeros((64, 64, 3), np.float32)
-    assert lpips(picture, picture) is None
+    assert measures["lpips"](picture, picture) is None
     assert capsys.readouterr().out.count("\n") == 1
-    values = metrics.picture_metrics([picture], [picture], lpips)
+    values = metrics.picture_metrics([picture], [picture], measures)
     assert values == {"psnr": metrics.MAX_PSNR, "ssim": 1.0, "lpips": None, "flip": 0.0}
 
 
