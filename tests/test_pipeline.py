@@ -229,10 +229,10 @@ def test_the_parts_of_stage_3_are_ablated(root, monkeypatch, tmp_path):
         path = tmp_path / f"{stage.__name__}.yaml"
         OmegaConf.save(OmegaConf.merge(OmegaConf.load(stage.CONFIG), differing), path)
         monkeypatch.setattr(stage, "CONFIG", path)
-    names = [ablate_field.FULL, ablate_field.FEATURES, ablate_field.FAR_SIDE, ablate_field.EXPECTED]
+    names = [ablate_field.FULL, ablate_field.UNTUNED, ablate_field.FAR_SIDE, ablate_field.EXPECTED]
     for name, changes in (
         (ablate_field.FULL, ["system.field_from=2"]),
-        (ablate_field.FEATURES, [f"system.guidance.model={root / 'diffusion'}", "system.field_from=2"]),
+        (ablate_field.UNTUNED, ["system.field_from=2"]),
         (ablate_field.FAR_SIDE, ["data.symmetric=false", "system.field_from=2"]),
     ):
         monkeypatch.setitem(ablate_field.VARIANTS, name, changes)
@@ -252,7 +252,7 @@ def test_the_parts_of_stage_3_are_ablated(root, monkeypatch, tmp_path):
     unseen = (elevation.sin() * inputs[:, 0].sin() + beside).amax(1).argmin().item()
     tiles = imageio.imread(path.with_name("unseen_3_true.png"))[2:130, 2:].reshape(128, 5, 130, 3)[:, :, :128]
     assert np.array_equal(tiles[:, 0], to_uint8(read_on_white(image_paths(scene.test)[unseen], 128)))
-    folders = ["full", "without_the_object_s_features", "without_the_far_side", "full"]
+    folders = ["full", "without_tuning", "without_the_far_side", "full"]
     for tile, name in zip(tiles[:, 1:].swapaxes(0, 1), folders, strict=True):
         below = replace(scene, root=root / "runs/reconstruction_ablations/true" / name)
         assert np.array_equal(tile, to_uint8(read_on_white(below.reconstruction / f"test/{unseen:03d}.png", 128)))

@@ -1,13 +1,14 @@
-"""What each part of stage 3 is worth, and stage 2's features: variants over a list of objects.
+"""What stage 2's tuning and each part of stage 3 are worth to the field: variants over a list of objects.
 
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 1 2 3 5 --device cpu
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/real20.txt --in-turn --device cpu
     python 3D_Recon/threestudio/ablate.py --list dataset/benchmarks/scans8.txt --views 2 3 5 --device cpu --true_poses
 
-Objects must have gone through stage 2. With --true_poses stage 2 tunes anew at the true cameras, and neither stage
-moves them. Everything goes to ROOT_DIR/runs/reconstruction_ablations, the table to
-results/threestudio/ablations.json, and to unseen_N_POSES.png beside it how each object looks, in truth and to each
-variant, from the test view that is farthest from all photos; what is there is not done again.
+Objects must have gone through stage 2. Without tuning, stage 3 begins at stage 1's poses. With --true_poses stage 2
+tunes anew at the true cameras, and neither stage moves them. Everything goes to
+ROOT_DIR/runs/reconstruction_ablations, the table to results/threestudio/ablations.json. unseen_N_POSES.png beside it
+shows each object from the test view that is farthest from all photos, in truth and as each variant has it. What is
+there is not done again.
 """
 
 import os
@@ -22,7 +23,6 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from camerabooth import main as camerabooth
-from camerabooth.backbones.embedded.model import EMBEDDED_WEIGHTS
 from relposepp import infer
 from relposepp.decide import symmetry_at, symmetry_bound
 from sap3d import images as im
@@ -39,18 +39,20 @@ from sap3d.scores.evaluate import compare_folder, evaluate_mesh, read_symmetry
 from sap3d.views import read_images, read_poses
 
 FULL = "full"
-FEATURES = "without the object's features"
+UNTUNED = "without tuning"
 FAR_SIDE = "without the far side"
 EXPECTED = "without expected views"
 VARIANTS = {
     FULL: [],
-    FEATURES: [f"system.guidance.model={EMBEDDED_WEIGHTS}"],
+    UNTUNED: [],  # stage 2's business
     FAR_SIDE: ["data.symmetric=false"],
     EXPECTED: ["system.expected_weight=0"],
     "views in place of the field": ["system.field_from=0"],
     "photos alone": ["system.field_from=0", "system.expected_weight=0", "data.symmetric=false"],
 }
 HELD = ["system.pose_rate=0"]
+HELD_TUNING = {"pose_learning_rate": 0.0, "instance": {"pose_rate": 0.0}}
+NO_TUNING = {"steps": 0, "instance": {"steps": 0}}
 TILE = 128  # pixels, of a picture of unseen sides
 MEASURES = {"psnr": metrics.psnr, "ssim": metrics.ssim}
 COLUMNS = {"psnr": "3D PSNR", "ssim": "3D SSIM", "IOU": "IoU", "CD": "Chamfer", "rotation": "rotation (°)"}
@@ -67,7 +69,7 @@ def below(scene: Scene, root: Path) -> Scene:
 def without_effect(scene: Scene) -> set[str]:
     """The variants that are the same as the full one for this scene's photos."""
     order = read_symmetry_order(scene.diffusion / "poses.json")
-    same = {FEATURES: scene.views * order == 1, FAR_SIDE: order == 1, EXPECTED: scene.views > 1}
+    same = {UNTUNED: scene.views * order == 1, FAR_SIDE: order == 1, EXPECTED: scene.views > 1}
     return {name for name, holds in same.items() if holds}
 
 
@@ -78,18 +80,22 @@ def link(source: Path, target: Path) -> None:
         target.symlink_to(source)
 
 
-def tune_at_truth(scene: Scene, root: Path, device: str, seed: int) -> Scene:
-    """The scene under another root, where stage 2 has tuned the model at the true cameras."""
+def stage2(scene: Scene, tuning: dict, device: str, seed: int) -> None:
+    """Stage 2 of a scene with changes of its tuning, unless it is there."""
+    if not (scene.diffusion / "poses.json").exists():
+        config = OmegaConf.merge(OmegaConf.load(camerabooth.CONFIG), {"tuning": tuning})
+        camerabooth.run(scene, config, choose_device(device), seed, scene.diffusion)
+
+
+def at_truth(scene: Scene, root: Path, device: str) -> Scene:
+    """The scene under another root, with the true cameras in stage 1's place."""
     other = below(scene, root)
-    if not (other.diffusion / "poses.json").exists():
+    if not other.initial_poses.exists():
         cameras, chosen = anchored(read_poses(scene.train, scene.views)), choose_device(device)
         photos = im.to_tensor(read_images(scene), synthesis.HELD.size).to(chosen)
         cameras, bound = cameras.to(chosen), symmetry_bound(OmegaConf.load(infer.CONFIG).symmetry, scene.views)
         symmetry = symmetry_at(photos, cameras, synthesis.unexplained(photos, cameras), bound)
         write_poses(other.initial_poses, cameras[None], [0.0], **{SYMMETRY: symmetry})
-        config = OmegaConf.load(camerabooth.CONFIG)
-        config.tuning.pose_learning_rate = 0.0
-        camerabooth.run(other, config, chosen, seed, other.diffusion)
     return other
 
 
@@ -131,13 +137,18 @@ def run() -> None:
         for type_name, object_name in sets[views]:
             scene = Scene(type_name, object_name, views, root)
             if arguments.true_poses:
-                scene = tune_at_truth(scene, folder, arguments.device, arguments.seed)
+                scene = at_truth(scene, folder, arguments.device)
+                stage2(scene, HELD_TUNING, arguments.device, arguments.seed)
             same = without_effect(scene)
             variants = {
                 name: below(scene, folder / (FULL if name in same else re.sub(r"\W+", "_", name))) for name in chosen
             }
             for name, variant in variants.items():
-                link(scene.diffusion, variant.diffusion)
+                if name == UNTUNED and name not in same:
+                    link(scene.initial_poses.parent, variant.initial_poses.parent)
+                    stage2(variant, NO_TUNING, arguments.device, arguments.seed)
+                else:
+                    link(scene.diffusion, variant.diffusion)
                 changes = [*chosen[name], *held, *arguments.overrides]
                 table.fill(title, name, variant, partial(evaluate, variant, changes, arguments.device, arguments.seed))
             pictures += unseen_sides(scene, list(variants.values()))
