@@ -2,6 +2,7 @@
 
     python benchmarks/pose_choice.py record     # what the search finds, once, into ROOT_DIR/results/pose_choice
     python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
+    python benchmarks/pose_choice.py descend    # what a descent of the choice's cameras does to them, and what is kept
     python benchmarks/pose_choice.py growth     # of errors at true cameras with the angle to the nearest other view
 
 An object has five photos in one set and three in another (--views). `fit` prints, for each set, the rotation error of
@@ -12,6 +13,7 @@ import argparse
 import itertools
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from camerabooth.backbones.embedded.model import SETTINGS
 from camerabooth.backbones.interface import DiffusionModel
-from camerabooth.judge import NEARBY, angles, leave_one_out
+from camerabooth.judge import NEARBY, angles, judge, leave_one_out
 from dataset.hard_toys import demo_toy
 from dataset.modelled import list_models, load_model
 from dataset.prepare import train_cameras
@@ -30,12 +32,14 @@ from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from dataset.training_views import HELD_OUT, KINDS, TrainingViews
 from relposepp.decide import NETWORK_SHARPNESS, SURPRISE_SHARPNESS, SYNTHESIS_SHARPNESS, estimate, weigh
+from relposepp.descent import descend_repeatedly
 from relposepp.evaluate import placed
 from relposepp.infer import CONFIG, load_models
 from relposepp.model import RelativePose
 from relposepp.search import agreement
 from sap3d.cameras.framing import upright
 from sap3d.errors import one_line_errors
+from sap3d.field.synthesis import HELD
 from sap3d.files import atomic_file, root_dir
 from sap3d.images import to_tensor
 from sap3d.runs.options import POSES, read_tree
@@ -120,6 +124,23 @@ def fit(rows: dict[str, dict]) -> None:
               f"{right.mean():4.0%}  {row['seconds']:3.0f} s")  # fmt: skip
 
 
+def descend(diffusion: DiffusionModel, rows: dict[str, dict]) -> None:
+    """Print each set's rotation errors of the choice's cameras and of descended ones, and whether these are kept."""
+    own = SETTINGS.energy_growth, (NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS)
+    for name, row in rows.items():
+        photos = list(Renderer(load_object(name.rsplit("_", 1)[0])).render(row["truth"], SIZE, supersample=3))
+        cameras, sharp = row["cameras"][int(log_weights(row, *own).argmax())], to_tensor(photos, HELD.size)
+        examine = partial(judge, diffusion, photos=photos, sharp=sharp)
+        chosen = examine(cameras)
+        descended = descend_repeatedly(sharp, chosen, examine)
+        errors = [rotation_error(each.cameras, row["truth"]) for each in (chosen, descended)]
+        synthesis = math.log(descended.synthesis / chosen.synthesis)
+        surprise = (descended.errors / chosen.errors).log().mean()
+        kept = ", kept" * descended.better_than(chosen)
+        print(f"{name:12s} {errors[0]:5.1f}° → {errors[1]:5.1f}°  logarithms: synthesis {synthesis:+.3f}, "
+              f"model {surprise:+.3f}{kept}", flush=True)  # fmt: skip
+
+
 @torch.no_grad()
 def print_growth(diffusion: DiffusionModel) -> None:
     """Print by how much the logarithm of a view's error grows from beside another view to far from all, at true
@@ -139,7 +160,7 @@ def print_growth(diffusion: DiffusionModel) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["record", "fit", "growth"])
+    parser.add_argument("task", choices=["record", "fit", "descend", "growth"])
     parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
     parser.add_argument("--objects", nargs="+", default=OBJECTS)
     parser.add_argument("--views", type=int, nargs="+", default=(5, 3), help="an object has a set of each")
@@ -150,10 +171,14 @@ def main() -> None:
     kinds, objects = arguments.views, arguments.objects
     sets = [(name, kinds[(i + turn) % len(kinds)]) for turn in range(len(kinds)) for i, name in enumerate(objects)]
     paths = {f"{name}_{views}": folder / f"{name}_{views}.pt" for name, views in sets}
+    rows = {name: torch.load(path) for name, path in paths.items() if path.exists()}
     if arguments.task == "fit":
-        fit({name: torch.load(path) for name, path in paths.items() if path.exists()})
+        fit(rows)
         return
     models = load_models(read_tree([], "cpu", POSES)[POSES], torch.device("cpu"))
+    if arguments.task == "descend":
+        descend(models[1], rows)
+        return
     if arguments.task == "growth":
         print_growth(models[1])
         return

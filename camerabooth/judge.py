@@ -19,9 +19,6 @@ ENERGY_DRAWS = 4  # of noise, at each time step of a model that is judged by it
 CHOICE_DRAWS = 2  # likewise, where configurations are compared
 RENDERED = 64  # pixels a side, at most, of the conditional means that are judged
 NEARBY = math.radians(40)  # so near to another photo its error tells much; far from all it is large at true cameras
-# Moved cameras must lower the synthesis loss by this share. Where they lower it by less they have moved within what the
-# photos leave open, and mostly away from the truth (docs/CHOICES.md).
-SYNTHESIS_DROP = 0.25
 
 
 @dataclass
@@ -33,10 +30,12 @@ class Judged:
     synthesis: float  # `sap3d.field.synthesis.unexplained` at these cameras
 
     def better_than(self, other: "Judged") -> bool:
-        """Both must say so, and clearly: near the optimum the energy is flat within a degree or two, where the images'
-        own agreement is sharper."""
-        agree = self.synthesis < (1 - SYNTHESIS_DROP) * other.synthesis
-        return agree and clearly_lower(self.errors, than=other.errors)
+        """By the sum of both judges' logarithms, which weigh alike where configurations are chosen, too."""
+        return self.loss() < other.loss()
+
+    def loss(self) -> float:
+        """Logarithm of the synthesis loss, and the mean one of the model's errors; differences are what counts."""
+        return math.log(max(self.synthesis, 1e-6)) + self.errors.clamp(min=1e-6).log().mean().item()
 
     def summary(self) -> dict[str, float]:
         """For poses.json."""
@@ -137,12 +136,3 @@ def errors_on_object(estimates: Tensor, images: Tensor) -> Tensor:
 def others(view: int, count: int) -> Tensor:
     """Numbers of all of `count` views but one; of one alone, its own."""
     return torch.tensor([other for other in range(count) if other != view or count == 1])
-
-
-def clearly_lower(errors: Tensor, than: Tensor) -> bool:
-    """Whether paired errors are lower by more than two standard errors of their mean difference.
-
-    A configuration that is better by less is as likely worse: noise and pixels differ from view to view.
-    """
-    drop = (than - errors).flatten()
-    return bool(drop.mean() > 2 * drop.std() / len(drop) ** 0.5)

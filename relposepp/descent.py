@@ -8,8 +8,8 @@ from camerabooth.judge import Judged
 from sap3d.cameras.maths import anchored
 from sap3d.field.synthesis import DESCENT, coarse_to_fine
 
-# At most, where the first convinces; toys' cameras 20° off gain most from the second, but two views drift apart.
-DESCENTS, DESCENTS_OF_TWO = 3, 1
+# At most; toys' cameras 20° off gain most from the second, but two views drift apart.
+DESCENTS, DESCENTS_OF_TWO = 2, 1
 
 
 def descend(photos: Tensor, cameras: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def descend(photos: Tensor, cameras: Tensor) -> Tensor:
 
 
 def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tensor], Judged]) -> Judged:
-    """Poses after a descent and, where it convinces, after further ones as long as the synthesis loss falls.
+    """Poses after a descent and, where it makes them better, after further ones as long as they do.
 
     Each starts from new voxels: those of the descent before have learned the images where the cameras used to be.
     """
@@ -26,7 +26,7 @@ def descend_repeatedly(photos: Tensor, initial: Judged, examine: Callable[[Tenso
     most = DESCENTS if len(photos) > 2 else DESCENTS_OF_TWO
     for _ in range(most - 1 if found.better_than(initial) else 0):
         further = examine(descend(photos, found.cameras))
-        if further.synthesis >= found.synthesis or not further.better_than(initial):
+        if not further.better_than(found):
             break
         found = further
     return found

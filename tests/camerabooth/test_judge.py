@@ -10,11 +10,11 @@ from camerabooth.judge import CHOICE_DRAWS, NEARBY, Judged, angles, errors_on_ob
 from tests.tiny import tiny_model
 
 
-def test_better_poses_clearly_convince_both_judges():
-    noise = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
-    start = Judged(torch.zeros(5, 3), 1 + noise, synthesis=0.5)
-    for drop, loss, better in ((0.5, 0.3, True), (0.5, 0.4, False), (0.0, 0.3, False), (-0.5, 0.3, False)):
-        assert Judged(torch.zeros(5, 3), 1 + noise - drop, loss).better_than(start) == better
+def test_poses_are_better_by_the_sum_of_both_judges_logarithms():
+    errors, cameras = 0.1 + torch.rand(2, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(5, 3)
+    start = Judged(cameras, errors, synthesis=0.5)
+    for factor, synthesis, better in ((1.0, 0.49, True), (1.0, 0.5, False), (1.5, 0.3, True), (1.5, 0.4, False)):
+        assert Judged(cameras, errors * factor, synthesis).better_than(start) == better
 
 
 def test_views_are_judged_by_what_the_others_lead_to():

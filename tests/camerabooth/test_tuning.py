@@ -142,16 +142,6 @@ def test_one_view_is_its_own_source(scene):
     assert energy.shape == (1, 1) and torch.isfinite(energy).all()
 
 
-def test_only_a_clear_drop_counts():
-    noise = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
-    errors = 1 + 0.1 * noise
-    assert not judge.clearly_lower(errors, than=errors)
-    # Two standard errors of 80 differences of deviation 0.1 are 0.022.
-    assert not judge.clearly_lower(errors - 0.01, than=torch.ones_like(errors) + noise.mean() * 0.1)
-    assert judge.clearly_lower(errors - 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
-    assert not judge.clearly_lower(errors + 0.04, than=torch.ones_like(errors) + noise.mean() * 0.1)
-
-
 def test_the_nearest_objects_of_the_pool_are_found_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(regularisation, "POOL", 6)
     model = tiny_model()

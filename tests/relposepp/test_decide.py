@@ -29,8 +29,8 @@ def test_poses_descend_towards_the_truth(monkeypatch):
 @pytest.mark.parametrize(
     ("losses", "views", "kept"),
     [
-        ([0.9, 0.1, 0.1], 5, 0.9),  # the first does not convince: it is the last
-        ([0.5, 0.4, 0.3, 0.2], 5, 0.3),  # three at most
+        ([2.5, 0.1, 0.1], 5, 2.5),  # the first is no better: it is the last
+        ([0.5, 0.4, 0.3, 0.2], 5, 0.4),  # two at most
         ([0.5, 0.4, 0.3, 0.2], 2, 0.5),
         ([0.5, 0.6, 0.3], 5, 0.5),  # the second is worse: it is the last, and left
     ],
