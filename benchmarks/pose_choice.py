@@ -3,7 +3,6 @@
     python benchmarks/pose_choice.py record     # what the search finds, once, into ROOT_DIR/results/pose_choice
     python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
     python benchmarks/pose_choice.py descend    # what a descent of the choice's cameras does to them, and what is kept
-    python benchmarks/pose_choice.py growth     # of errors at true cameras with the angle to the nearest other view
 
 An object has five photos in one set and three in another (--views). `fit` prints, for each set, the rotation error of
 the network alone, of the choice and of the best of all configurations, and how the choice's confidence is kept.
@@ -16,28 +15,25 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import trimesh
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from camerabooth.backbones.embedded.model import SETTINGS
 from camerabooth.backbones.interface import DiffusionModel
-from camerabooth.judge import NEARBY, angles, judge, leave_one_out
+from camerabooth.judge import judge, leave_one_out
 from dataset.hard_toys import demo_toy
 from dataset.modelled import list_models, load_model
 from dataset.prepare import train_cameras
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
-from dataset.training_views import HELD_OUT, KINDS, TrainingViews
+from dataset.training_views import HELD_OUT
 from relposepp.decide import NETWORK_SHARPNESS, SURPRISE_SHARPNESS, SYNTHESIS_SHARPNESS, estimate, weigh
 from relposepp.descent import descend_repeatedly
 from relposepp.evaluate import placed
 from relposepp.infer import CONFIG, load_models
 from relposepp.model import RelativePose
 from relposepp.search import agreement
-from sap3d.cameras.framing import upright
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import HELD
 from sap3d.files import atomic_file, root_dir
@@ -50,7 +46,7 @@ OBJECTS = ("toy_053", "round_010", "flat_010", "model_003", "toy_100", "flat_011
            "model_114", "toy_101", "model_004")  # fmt: skip
 SIZE = 128  # pixels of a photo
 SURE = 0.75
-GROWTH_SETS = 8  # objects of each kind and number of views
+OWN = NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS
 
 
 def load_object(name: str) -> trimesh.Trimesh:
@@ -76,11 +72,9 @@ def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int) -
     return {"truth": truth, "cameras": poses.cameras, "network": poses.network, "seconds": seconds, **evidence}
 
 
-def log_weights(row: dict, growth: float, sharpness: tuple[float, float, float]) -> Tensor:
+def log_weights(row: dict, sharpness: tuple[float, float, float]) -> Tensor:
     """`decide.weigh` of a recorded set's configurations, [K]."""
-    nearest = torch.stack([angles(each, each).fill_diagonal_(math.inf).amin(1) for each in row["cameras"]])
-    surprise = (row["errors"].log() - growth * torch.tanh(nearest / NEARBY)).mean(1)
-    return weigh(row | {"surprise": surprise}, len(row["truth"]), *sharpness)
+    return weigh(row | {"surprise": row["errors"].log().mean(1)}, len(row["truth"]), *sharpness)
 
 
 def confidence(row: dict, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,11 +84,11 @@ def confidence(row: dict, weights: Tensor) -> tuple[Tensor, Tensor]:
     return agreement(cameras, weights[order]), placed(cameras[0], row["truth"])
 
 
-def likelihood(rows: list[dict], growth: float, sharpness: tuple[float, float, float]) -> float:
+def likelihood(rows: list[dict], sharpness: tuple[float, float, float]) -> float:
     """Mean negative log-likelihood of a view; every set counts as one."""
     total = 0.0
     for row in rows:
-        told, right = confidence(row, log_weights(row, growth, sharpness))
+        told, right = confidence(row, log_weights(row, sharpness))
         told = told.clamp(0.02, 0.98)
         total -= (right * told.log() + (1 - right) * (1 - told).log()).mean().item() / len(rows)
     return total
@@ -102,21 +96,19 @@ def likelihood(rows: list[dict], growth: float, sharpness: tuple[float, float, f
 
 def fit(rows: dict[str, dict]) -> None:
     """Print the likeliest constants, those without each judge, and what stage 1's own make of each set."""
-    own = SETTINGS.energy_growth, (NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS)
-    grid = [(0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (0.0, 2.0, 5.0, 10.0, 20.0, 30.0), (0.0, 2.0, 5.0, 10.0, 20.0)]
-    settings = list(itertools.product((0.0, 0.5, 0.94, 1.4, 1.65, 2.0), *grid))
-    found = sorted((likelihood(list(rows.values()), growth, each), growth, *each) for growth, *each in settings)
-    for name, column in (("all", 0), ("growth 0", 1), ("no network", 2), ("no synthesis", 3), ("no surprise", 4)):
-        value, growth, *each = next(entry for entry in found if not column or entry[column] == 0)
-        print(f"{name:12s} NLL {value:.3f}  growth {growth}  network, synthesis, surprise {each}")
-    views = [confidence(row, log_weights(row, *own)) for row in rows.values()]
+    grid = [(0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (0.0, 2.0, 5.0, 10.0, 20.0, 30.0), (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)]
+    found = sorted((likelihood(list(rows.values()), each), *each) for each in itertools.product(*grid))
+    for name, column in (("all", 0), ("no network", 1), ("no synthesis", 2), ("no surprise", 3)):
+        value, *each = next(entry for entry in found if not column or entry[column] == 0)
+        print(f"{name:12s} NLL {value:.3f}  network, synthesis, surprise {each}")
+    views = [confidence(row, log_weights(row, OWN)) for row in rows.values()]
     told, right = (torch.cat(each) for each in zip(*views))
     sure = told >= SURE
-    print(f"{'stage 1':12s} NLL {likelihood(list(rows.values()), *own):.3f}  growth {own[0]}  {own[1]}  "
+    print(f"{'stage 1':12s} NLL {likelihood(list(rows.values()), OWN):.3f}  {OWN}  "
           f"{sure.sum()} of {len(sure)} views called {SURE:.0%} sure, {right[sure].mean():.0%} of them right, "
           f"{right.mean():.0%} of all")  # fmt: skip
     for name, row in rows.items():
-        weights = log_weights(row, *own)
+        weights = log_weights(row, OWN)
         errors = [rotation_error(cameras, row["truth"]) for cameras in row["cameras"]]
         told, right = confidence(row, weights)
         print(f"{name:12s} network {rotation_error(row['network'], row['truth']):5.1f}°  choice "
@@ -126,10 +118,9 @@ def fit(rows: dict[str, dict]) -> None:
 
 def descend(diffusion: DiffusionModel, rows: dict[str, dict]) -> None:
     """Print each set's rotation errors of the choice's cameras and of descended ones, and whether these are kept."""
-    own = SETTINGS.energy_growth, (NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS)
     for name, row in rows.items():
         photos = list(Renderer(load_object(name.rsplit("_", 1)[0])).render(row["truth"], SIZE, supersample=3))
-        cameras, sharp = row["cameras"][int(log_weights(row, *own).argmax())], to_tensor(photos, HELD.size)
+        cameras, sharp = row["cameras"][int(log_weights(row, OWN).argmax())], to_tensor(photos, HELD.size)
         examine = partial(judge, diffusion, photos=photos, sharp=sharp)
         chosen = examine(cameras)
         descended = descend_repeatedly(sharp, chosen, examine)
@@ -141,26 +132,9 @@ def descend(diffusion: DiffusionModel, rows: dict[str, dict]) -> None:
               f"model {surprise:+.3f}{kept}", flush=True)  # fmt: skip
 
 
-@torch.no_grad()
-def print_growth(diffusion: DiffusionModel) -> None:
-    """Print by how much the logarithm of a view's error grows from beside another view to far from all, at true
-    cameras."""
-    parts = []
-    for kind, views in itertools.product(KINDS, (3, 5)):
-        data, rng = TrainingViews(root_dir() / "runs/views", "val", (kind,)), np.random.default_rng(1)
-        for _ in range(GROWTH_SETS):
-            batch = data.batch(rng, 1, views, targets=1)
-            images, cameras = upright(batch.images[0, :views], batch.cameras[0, :views], diffusion.image_size)
-            nearest = angles(cameras, cameras).fill_diagonal_(math.inf).amin(1)
-            pair = torch.stack([torch.tanh(nearest / NEARBY), leave_one_out(diffusion, images, cameras)[0].log()])
-            parts.append(pair - pair.mean(1, keepdim=True))  # each object has a level of its own
-    far, error = torch.cat(parts, 1)
-    print(f"growth {far @ error / (far @ far):.2f} from {len(far)} views of {len(parts)} objects")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["record", "fit", "descend", "growth"])
+    parser.add_argument("task", choices=["record", "fit", "descend"])
     parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
     parser.add_argument("--objects", nargs="+", default=OBJECTS)
     parser.add_argument("--views", type=int, nargs="+", default=(5, 3), help="an object has a set of each")
@@ -178,9 +152,6 @@ def main() -> None:
     models = load_models(read_tree([], "cpu", POSES)[POSES], torch.device("cpu"))
     if arguments.task == "descend":
         descend(models[1], rows)
-        return
-    if arguments.task == "growth":
-        print_growth(models[1])
         return
     for (name, views), path in zip(sets, paths.values()):
         if not path.exists():

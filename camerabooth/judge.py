@@ -12,13 +12,11 @@ from torch import Tensor
 from camerabooth.backbones.interface import Condition, DiffusionModel, Prepared
 from camerabooth.sampling import sample
 from sap3d.cameras.framing import upright
-from sap3d.cameras.maths import camera_positions
 from sap3d.field.synthesis import unexplained
 
 ENERGY_DRAWS = 4  # of noise, at each time step of a model that is judged by it
 CHOICE_DRAWS = 2  # likewise, where configurations are compared
 RENDERED = 64  # pixels a side, at most, of the conditional means that are judged
-NEARBY = math.radians(40)  # so near to another photo its error tells much; far from all it is large at true cameras
 
 
 @dataclass
@@ -30,7 +28,7 @@ class Judged:
     synthesis: float  # `sap3d.field.synthesis.unexplained` at these cameras
 
     def better_than(self, other: "Judged") -> bool:
-        """By the sum of both judges' logarithms, which weigh alike where configurations are chosen, too."""
+        """By the sum of both judges' logarithms."""
         return self.loss() < other.loss()
 
     def loss(self) -> float:
@@ -52,19 +50,11 @@ def judge(model: DiffusionModel, cameras: Tensor, photos: list[np.ndarray], shar
 def surprise(model: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -> float:
     """The mean logarithm of the errors when each of the photos of `judge` is made of the others, at cameras [N, ≥ 3].
 
-    Less what is to be expected of it so far from the others. Differences between configurations of the same photos are
-    what counts: they depend neither on the object's size nor on its contrast.
+    Differences between configurations of the same photos are what counts: they depend neither on the object's size nor
+    on its contrast.
     """
     errors = leave_one_out(model, *upright(photos, cameras, model.image_size), draws=CHOICE_DRAWS)
-    nearest = angles(cameras, cameras).fill_diagonal_(math.inf).amin(1)
-    expected = model.settings.energy_growth * torch.tanh(nearest / NEARBY)
-    return (errors.mean(0).clamp(min=1e-6).log() - expected).mean().item()
-
-
-def angles(first: Tensor, second: Tensor) -> Tensor:
-    """Between the directions from the object to cameras [M, ≥ 3] and to cameras [N, ≥ 3], radians, [M, N]."""
-    directions = (F.normalize(camera_positions(cameras), dim=-1) for cameras in (first, second))
-    return torch.einsum("md,nd->mn", *directions).clamp(-1, 1).arccos()
+    return errors.mean(0).clamp(min=1e-6).log().mean().item()
 
 
 def leave_one_out(

@@ -31,7 +31,7 @@ from sap3d.images import to_tensor
 # A configuration's log-weight (`weigh`): per unit of the network's log-probability, and per unit of the logarithm of
 # its synthesis loss and of the diffusion model's errors; the likeliest on held-out objects (benchmarks/pose_choice.py),
 # so that `Poses.confidence` is calibrated.
-NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS = 0.5, 5.0, 5.0
+NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS = 0.5, 5.0, 2.0
 SYMMETRY = 2  # the order that is asked for
 
 

@@ -21,7 +21,6 @@ class Settings:
     dtype: str  # of frozen weights and of the arithmetic; auto: bf16 autocast where that is fast
     energy_of: str  # errors of what judge poses: the conditional "mean", or "noise" predictions at energy_timesteps
     energy_timesteps: tuple[int, ...]  # at which they are taken
-    energy_growth: float  # of the logarithm of these errors from views near a source to views far from all
     guidance_scale: float  # classifier-free, of distillation
     contrast: float  # of the masks of views that stage 3 expects: a mean's silhouettes fade out
     tuning: dict[str, Any] = field(default_factory=dict)  # for what is null in `tuning` of configs/sap3d.yaml

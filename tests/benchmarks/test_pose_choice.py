@@ -27,11 +27,11 @@ def recorded(right: bool) -> dict:
 
 def test_weights_are_sharp_where_errors_can_be_trusted():
     trusted, doubtful = [recorded(True)] * 4, [recorded(True), recorded(False)]
-    told = log_weights(trusted[0], 0.0, (0.3, 2.0, 6.0))
+    told = log_weights(trusted[0], (0.3, 2.0, 6.0))
     assert told.tolist() == pytest.approx([0, -6 * math.log(2)], abs=1e-5)
     sharp, flat = (0.3, 2.0, 16.0), (0.3, 2.0, 0.0)
-    assert likelihood(trusted, 0.0, sharp) < likelihood(trusted, 0.0, flat)
-    assert likelihood(doubtful, 0.0, sharp) > likelihood(doubtful, 0.0, flat)
+    assert likelihood(trusted, sharp) < likelihood(trusted, flat)
+    assert likelihood(doubtful, sharp) > likelihood(doubtful, flat)
 
 
 def test_the_fit_prints_the_choice_of_each_set(capsys):

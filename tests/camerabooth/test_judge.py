@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from camerabooth.backbones.interface import Condition, Prepared, Sources
-from camerabooth.judge import CHOICE_DRAWS, NEARBY, Judged, angles, errors_on_object, leave_one_out, surprise
+from camerabooth.judge import CHOICE_DRAWS, Judged, errors_on_object, leave_one_out, surprise
 from tests.tiny import tiny_model
 
 
@@ -42,7 +42,7 @@ def test_models_that_predict_noise_are_asked_at_their_own_time_steps():
 
     model = SimpleNamespace(
         image_size=8,
-        settings=SimpleNamespace(energy_of="noise", energy_timesteps=(200, 350), energy_growth=0.5),
+        settings=SimpleNamespace(energy_of="noise", energy_timesteps=(200, 350)),
         prepare=lambda images: Prepared(images),
         embed=lambda prepared, cameras: Sources(prepared.latents[None], cameras[None], prepared.latents[None]),
         condition=lambda sources, cameras: Condition(cameras),
@@ -51,13 +51,3 @@ def test_models_that_predict_noise_are_asked_at_their_own_time_steps():
     photos = [np.full((8, 8, 4), 255, np.uint8)] * 3
     assert surprise(model, photos, torch.tensor([0.0, 0.0, 1.8]).repeat(3, 1)) == pytest.approx(math.log(0.5))
     assert asked == [step for step in (200, 350) for _ in range(CHOICE_DRAWS)]
-    # The same errors surprise less where a view is far from the others: here one of three is.
-    apart = torch.tensor([[0.0, 0.0, 1.8], [0.0, 0.0, 1.8], [0.0, NEARBY, 1.8]])
-    expected = math.log(0.5) - 0.5 * math.tanh(1) / 3
-    assert surprise(model, photos, apart) == pytest.approx(expected, abs=1e-3)
-
-
-def test_angles_between_directions():
-    cameras = torch.tensor([[0.0, 0.0, 1.5], [0.0, math.pi / 2, 2.0], [math.pi / 3, 0.0, 1.8]])
-    found = angles(cameras, cameras[:1])[:, 0]
-    torch.testing.assert_close(found, torch.tensor([0.0, math.pi / 2, math.pi / 3]), atol=1e-3, rtol=0)

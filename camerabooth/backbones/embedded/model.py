@@ -32,7 +32,6 @@ SETTINGS = Settings(
     dtype="auto",
     energy_of="mean",
     energy_timesteps=(),
-    energy_growth=1.65,
     guidance_scale=1.0,
     contrast=2.0,
     tuning={"steps": 0, "learning_rate": 2e-4, "batch": 4, "prior_batch": 2, "pure_noise": 0.3},

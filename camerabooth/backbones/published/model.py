@@ -35,7 +35,6 @@ class PublishedSettings(Settings):
     dtype: str = "bfloat16"  # float16, which GPUs before Ampere get in its place, or float32
     energy_of: str = "noise"
     energy_timesteps: tuple[int, ...] = (200, 350, 500)
-    energy_growth: float = 0.0
     guidance_scale: float = 3.0
     contrast: float = 1.0
     # LoRA's usual rate; trainable=full has the original's.
