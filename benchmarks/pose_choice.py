@@ -64,12 +64,10 @@ def record(models: tuple[RelativePose, DiffusionModel], name: str, views: int) -
     start = time.process_time()
     poses = estimate(model, photos, OmegaConf.load(CONFIG), 0)
     images = to_tensor(photos, diffusion.image_size)
-    evidence = poses.evidence | {
-        "errors": torch.cat([leave_one_out(diffusion, images, cameras) for cameras in poses.cameras]),
-        "true_errors": leave_one_out(diffusion, images, truth)[0],
-    }
+    errors = torch.cat([leave_one_out(diffusion, images, cameras) for cameras in poses.cameras])
     seconds = time.process_time() - start
-    return {"truth": truth, "cameras": poses.cameras, "network": poses.network, "seconds": seconds, **evidence}
+    found = {"truth": truth, "cameras": poses.cameras, "network": poses.network, "errors": errors, "seconds": seconds}
+    return found | poses.evidence
 
 
 def log_weights(row: dict, sharpness: tuple[float, float, float]) -> Tensor:
@@ -145,13 +143,13 @@ def main() -> None:
     kinds, objects = arguments.views, arguments.objects
     sets = [(name, kinds[(i + turn) % len(kinds)]) for turn in range(len(kinds)) for i, name in enumerate(objects)]
     paths = {f"{name}_{views}": folder / f"{name}_{views}.pt" for name, views in sets}
-    rows = {name: torch.load(path) for name, path in paths.items() if path.exists()}
+    recorded = (name for name, path in paths.items() if path.exists())
     if arguments.task == "fit":
-        fit(rows)
+        fit({name: torch.load(paths[name]) for name in recorded})
         return
     models = load_models(read_tree([], "cpu", POSES)[POSES], torch.device("cpu"))
     if arguments.task == "descend":
-        descend(models[1], rows)
+        descend(models[1], {name: torch.load(paths[name]) for name in recorded})
         return
     for (name, views), path in zip(sets, paths.values()):
         if not path.exists():

@@ -72,7 +72,8 @@ def run() -> None:
     parser = argument_parser(__doc__, views=["5"])
     arguments = parser.parse_intermixed_args()
     device, base = choose_device(arguments.device), merge_overrides(OmegaConf.load(main.CONFIG), arguments.overrides)
-    variants, measures = chosen_variants(arguments, OmegaConf.load(VARIANTS)), metrics.picture_measures()
+    variants = chosen_variants(arguments, OmegaConf.load(VARIANTS))
+    measures = {name: measure for name, measure in metrics.picture_measures().items() if name in COLUMNS}
     table, sets = AblationTable(root_dir() / "results/camerabooth/ablations.json", COLUMNS), read_sets(arguments)
     titles = {views: f"{views} view{'s' * (views > 1)}, seed {arguments.seed}" for views in sets}
     for views, title in titles.items():

@@ -33,7 +33,7 @@ class Judged:
 
     def loss(self) -> float:
         """Logarithm of the synthesis loss, and the mean one of the model's errors; differences are what counts."""
-        return math.log(max(self.synthesis, 1e-6)) + self.errors.clamp(min=1e-6).log().mean().item()
+        return math.log(max(self.synthesis, 1e-6)) + log_error(self.errors)
 
     def summary(self) -> dict[str, float]:
         """For poses.json."""
@@ -54,6 +54,11 @@ def surprise(model: DiffusionModel, photos: list[np.ndarray], cameras: Tensor) -
     on its contrast.
     """
     errors = leave_one_out(model, *upright(photos, cameras, model.image_size), draws=CHOICE_DRAWS)
+    return log_error(errors)
+
+
+def log_error(errors: Tensor) -> float:
+    """Mean logarithm of the views' errors [T · draws, N], each averaged over time steps and draws."""
     return errors.mean(0).clamp(min=1e-6).log().mean().item()
 
 

@@ -44,7 +44,7 @@ FAR_SIDE = "without the far side"
 EXPECTED = "without expected views"
 VARIANTS = {
     FULL: [],
-    UNTUNED: [],  # stage 2's business
+    UNTUNED: [],  # it differs by `stage2`
     FAR_SIDE: ["data.symmetric=false"],
     EXPECTED: ["system.expected_weight=0"],
     "views in place of the field": ["system.field_from=0"],
@@ -104,7 +104,8 @@ def evaluate(scene: Scene, overrides: list[str], device: str, seed: int) -> dict
     os.environ["ROOT_DIR"] = str(scene.root)  # where launch.py looks
     names = [f"data.type={scene.type}", f"data.object={scene.object}", f"data.views={scene.views}"]
     config = launch.read_config(launch.DEFAULT, [*names, f"device={device}", f"seed={seed}", *overrides])
-    if not scene.reconstruction.exists():
+    done = scene.reconstruction / "config.yaml"
+    if not done.exists() or OmegaConf.load(done) != OmegaConf.create(config):
         launch.train(config)
     truth = read_poses(scene.train, scene.views)
     pictures = compare_folder(scene.reconstruction / "test", "launch.py", image_paths(scene.test), MEASURES)
@@ -140,16 +141,15 @@ def run() -> None:
                 scene = at_truth(scene, folder, arguments.device)
                 stage2(scene, HELD_TUNING, arguments.device, arguments.seed)
             same = without_effect(scene)
-            variants = {
-                name: below(scene, folder / (FULL if name in same else re.sub(r"\W+", "_", name))) for name in chosen
-            }
+            alike = {name: FULL if name in same else name for name in chosen}
+            variants = {name: below(scene, folder / re.sub(r"\W+", "_", alike[name])) for name in chosen}
             for name, variant in variants.items():
-                if name == UNTUNED and name not in same:
+                if alike[name] == UNTUNED:
                     link(scene.initial_poses.parent, variant.initial_poses.parent)
                     stage2(variant, NO_TUNING, arguments.device, arguments.seed)
                 else:
                     link(scene.diffusion, variant.diffusion)
-                changes = [*chosen[name], *held, *arguments.overrides]
+                changes = [*VARIANTS[alike[name]], *held, *arguments.overrides]
                 table.fill(title, name, variant, partial(evaluate, variant, changes, arguments.device, arguments.seed))
             pictures += unseen_sides(scene, list(variants.values()))
         with atomic_file(table.path.with_name(f"unseen_{views}_{poses}.png")) as path:
