@@ -6,12 +6,15 @@ first and activated after (DVGO, arXiv 2111.11215, §4.1), which lets a coarse g
 of a ray inside the sphere of radius SCENE_BOUND is sampled. Everything is differentiable in the grid and the points.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field import trilinear
+from sap3d.field.smoothness import Variation
 
 DENSITY_SCALE = 30.0  # density per unit of length at softplus = 1: a surface a few hundredths thick can be opaque
 DENSITY_SHIFT = -5.0  # a grid of zeros is then nearly transparent (opacity below 0.25 along a diameter)
@@ -44,6 +47,23 @@ def sample(grid: Tensor, points: Tensor) -> Tensor:
     table = grid.permute(0, 2, 3, 4, 1).reshape(-1, channels)
     nodes = (points + SCENE_BOUND) * ((resolution - 1) / (2 * SCENE_BOUND))
     return _Interpolation.apply(table, nodes, resolution).reshape(batch, -1, channels)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """B fields as one function of points."""
+
+    values: Tensor  # raw, [B, 4, R, R, R]
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density per unit of length [...] and colour in [0, 1] [..., 3] at world points [..., 3], B equal parts."""
+        raw = sample(self.values, points.reshape(len(self.values), -1, 3)).reshape(*points.shape[:-1], 4)
+        return activate_density(raw[..., 0]), raw[..., 1:].sigmoid()
+
+    @property
+    def table(self) -> Tensor:
+        """One row a node, x fastest, [B · R³, 4]."""
+        return self.values.permute(0, 2, 3, 4, 1).reshape(-1, 4)
 
 
 class _Interpolation(torch.autograd.Function):
@@ -103,5 +123,7 @@ def resize(grid: Tensor, resolution: int) -> Tensor:
 
 
 def total_variation(grid: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring nodes for each grid of [B, C, R, R, R], [B]."""
+    """Mean squared difference of neighbouring nodes, summed over the axes, of each grid of [B, C, R, R, R], [B]."""
+    if grid.device.type == "cpu" and grid.dtype == torch.float32:
+        return Variation.apply(grid.permute(0, 2, 3, 4, 1))
     return sum(grid.diff(dim=axis).square().mean((1, 2, 3, 4)) for axis in (2, 3, 4))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
+from sap3d.field import march
 from sap3d.field.grid import DENSITY_SCALE, DENSITY_SHIFT, ray_interval
 
 
@@ -63,6 +64,11 @@ class Occupancy:
         x, y, z = node.unbind(-1)
         return self.above_floor(points) & self.nodes.view(-1)[x + side * (y + side * z)]
 
+    def packed(self) -> tuple[np.ndarray, float]:
+        """For march.py: nodes, uint8 [R³], none where all is occupied; and the floor."""
+        nodes = np.empty(0, np.uint8) if self.nodes is None else self.nodes.cpu().numpy().view(np.uint8).reshape(-1)
+        return nodes, self.floor
+
     def above_floor(self, points: Tensor) -> Tensor:
         """Whether points [..., 3] are above the floor, [...]."""
         return points[..., 2] >= self.floor
@@ -71,13 +77,16 @@ class Occupancy:
     def span(self, origins: Tensor, directions: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Depths between which rays [P, 3] may meet something, as many samples tell, [P]; 0, 0 where nowhere."""
         near, far = ray_interval(origins, directions)
-        fractions = (torch.arange(samples, device=near.device) + 0.5) / samples
-        depths = near[:, None] + (far - near)[:, None] * fractions
-        hit = self.contains(origins[:, None] + depths[..., None] * directions[:, None])
-        first = (torch.where(hit, fractions, 2.0).amin(-1) - 1.5 / samples).clamp(min=0)
-        last = (torch.where(hit, fractions, -1.0).amax(-1) + 1.5 / samples).clamp(max=1)
-        start, end = near + first * (far - near), near + last * (far - near)
-        return torch.where(last > first, start, 0.0), torch.where(last > first, end, 0.0)
+        if near.device.type == "cpu":
+            first, last = march.first_and_last(origins, directions, near, far, samples, *self.packed())
+        else:
+            numbers = torch.arange(samples, device=near.device)
+            depths = near[:, None] + (far - near)[:, None] * ((numbers + 0.5) / samples)
+            hit = self.contains(origins[:, None] + depths[..., None] * directions[:, None])
+            first, last = torch.where(hit, numbers, samples).amin(-1), torch.where(hit, numbers, -1).amax(-1)
+        length, met = (far - near) / samples, last >= 0
+        start, end = near + (first - 1).clamp(min=0) * length, near + (last + 2).clamp(max=samples) * length
+        return torch.where(met, start, 0.0), torch.where(met, end, 0.0)
 
     def image_span(self, camera: Tensor, size: int, samples: int) -> tuple[Tensor, Tensor]:
         """The same for all pixels of an image of a camera [≥ 3], [size²].

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
-from sap3d.field.grid import activate_density, composite, ray_interval, sample
+from sap3d.field.grid import DENSITY_SCALE, DENSITY_SHIFT, Grids, composite, ray_interval
+from sap3d.field.march import COLOR, DEPTH, DISTORTION, OPACITY, March
 from sap3d.field.occupancy import Occupancy
 
 # Density per unit of length [...] and colour in [0, 1] [..., 3] at world points [..., 3].
@@ -52,18 +53,20 @@ def integrate(
     far: Tensor,
     bins: Tensor,
     occupancy: Occupancy | None = None,
-) -> tuple[Rendering, Tensor, Tensor]:
-    """Quadrature along rays, differentiable in all but the occupancy.
+) -> Rendering:
+    """Quadrature along rays, differentiable in all but the occupancy, without background.
+
+    On the CPU rays through `Grids` are marched by compiled code (march.py); all other fields and devices are
+    computed by torch, sample by sample for all rays at once.
 
     Args:
         origins, directions: as of `sap3d.cameras.maths.rays`, [..., 3]; with an occupancy [P, 3].
         near, far: depths, [...].
         bins: of the samples, [..., S].
-        occupancy: only what it contains is evaluated, packed; None evaluates all samples in their shape.
-
-    Returns:
-        The rendering without background, the samples' weights and their depths, [..., S].
+        occupancy: only what it contains is evaluated; None evaluates all samples.
     """
+    if isinstance(field, Grids) and near.device.type == "cpu":
+        return _marched(field, origins, directions, near, far, bins, occupancy)
     samples = bins.shape[-1]
     depths = near[..., None] + bins * ((far - near) / samples)[..., None]
     length = (far - near) * directions.norm(dim=-1) / samples
@@ -81,7 +84,29 @@ def integrate(
         weights, opacity = composite(optical.view(depths.shape))
         packed = weights.reshape(-1)[flat, None] * color
         total = packed.new_zeros(len(near), 3).index_add(0, ray, packed)
-    return Rendering(total, opacity, (weights * depths).sum(-1)), weights, depths
+    units = 1 / (2 * SCENE_BOUND)
+    spread = distortion(weights, depths.detach() * units, (far - near).detach()[..., None] * (units / samples))
+    return Rendering(total, opacity, (weights * depths).sum(-1), spread)
+
+
+def _marched(
+    grids: Grids,
+    origins: Tensor,
+    directions: Tensor,
+    near: Tensor,
+    far: Tensor,
+    bins: Tensor,
+    occupancy: Occupancy | None,
+) -> Rendering:
+    """`integrate` by `March`."""
+    places = [each.expand_as(directions).reshape(-1, 3) for each in (origins, directions)]
+    depths = [each.reshape(-1) for each in (near, far)]
+    space = (occupancy or Occupancy()).packed()
+    activation = DENSITY_SCALE, DENSITY_SHIFT
+    resolution, bins = grids.values.shape[-1], bins.reshape(-1, bins.shape[-1])
+    shown = March.apply(grids.table, *places, *depths, bins, resolution, activation, *space)
+    shown = shown.view(*near.shape, 6)
+    return Rendering(shown[..., COLOR], shown[..., OPACITY], shown[..., DEPTH], shown[..., DISTORTION])
 
 
 def render(
@@ -107,13 +132,8 @@ def render(
     batch, views = cameras.shape[:2]
     origins, directions = cam.rays(cameras, pixels.expand(batch, views, *pixels.shape[-2:]))
     near, far = ray_interval(origins, directions)
-
-    def field(points: Tensor) -> tuple[Tensor, Tensor]:
-        raw = sample(grid, points.reshape(batch, -1, 3)).reshape(*points.shape[:-1], 4)
-        return activate_density(raw[..., 0]), raw[..., 1:].sigmoid()
-
     places = bins(samples, near.shape[1:], grid.device, generator)
-    return integrate(field, origins, directions, near, far, places)[0].on(1.0)
+    return integrate(Grids(grid), origins, directions, near, far, places).on(1.0)
 
 
 @torch.no_grad()
@@ -145,9 +165,8 @@ def render_rays(
     active = (far > near).nonzero()[:, 0]
     near, far = near[active], far[active]
     places = bins(samples, near.shape, near.device, generator)
-    parts, weights, depths = integrate(field, origins[active], directions[active], near, far, places, occupancy)
-    spread = distortion(weights, depths / (2 * SCENE_BOUND), (far - near) / (2 * SCENE_BOUND * samples))
-    packed = torch.cat([parts.color, torch.stack([parts.opacity, parts.depth, spread], -1)], -1)
+    parts = integrate(field, origins[active], directions[active], near, far, places, occupancy)
+    packed = torch.cat([parts.color, torch.stack([parts.opacity, parts.depth, parts.distortion], -1)], -1)
     whole = packed.new_zeros(len(origins), 6).index_copy(0, active, packed)
     color, opacity, depth, spread = whole.split([3, 1, 1, 1], -1)
     return Rendering(color, opacity[:, 0], depth[:, 0], spread[:, 0])
@@ -172,7 +191,7 @@ def render_image(
     for block in range(IMAGE_BLOCKS):
         start = near[active] + block * length[active]
         rays = origins[active], directions[active], start, start + length[active]
-        part, _, _ = integrate(field, *rays, places, occupancy)
+        part = integrate(field, *rays, places, occupancy)
         visible = 1 - opacity[active]
         color[active] += visible[:, None] * part.color
         depth[active] += visible * part.depth
@@ -185,12 +204,12 @@ def distortion(weights: Tensor, middles: Tensor, extent: float | Tensor) -> Tens
     """Mip-NeRF 360's distortion loss (arXiv 2111.12077, eq. 15): small when a ray's weight lies in one place.
 
     Args:
-        weights: [P, S].
-        middles: where the samples lie, ascending, in units of the scene, [P, S].
-        extent: width of a ray's samples in the same units, [P] or one for all.
+        weights: [..., S].
+        middles: where the samples lie, ascending, in units of the scene, [..., S].
+        extent: width of a ray's samples in the same units, [..., 1] or one for all.
     """
     # Σij wi wj |si − sj| by prefix sums, in O(S) memory.
     before = weights.cumsum(-1) - weights
     moment = (weights * middles).cumsum(-1) - weights * middles
     pairs = 2 * (weights * (middles * before - moment)).sum(-1)
-    return pairs + weights.square().sum(-1) * extent / 3
+    return pairs + (weights.square() * extent).sum(-1) / 3

@@ -171,7 +171,7 @@ def joint_fit(
     if view_weights is None:
         view_weights = images.new_ones(hypotheses.shape[:2])
     raw = carve(images, hypotheses, level.resolution, view_weights) if start is None else start
-    raw = voxels.resize(raw, level.resolution).requires_grad_()
+    raw = voxels.resize(raw, level.resolution).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     moving = hypotheses.clone().requires_grad_(level.pose_rate > 0)  # their gradients take as long as the voxels' own
     estimates = hypotheses if estimates is None else estimates.expand_as(hypotheses)
     optimizer = torch.optim.Adam([{"params": [raw]}, {"params": [moving]}], betas=(0.9, 0.95))
@@ -190,7 +190,7 @@ def joint_fit(
         loss.sum().backward()
         optimizer.step()
     cameras = constrain(moving, hypotheses, level.free_view).detach()
-    raw = raw.detach()
+    raw = raw.detach().contiguous()
     losses = view_losses(raw, cameras, target, level).mean(1) + PRIOR * prior_cost(cameras, estimates)
     return Fit(raw, cameras, losses)
 

@@ -48,9 +48,13 @@ def spread(shape: tuple[int, int], nodes: np.ndarray, points: int, resolution: i
     return found
 
 
-def in_parts(kernel: Callable[[int, int], None], count: int) -> None:
-    """Run a kernel on the ranges (first, last) of 0 … count − 1, with torch's number of threads."""
-    threads = torch.get_num_threads() if count > ALONE else 1
+def in_parts(kernel: Callable[[int, int], None], count: int, each: int = 1) -> None:
+    """Run a kernel on the ranges (first, last) of 0 … count − 1, with torch's number of threads.
+
+    Args:
+        each: points that one of them is.
+    """
+    threads = torch.get_num_threads() if count * each > ALONE else 1
     if threads == 1:
         kernel(0, count)
         return
@@ -60,77 +64,93 @@ def in_parts(kernel: Callable[[int, int], None], count: int) -> None:
 
 
 @compiled
-def _locate(nodes, row, points, resolution):
+def locate(x, y, z, field, resolution):
     """First row in the table of a position's cell, −1 outside the nodes, and where in the cell it is."""
-    x, y, z = nodes[row, 0], nodes[row, 1], nodes[row, 2]
     last = resolution - 1
     if not (0 <= x <= last and 0 <= y <= last and 0 <= z <= last):
         return -1, x, y, z
     i, j, k = min(int(x), last - 1), min(int(y), last - 1), min(int(z), last - 1)
-    first = ((row // points * resolution + k) * resolution + j) * resolution + i
+    first = ((field * resolution + k) * resolution + j) * resolution + i
     return first, x - np.float32(i), y - np.float32(j), z - np.float32(k)
+
+
+@compiled
+def value_at(table, c, first, beside, above, x, y, z):
+    """Of channel c, in the cell that begins in row `first`; `beside` and `above` are rows to the next along y and z."""
+    a = table[first, c] + (table[first + 1, c] - table[first, c]) * x
+    low = first + beside
+    b = table[low, c] + (table[low + 1, c] - table[low, c]) * x
+    high = first + above
+    d = table[high, c] + (table[high + 1, c] - table[high, c]) * x
+    high += beside
+    e = table[high, c] + (table[high + 1, c] - table[high, c]) * x
+    a += (b - a) * y
+    d += (e - d) * y
+    return a + (d - a) * z
+
+
+@compiled
+def slopes_at(table, c, first, beside, above, x, y, z):
+    """Along x, y and z, of what `value_at` gives."""
+    a, ax = table[first, c], table[first + 1, c] - table[first, c]
+    low = first + beside
+    b, bx = table[low, c], table[low + 1, c] - table[low, c]
+    high = first + above
+    d, dx = table[high, c], table[high + 1, c] - table[high, c]
+    high += beside
+    e, ex = table[high, c], table[high + 1, c] - table[high, c]
+    a, b, d, e = a + ax * x, b + bx * x, d + dx * x, e + ex * x
+    ay, dy = b - a, e - d
+    ax += (bx - ax) * y
+    dx += (ex - dx) * y
+    return ax + (dx - ax) * z, ay + (dy - ay) * z, d + dy * y - a - ay * y
+
+
+@compiled
+def add_in_plane(found, c, first, beside, share, x, y):
+    """Give the four nodes of a plane of a cell their parts of a gradient."""
+    back = share * y
+    front = share - back
+    found[first, c] += front - front * x
+    found[first + 1, c] += front * x
+    found[first + beside, c] += back - back * x
+    found[first + beside + 1, c] += back * x
 
 
 @compiled
 def _values(table, nodes, points, resolution, values, begin, end):
     beside, above = resolution, resolution * resolution
     for row in range(begin, end):
-        first, x, y, z = _locate(nodes, row, points, resolution)
+        first, x, y, z = locate(nodes[row, 0], nodes[row, 1], nodes[row, 2], row // points, resolution)
         if first < 0:
             values[row] = 0
             continue
         for c in range(table.shape[1]):
-            a = table[first, c] + (table[first + 1, c] - table[first, c]) * x
-            low = first + beside
-            b = table[low, c] + (table[low + 1, c] - table[low, c]) * x
-            high = first + above
-            d = table[high, c] + (table[high + 1, c] - table[high, c]) * x
-            high += beside
-            e = table[high, c] + (table[high + 1, c] - table[high, c]) * x
-            a += (b - a) * y
-            d += (e - d) * y
-            values[row, c] = a + (d - a) * z
+            values[row, c] = value_at(table, c, first, beside, above, x, y, z)
 
 
 @compiled
 def _slopes(table, nodes, points, resolution, gradient, found, begin, end):
     beside, above = resolution, resolution * resolution
     for row in range(begin, end):
-        first, x, y, z = _locate(nodes, row, points, resolution)
+        first, x, y, z = locate(nodes[row, 0], nodes[row, 1], nodes[row, 2], row // points, resolution)
         found[row] = 0
         if first < 0:
             continue
         for c in range(table.shape[1]):
-            a, ax = table[first, c], table[first + 1, c] - table[first, c]
-            low = first + beside
-            b, bx = table[low, c], table[low + 1, c] - table[low, c]
-            high = first + above
-            d, dx = table[high, c], table[high + 1, c] - table[high, c]
-            high += beside
-            e, ex = table[high, c], table[high + 1, c] - table[high, c]
-            a, b, d, e = a + ax * x, b + bx * x, d + dx * x, e + ex * x
-            ay, dy = b - a, e - d
-            ax += (bx - ax) * y
-            dx += (ex - dx) * y
-            found[row, 0] += gradient[row, c] * (ax + (dx - ax) * z)
-            found[row, 1] += gradient[row, c] * (ay + (dy - ay) * z)
-            found[row, 2] += gradient[row, c] * (d + dy * y - a - ay * y)
+            along = slopes_at(table, c, first, beside, above, x, y, z)
+            for axis in range(3):
+                found[row, axis] += gradient[row, c] * along[axis]
 
 
 @compiled
 def _spread(nodes, points, resolution, gradient, found):
     beside, above = resolution, resolution * resolution
     for row in range(len(nodes)):
-        first, x, y, z = _locate(nodes, row, points, resolution)
+        first, x, y, z = locate(nodes[row, 0], nodes[row, 1], nodes[row, 2], row // points, resolution)
         if first < 0:
             continue
         for c in range(gradient.shape[1]):
             high = gradient[row, c] * z
-            low = gradient[row, c] - high
-            for share, at in ((low, first), (high, first + above)):
-                back = share * y
-                front = share - back
-                found[at, c] += front - front * x
-                found[at + 1, c] += front * x
-                found[at + beside, c] += back - back * x
-                found[at + beside + 1, c] += back * x
+            add_in_plane(found, c, first, beside, gradient[row, c] - high, x, y)
+            add_in_plane(found, c, first + above, beside, high, x, y)

@@ -105,3 +105,6 @@ if ! up_to_date; then
     rm -f "$venv.lock"
     trap - EXIT
 fi
+
+# Threads that wait sleep: spinning, they would keep the cores from the compiled kernels (sap3d/field/march.py).
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"

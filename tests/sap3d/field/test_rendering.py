@@ -21,16 +21,6 @@ def blobs(resolution=24, seed=0):
     return grid
 
 
-def field_of(grid):
-    """What a grid [4, R, R, R] is at points [P, 3]."""
-
-    def field(points):
-        raw = dense.sample(grid[None], points[None])[0]
-        return dense.activate_density(raw[:, 0]), raw[:, 1:].sigmoid()
-
-    return field
-
-
 def rays(camera, size):
     origins, directions = cam.rays(camera, cam.pixel_grid(size, camera.device))
     return origins.expand_as(directions), directions
@@ -39,7 +29,7 @@ def rays(camera, size):
 def skipping(grid, camera, size, samples, margin=2, **options):
     """Rays of an image before white, without what is empty."""
     space = Occupancy.of(grid[0].detach(), margin=margin, **options)
-    return render_rays(field_of(grid), *rays(camera, size), space, samples, len(grid[0]) // 2).on(1.0)
+    return render_rays(dense.Grids(grid[None]), *rays(camera, size), space, samples, len(grid[0]) // 2).on(1.0)
 
 
 @pytest.mark.parametrize("camera", CAMERAS, ids=["3", "5", "7"])
@@ -60,7 +50,7 @@ def test_an_image_equals_plain_rendering(size, camera, device):
     grid, camera = ball(32, 0.35, centre=(0.1, -0.1, 0.05)).to(device), camera.to(device)
     space = Occupancy.of(grid[0], min_opacity=1e-2, margin=0)
     image, plain = (
-        render_image(field_of(grid), camera, size, space, 64, 32).on(1.0),
+        render_image(dense.Grids(grid[None]), camera, size, space, 64, 32).on(1.0),
         render_images(grid, camera[None], size, 512),
     )
     # Both sample a hard surface at their own places, so that single pixels of the outline differ.
@@ -75,7 +65,7 @@ def test_nothing_is_seen_of_an_empty_field(device):
     grid[0] = -20
     space = Occupancy.of(grid[0], min_opacity=1e-2, margin=2)
     assert not space.nodes.any()
-    image = render_image(field_of(grid), CAMERA.to(device), 16, space, 64, 8).on(1.0)
+    image = render_image(dense.Grids(grid[None]), CAMERA.to(device), 16, space, 64, 8).on(1.0)
     assert (image.color == 1).all() and (image.opacity == 0).all()
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sap3d.field import grid as dense
+from sap3d.field.smoothness import Roughness
 from threestudio.config import Milestones
 
 
@@ -39,6 +40,11 @@ class DenseGrid(nn.Module):
         return self.values.permute(3, 0, 1, 2)[None]
 
     @property
+    def field(self) -> dense.Grids:
+        """What rays are rendered of."""
+        return dense.Grids(self.grid)
+
+    @property
     def device(self) -> torch.device:
         return self.values.device
 
@@ -56,12 +62,7 @@ class DenseGrid(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density per unit of length, [P], and colour in [0, 1], [P, 3], at world points [P, 3]."""
-        raw = self.raw(points)
-        return dense.activate_density(raw[:, 0]), raw[:, 1:].sigmoid()
-
-    def raw(self, points: Tensor) -> Tensor:
-        """Raw density and colour at world points [P, 3], [P, 4]."""
-        return dense.sample(self.grid, points[None])[0]
+        return self.field(points)
 
     def roughness(self, _: torch.Generator) -> tuple[Tensor, Tensor]:
         """Bending energy of the raw density, and total variation of the raw colour.
@@ -69,6 +70,8 @@ class DenseGrid(nn.Module):
         Mean squared second differences of neighbouring nodes, summed over pairs of axes (the thin plate's energy,
         Duchon 1977), and first ones, summed over axes and channels.
         """
+        if self.device.type == "cpu":
+            return Roughness.apply(self.values).unbind()
         density, color = self.values[..., 0].contiguous(), self.grid[:, 1:]
         straight = sum(density.diff(n=2, dim=axis).square().mean() for axis in range(3))
         twisted = sum(density.diff(dim=a).diff(dim=b).square().mean() for a, b in combinations(range(3), 2))

@@ -63,6 +63,11 @@ class HashGrid(nn.Module):
         return 2 * SCENE_BOUND / (self.resolution - 1)
 
     @property
+    def field(self) -> "HashGrid":
+        """What rays are rendered of."""
+        return self
+
+    @property
     @torch.no_grad()
     def grid(self) -> Tensor:
         """Raw values at the nodes of a regular grid, [1, 4, R, R, R], indexed [·, channel, z, y, x]."""

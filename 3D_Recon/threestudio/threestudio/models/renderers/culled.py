@@ -57,12 +57,12 @@ class CulledRenderer(nn.Module):
         resolution = self.geometry.resolution
         samples = samples or min(round(self.config.samples_per_node * resolution), self.config.samples)
         space = self.occupancy, samples, resolution // 2
-        return render_rays(self.geometry, origins, directions, *space, generator).on(1.0)
+        return render_rays(self.geometry.field, origins, directions, *space, generator).on(1.0)
 
     def image(self, camera: Tensor, size: int) -> Rendering:
         """A whole image of a camera [≥ 3] on any device, without gradients: a Rendering of [size, size, …]."""
         space = self.occupancy, self.config.image_samples, self.geometry.resolution
-        shown = render_image(self.geometry, camera.to(self.geometry.device), size, *space).on(1.0)
+        shown = render_image(self.geometry.field, camera.to(self.geometry.device), size, *space).on(1.0)
         return Rendering(
             *(part.view(size, size, *part.shape[1:]) for part in (shown.color, shown.opacity, shown.depth))
         )
