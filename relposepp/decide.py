@@ -170,7 +170,8 @@ def symmetric_loss(photos: Tensor, cameras: Tensor) -> float:
 
 def symmetry_bound(config: DictConfig, views: int) -> float | None:
     """Below what excess of the loss from both sides so many photos show the far side, too; None if they never do."""
-    return config.excess[min(views, len(config.excess)) - 1] if views <= config.views else None
+    more = min(views - config.fewest, len(config.excess) - 1)
+    return config.excess[more] if config.fewest <= views <= config.most else None
 
 
 def symmetry_at(photos: Tensor, cameras: Tensor, alone: float, bound: float | None) -> dict:

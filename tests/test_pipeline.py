@@ -294,11 +294,11 @@ def test_one_view_is_enough(root, monkeypatch):
 @pytest.mark.parametrize(
     ("views", "option", "taken"),
     [
-        (1, "symmetry.excess=[1.0]", True),
+        (1, "symmetry.excess=[1.0]", False),
         (2, "symmetry.excess=[1.0]", True),
         (2, "symmetry.excess=[-1.0]", False),
-        (3, "symmetry.excess=[0,0,1.0]", True),
-        (3, "symmetry.views=2", False),
+        (3, "symmetry.excess=[0,1.0]", True),
+        (3, "symmetry.most=2", False),
     ],
 )
 def test_photos_stand_for_the_far_side_where_they_agree_with_it(root, monkeypatch, views, option, taken):

@@ -98,7 +98,8 @@ def ray_interval(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     length2 = directions.square().sum(-1)
     middle = -(origins * directions).sum(-1) / length2
     closest2 = (origins + middle[..., None] * directions).square().sum(-1)
-    half = ((SCENE_BOUND**2 - closest2).clamp(min=1e-8) / length2).sqrt()
+    inside = SCENE_BOUND**2 - closest2
+    half = (inside.clamp(min=1e-8) / length2).sqrt() * (inside > 0)
     return middle - half, middle + half
 
 

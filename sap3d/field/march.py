@@ -29,7 +29,7 @@ class March(torch.autograd.Function):
         bins: of the samples, [M, S]; ray n has row n % M.
         resolution: R.
         activation: scale and shift of the density.
-        occupied: of an `Occupancy`, uint8 [side³]; empty: everywhere.
+        occupied: of an `Occupancy`, uint8 [side³]; empty: all of the sphere.
         floor: its height.
 
     Returns:
@@ -120,9 +120,9 @@ def _is_occupied(x, y, z, occupied, side, floor):
     """As `Occupancy.contains`."""
     if z < floor:
         return False
-    if len(occupied) == 0:
-        return True
     scale, bound = np.float32((side - 1) / (2 * SCENE_BOUND)), np.float32(SCENE_BOUND)
+    if len(occupied) == 0:
+        return x * x + y * y + z * z <= bound * bound
     i = min(max(int((x + bound) * scale + np.float32(0.5)), 0), side - 1)
     j = min(max(int((y + bound) * scale + np.float32(0.5)), 0), side - 1)
     k = min(max(int((z + bound) * scale + np.float32(0.5)), 0), side - 1)

@@ -48,8 +48,8 @@ def test_descents_go_on_from_each_other_while_they_gain(losses, views, kept, mon
 
 
 def test_a_symmetry_is_asked_for_of_so_many_photos():
-    options = OmegaConf.create({"views": 4, "excess": [0.1, 0.2]})
-    assert [decide.symmetry_bound(options, views) for views in (1, 2, 3, 4, 5)] == [0.1, 0.2, 0.2, 0.2, None]
+    options = OmegaConf.create({"fewest": 2, "most": 4, "excess": [0.1, 0.2]})
+    assert [decide.symmetry_bound(options, views) for views in (1, 2, 3, 4, 5)] == [None, 0.1, 0.2, 0.2, None]
 
 
 @pytest.mark.parametrize(("loss", "order"), [(0.18, 2), (0.22, 1)])
