@@ -10,9 +10,9 @@ OMP_NUM_THREADS=1 .venv/bin/python docs/figures/masks.py --poses "wood" poses.js
 Prints docs/CAPTURE.md's table of intersections over unions with the truth, and draws capture_backgrounds.png: the first
 photo on each background, the network's outline above, GrabCut's below, in two rows of six. With --sets it prints what
 import says of their photos. With --doubts it says how often import doubts an outline that is bad, and how often a
-good one, of the first photo on each background and of so many others, whose toys and backgrounds are drawn by chance.
-With --points it prints the overlap of the former before and after points that a patient person would set. With --poses
-it prints how far the poses of a stage are from those that the photos were taken with.
+good one, of the four photos on each background and of so many others, whose toys and backgrounds are drawn by chance.
+With --points it prints the overlap of the first on each background before and after points that a patient person would
+set. With --poses it prints how far the poses of a stage are from those that the photos were taken with.
 """
 
 import argparse
@@ -176,13 +176,13 @@ def points() -> None:
 def doubts(count: int) -> None:
     """Print how soft the network's masks are, how good, and what is said of them; and how well that goes together."""
     for photos in (
-        ((name, *next(shots(index))) for index, name in enumerate(BACKGROUNDS)),
+        ((name, *shot) for index, name in enumerate(BACKGROUNDS) for shot in shots(index)),
         (another(index) for index in range(count)),
     ):
         found = np.array([judged(*photo) for photo in photos])
         print(f"{len(found)} photos, {int((found[:, 1] < BAD).sum())} of them with an overlap below {BAD}")
         for title, said in (
-            *((f"softness above {level}", found[:, 0] > level) for level in (0.03, 0.05, quality.DOUBTFUL, 0.2)),
+            *((f"softness above {level}", found[:, 0] > level) for level in (0.01, quality.DOUBTFUL, 0.03, 0.1)),
             ("whatever import says", found[:, 2] > 0),
         ):
             right, bad = (said & (found[:, 1] < BAD)).sum(), (found[:, 1] < BAD).sum()

@@ -9,8 +9,9 @@ from scipy import ndimage
 NOTHING, SMALLEST, LARGEST, CUT_OFF, ALIKE = 0.0005, 0.01, 0.9, 0.1, 0.6
 # How far from the frame's border, as a share of its longer side, each mask may end that goes on to it.
 MARGINS = {"network": 0.01, "grabcut": 0.035}
+OUTPUT = 320  # pixels a side, of U²-Net's masks
 UNDECIDED = 0.5  # a network's mask of nothing: soft pixels over those of the foreground
-DOUBTFUL = 0.1  # those of one that may be wrong: docs/CAPTURE.md
+DOUBTFUL = 0.02  # those of one that may be wrong: docs/CAPTURE.md
 # Steepest slopes at a fine scale over those at a coarse one, in pixels, along the direction where they are least:
 # 6 for a step, 1 for what is smeared over the coarse scale.
 FINE, COARSE, BLURRED = 1.0, 6.0, 2.2
@@ -50,8 +51,14 @@ def notices(rgba: np.ndarray, method: str) -> list[str]:
 
 
 def undecided(alpha: np.ndarray) -> float:
-    """Soft pixels of a mask over those of its foreground."""
-    return float(((alpha > 63) & (alpha < 192)).sum() / max((alpha > 127).sum(), 1))
+    """Soft pixels of a network's mask over those of its foreground, without those that a sharp outline has.
+
+    An outline is soft over one pixel of the network's output; of thin objects these are a large share.
+    """
+    mask = cv2.resize(alpha, (OUTPUT, OUTPUT), interpolation=cv2.INTER_AREA)
+    inside, outside = (ndimage.binary_dilation(part, np.ones((3, 3))) for part in (mask > 191, mask < 64))
+    soft = (mask > 63) & (mask < 192) & ~(inside & outside)
+    return float(soft.sum() / max((mask > 127).sum(), 1))
 
 
 def touches_all_sides(mask: np.ndarray, method: str) -> bool:

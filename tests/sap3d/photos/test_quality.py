@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sap3d.photos.quality import notices, problem
+from sap3d.photos.quality import DOUBTFUL, OUTPUT, UNDECIDED, notices, problem, undecided
 from tests.sap3d.photos.pictures import cutout, picture
 
 METHODS = ("alpha", "network", "grabcut", "marked")
@@ -73,3 +73,17 @@ def test_a_smear_is_noticed(angle):
 def test_a_second_object_is_noticed():
     both = np.maximum(cutout(centre=(120, 110)), cutout(centre=(120, 220)))
     assert "two things" in notices(both, "network")[0] and notices(both, "alpha") == []
+
+
+def test_a_sharp_outline_is_not_undecided_however_thin_the_object():
+    rods = np.zeros((OUTPUT, OUTPUT), np.uint8)
+    rods[40:280, (np.arange(OUTPUT) % 20 < 5) & (np.arange(OUTPUT) > 40)] = 255
+    thin = cv2.resize(cv2.blur(cv2.resize(rods, None, fx=3, fy=3), (3, 3)), (640, 480))  # soft over one output pixel
+    assert ((thin > 63) & (thin < 192)).sum() > 0.1 * (thin > 127).sum()
+    assert undecided(thin) < DOUBTFUL
+    vague = cv2.GaussianBlur(rods, (0, 0), 8)  # about one half all over
+    assert undecided(vague) > UNDECIDED
+    ball = cv2.circle(np.zeros((480, 640), np.uint8), (320, 240), 100, 255, -1)
+    assert undecided(ball) == 0
+    ball[200:280, 300:340] = 128  # a part of which the network does not know
+    assert undecided(ball) > 5 * DOUBTFUL
