@@ -4,7 +4,8 @@
 
 Prints the least milliseconds of several repeats (other work on the machine only adds to them), on the CPU of its time:
 of a step of a batch of joint fits to five views, cameras moving, or of one at held cameras; of a training step on 4096
-rays of a field of 64³ with the field's gradients; and of an image of 256². The field is a coloured ball.
+rays of a field of 64³ with the field's gradients, and of an image of 256², both also by torch where the CPU's rays are
+compiled. The field is a coloured ball.
 """
 
 import argparse
@@ -58,9 +59,17 @@ def least(function: Callable[[], object], repeats: int, device: torch.device) ->
     return min(times[1:])
 
 
-def stage3(device: torch.device) -> CulledRenderer:
+class Uncompiled(DenseGrid):
+    """A grid of which the renderer does not know that it is one, so that torch computes its rays."""
+
+    @property
+    def field(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        return lambda points: dense.Grids(self.grid)(points)
+
+
+def stage3(kind: type[DenseGrid], device: torch.device) -> CulledRenderer:
     """Stage 3's renderer of the ball."""
-    geometry = DenseGrid(DenseGrid.Config())
+    geometry = kind(DenseGrid.Config())
     geometry.load({"grid": ball(RESOLUTION, device)})
     renderer = CulledRenderer(CulledRenderer.Config(), geometry)
     renderer.update_occupancy()
@@ -86,18 +95,19 @@ def main() -> None:
             for steps in (2, 2 + level.steps)
         )
         print(f"{name:24s} {(long - short) / level.steps:8.1f} ms a step")
-    renderer = stage3(device)
     generator = torch.Generator(device).manual_seed(0)
     pixels = 1.2 * torch.rand(len(CAMERAS), RAYS // len(CAMERAS), 2, generator=generator, device=device) - 0.6
     origins, directions = cam.rays(cameras, pixels)
     origins, directions = (part.expand(pixels.shape[:2] + (3,)).reshape(-1, 3) for part in (origins, directions))
 
-    def step() -> None:
+    def step(renderer: CulledRenderer) -> None:
         rendering = renderer(origins, directions, generator)
         (rendering.color.square().mean() + rendering.distortion.mean()).backward()
 
-    print(f"{'training rays':24s} {measure(step):8.1f} ms a step")
-    print(f"{'image':24s} {measure(partial(renderer.image, cameras[0], IMAGE)):8.1f} ms")
+    for kind, how in ((DenseGrid, ""), (Uncompiled, ", by torch")):
+        renderer = stage3(kind, device)
+        print(f"{'training rays' + how:24s} {measure(partial(step, renderer)):8.1f} ms a step")
+        print(f"{'image' + how:24s} {measure(partial(renderer.image, cameras[0], IMAGE)):8.1f} ms")
 
 
 if __name__ == "__main__":
