@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sap3d.cameras.maths import SCENE_BOUND
-from sap3d.field.trilinear import compiled, in_parts, locate
+from sap3d.field.trilinear import compiled, corners, in_parts, locate, value_at
 
 CHUNK = 16  # samples at a time; loops over them are vectorised because their length is an argument
 HIDDEN = 1e-5  # transmittance behind which nothing is looked at
@@ -145,26 +145,6 @@ def _find(origins, directions, near, far, samples, occupied, floor, found, begin
 
 
 @compiled
-def _corners(x, y, z):
-    """Weights of a cell's eight nodes, x fastest, for a place in it."""
-    one = np.float32(1)
-    a, b, c = one - x, one - y, one - z
-    ab, xb, ay, xy = a * b, x * b, a * y, x * y
-    return ab * c, xb * c, ay * c, xy * c, ab * z, xb * z, ay * z, xy * z
-
-
-@compiled
-def _at(table, c, first, beside, above, weights):
-    """A channel's value in the cell that begins in row `first`."""
-    low, high = first + beside, first + above
-    top = high + beside
-    below = weights[0] * table[first, c] + weights[1] * table[first + 1, c]
-    below += weights[2] * table[low, c] + weights[3] * table[low + 1, c]
-    over = weights[4] * table[high, c] + weights[5] * table[high + 1, c]
-    return below + (over + weights[6] * table[top, c] + weights[7] * table[top + 1, c])
-
-
-@compiled
 def _look(
     table,
     origins,
@@ -207,11 +187,11 @@ def _look(
         first, x, y, z = locate((x + bound) * spacing, (y + bound) * spacing, (z + bound) * spacing, field, resolution)
         cells[i], seen[2, i], seen[3, i], seen[4, i] = first, x, y, z
         if first >= 0:
-            weights = _corners(x, y, z)
-            seen[5, i] = _at(table, 0, first, beside, above, weights)
-            seen[6, i] = _at(table, 1, first, beside, above, weights)
-            seen[7, i] = _at(table, 2, first, beside, above, weights)
-            seen[8, i] = _at(table, 3, first, beside, above, weights)
+            weights = corners(x, y, z)
+            seen[5, i] = value_at(table, 0, first, beside, above, weights)
+            seen[6, i] = value_at(table, 1, first, beside, above, weights)
+            seen[7, i] = value_at(table, 2, first, beside, above, weights)
+            seen[8, i] = value_at(table, 3, first, beside, above, weights)
 
 
 @compiled
@@ -409,7 +389,7 @@ def _scatter(origins, directions, near, far, bins, resolution, per_field, counts
             first, x, y, z = locate(x, y, z, field, resolution)
             if first < 0:
                 continue
-            weights = _corners(x, y, z)
+            weights = corners(x, y, z)
             plane = first // above * above
             if begin <= plane < end:
                 _add(found, first, of_raw, of_red, of_green, of_blue, weights[0])

@@ -75,23 +75,41 @@ def locate(x, y, z, field, resolution):
 
 
 @compiled
-def value_at(table, c, first, beside, above, x, y, z):
-    """Of channel c, in the cell that begins in row `first`; `beside` and `above` are rows to the next along y and z."""
-    a = table[first, c] + (table[first + 1, c] - table[first, c]) * x
-    low = first + beside
-    b = table[low, c] + (table[low + 1, c] - table[low, c]) * x
-    high = first + above
-    d = table[high, c] + (table[high + 1, c] - table[high, c]) * x
-    high += beside
-    e = table[high, c] + (table[high + 1, c] - table[high, c]) * x
-    a += (b - a) * y
-    d += (e - d) * y
-    return a + (d - a) * z
+def corners(x, y, z):
+    """Weights of a cell's eight nodes, x fastest, for a place in it."""
+    one = np.float32(1)
+    a, b, c = one - x, one - y, one - z
+    ab, xb, ay, xy = a * b, x * b, a * y, x * y
+    return ab * c, xb * c, ay * c, xy * c, ab * z, xb * z, ay * z, xy * z
 
 
 @compiled
-def slopes_at(table, c, first, beside, above, x, y, z):
-    """Along x, y and z, of what `value_at` gives."""
+def value_at(table, c, first, beside, above, weights):
+    """Of channel c, in the cell that begins in row `first`; `beside` and `above` are rows to the next along y and z."""
+    low, high = first + beside, first + above
+    top = high + beside
+    below = weights[0] * table[first, c] + weights[1] * table[first + 1, c]
+    below += weights[2] * table[low, c] + weights[3] * table[low + 1, c]
+    over = weights[4] * table[high, c] + weights[5] * table[high + 1, c]
+    return below + (over + weights[6] * table[top, c] + weights[7] * table[top + 1, c])
+
+
+@compiled
+def _values(table, nodes, points, resolution, values, begin, end):
+    beside, above = resolution, resolution * resolution
+    for row in range(begin, end):
+        first, x, y, z = locate(nodes[row, 0], nodes[row, 1], nodes[row, 2], row // points, resolution)
+        if first < 0:
+            values[row] = 0
+            continue
+        weights = corners(x, y, z)
+        for c in range(table.shape[1]):
+            values[row, c] = value_at(table, c, first, beside, above, weights)
+
+
+@compiled
+def _slopes_at(table, c, first, beside, above, x, y, z):
+    """Along x, y and z, of what `value_at` gives, at a place in the cell."""
     a, ax = table[first, c], table[first + 1, c] - table[first, c]
     low = first + beside
     b, bx = table[low, c], table[low + 1, c] - table[low, c]
@@ -107,29 +125,6 @@ def slopes_at(table, c, first, beside, above, x, y, z):
 
 
 @compiled
-def add_in_plane(found, c, first, beside, share, x, y):
-    """Give the four nodes of a plane of a cell their parts of a gradient."""
-    back = share * y
-    front = share - back
-    found[first, c] += front - front * x
-    found[first + 1, c] += front * x
-    found[first + beside, c] += back - back * x
-    found[first + beside + 1, c] += back * x
-
-
-@compiled
-def _values(table, nodes, points, resolution, values, begin, end):
-    beside, above = resolution, resolution * resolution
-    for row in range(begin, end):
-        first, x, y, z = locate(nodes[row, 0], nodes[row, 1], nodes[row, 2], row // points, resolution)
-        if first < 0:
-            values[row] = 0
-            continue
-        for c in range(table.shape[1]):
-            values[row, c] = value_at(table, c, first, beside, above, x, y, z)
-
-
-@compiled
 def _slopes(table, nodes, points, resolution, gradient, found, begin, end):
     beside, above = resolution, resolution * resolution
     for row in range(begin, end):
@@ -138,7 +133,7 @@ def _slopes(table, nodes, points, resolution, gradient, found, begin, end):
         if first < 0:
             continue
         for c in range(table.shape[1]):
-            along = slopes_at(table, c, first, beside, above, x, y, z)
+            along = _slopes_at(table, c, first, beside, above, x, y, z)
             for axis in range(3):
                 found[row, axis] += gradient[row, c] * along[axis]
 
@@ -150,7 +145,11 @@ def _spread(nodes, points, resolution, gradient, found):
         first, x, y, z = locate(nodes[row, 0], nodes[row, 1], nodes[row, 2], row // points, resolution)
         if first < 0:
             continue
+        weights = corners(x, y, z)
         for c in range(gradient.shape[1]):
-            high = gradient[row, c] * z
-            add_in_plane(found, c, first, beside, gradient[row, c] - high, x, y)
-            add_in_plane(found, c, first + above, beside, high, x, y)
+            for plane in range(2):
+                low = first + plane * above
+                found[low, c] += weights[4 * plane] * gradient[row, c]
+                found[low + 1, c] += weights[4 * plane + 1] * gradient[row, c]
+                found[low + beside, c] += weights[4 * plane + 2] * gradient[row, c]
+                found[low + beside + 1, c] += weights[4 * plane + 3] * gradient[row, c]
