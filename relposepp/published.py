@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from sap3d.errors import UserError
 
@@ -46,6 +45,8 @@ class BlurPool(nn.Module):
 
 def antialiased_resnet(blocks: tuple[int, ...]) -> nn.Sequential:
     """ResNet with group norm, and blur pools for all strides but the first: images → [N, 2048, 1, 1]."""
+    from torchvision.models.resnet import Bottleneck, ResNet  # takes seconds, which the embedded network need not wait
+
     net = ResNet(Bottleneck, blocks, norm_layer=lambda channels: nn.GroupNorm(NORM_GROUPS[channels], channels))
     for stage in (net.layer2, net.layer3, net.layer4):
         block = stage[0]

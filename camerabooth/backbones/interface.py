@@ -6,15 +6,17 @@ weights in a saved model's settings.json. `load_model` tells from a folder's fil
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from camerabooth.backbones.settings import Settings
 from sap3d.cameras.maths import full_cameras
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 TRAIN_TIMESTEPS = 1000
 
@@ -96,7 +98,7 @@ class DiffusionModel(nn.Module):
     `distillation_gradient`, `latent_size`, `save_pretrained` and `from_pretrained`.
     """
 
-    scheduler: DDIMScheduler
+    scheduler: "DDIMScheduler"
     settings: Settings
     remembers = False  # whether `fit_instance` does anything
     knows_field = False  # whether it has `raw_field`

@@ -5,8 +5,9 @@ On disk it is a folder: config.json, settings.json and model.safetensors, as dif
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ from camerabooth.backbones.interface import DiffusionModel, Sources
 from camerabooth.backbones.settings import Settings
 from sap3d.errors import UserError
 from sap3d.files import atomic_folder, save_tensors
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 EMBEDDED_WEIGHTS = Path(__file__).parents[2] / "weights" / "embedded"
 RENDER_WEIGHT = 2.5  # of a render's error beside the denoiser's, about as in pretraining
@@ -64,7 +68,11 @@ class EmbeddedDiffusion(DiffusionModel):
         super().__init__()
         self.network, self.settings = network, replace(settings, image_size=network.config.image_size)
         self.register_parameter("instance", None)
-        self.scheduler = noise_schedule()
+
+    @cached_property
+    def scheduler(self) -> "DDIMScheduler":
+        """Made when it is asked for."""
+        return noise_schedule()
 
     @property
     def latent_size(self) -> int:

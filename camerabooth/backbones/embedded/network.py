@@ -1,15 +1,18 @@
 """The embedded model's networks together."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from camerabooth.backbones.embedded.denoiser import Denoiser, Guide
 from camerabooth.backbones.embedded.volume import Field, SourceEncoder, Volume
 from camerabooth.backbones.interface import TRAIN_TIMESTEPS
 from sap3d.runs.devices import autocast
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,10 @@ class EmbeddedConfig:
     denoiser_widths: tuple[int, int, int] = (64, 128, 256)
 
 
-def noise_schedule() -> DDIMScheduler:
+def noise_schedule() -> "DDIMScheduler":
     """v-prediction (arXiv 2202.00512) on a schedule whose last step is pure noise (arXiv 2305.08891)."""
+    from diffusers import DDIMScheduler  # takes seconds, and conditional means need none of it
+
     return DDIMScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS,
         beta_schedule="scaled_linear",
