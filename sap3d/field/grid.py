@@ -44,9 +44,14 @@ def sample(grid: Tensor, points: Tensor) -> Tensor:
         values = F.grid_sample(grid, unit[:, :, None, None], mode="bilinear", align_corners=True)[..., 0, 0]
         # The kernel fades out over one node's spacing.
         return values.transpose(1, 2).masked_fill((unit.abs() > 1).any(-1, keepdim=True), 0)
-    table = grid.permute(0, 2, 3, 4, 1).reshape(-1, channels)
+    table = node_rows(grid)
     nodes = (points + SCENE_BOUND) * ((resolution - 1) / (2 * SCENE_BOUND))
     return _Interpolation.apply(table, nodes, resolution).reshape(batch, -1, channels)
+
+
+def node_rows(grid: Tensor) -> Tensor:
+    """Grids [B, C, R, R, R] as one row a node, x fastest, [B · R³, C]."""
+    return grid.permute(0, 2, 3, 4, 1).reshape(-1, grid.shape[1])
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Grids:
     @property
     def table(self) -> Tensor:
         """One row a node, x fastest, [B · R³, 4]."""
-        return self.values.permute(0, 2, 3, 4, 1).reshape(-1, 4)
+        return node_rows(self.values)
 
 
 class _Interpolation(torch.autograd.Function):

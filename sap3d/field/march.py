@@ -53,17 +53,17 @@ class March(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple:
         *arrays, shown = (each.numpy() for each in ctx.saved_tensors)
         rays, samples = len(shown), arrays[5].shape[1]
-        reached = np.empty(rays, np.int64)
+        counts = np.empty(rays, np.int64)
         raws = np.empty((rays, samples, 4), np.float32)
         ways = np.zeros((rays, 8), np.float32)
         posed = any(ctx.needs_input_grad[1:5])
         upstream = gradient.contiguous().numpy()
-        in_parts(partial(_trace_back, *arrays, *ctx.space, shown, upstream, posed, reached, raws, ways), rays, samples)
+        in_parts(partial(_trace_back, *arrays, *ctx.space, shown, upstream, posed, counts, raws, ways), rays, samples)
         table = None
         if ctx.needs_input_grad[0]:
             table = np.zeros_like(arrays[0])
             # A thread has planes of nodes of its own, and meets all samples in their order.
-            in_parts(partial(_scatter, *arrays[1:], *ctx.space[:2], reached, raws, table), len(table))
+            in_parts(partial(_scatter, *arrays[1:], *ctx.space[:2], counts, raws, table), len(table))
             table = torch.from_numpy(table)
         ways = torch.from_numpy(ways)
         parts = (ways[:, :3], ways[:, 3:6], ways[:, 6], ways[:, 7]) if posed else (None,) * 4
