@@ -170,5 +170,4 @@ stage reconstruction "$python" 3D_Recon/threestudio/launch.py --train \
 
 [ ! "$dry_run" ] || exit 0
 echo "[6/6] evaluation" # its summary comes with its own seconds
-"$python" -m sap3d.scores.evaluate $common -- "$@"
-exec "$python" -m sap3d.scores.report $scene
+exec "$python" -m sap3d.scores $common -- "$@"

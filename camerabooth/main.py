@@ -17,14 +17,11 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
 from camerabooth.backbones.interface import DiffusionModel, load_model
 from camerabooth.backbones.weights import model_folder
 from camerabooth.judge import Judged, judge, seen_from_others
-from camerabooth.regularisation import nearest_objects, regularisation_views
-from camerabooth.tuning import TestTimeTraining
 from sap3d import images as im
 from sap3d.cameras.framing import centre, upright
 from sap3d.cameras.maths import centred, principal_points, with_principal_points
@@ -44,7 +41,6 @@ from sap3d.field.synthesis import HELD
 from sap3d.files import atomic_file
 from sap3d.runs.devices import choose_device, halving, seed_everything
 from sap3d.runs.options import ROOT, filled, stage_options
-from sap3d.runs.training import TrainedAverage, fingerprint, fit
 from sap3d.scene import Scene
 from sap3d.views import read_kept_images
 
@@ -67,13 +63,20 @@ def tune(
     """
     if not config.steps:
         return cameras, cameras[None].cpu()
+    # Lightning takes seconds to import, for models whose networks stay in vain.
+    from pytorch_lightning.callbacks import EarlyStopping
+
+    from camerabooth.regularisation import regularisation_views
+    from camerabooth.tuning import TestTimeTraining
+    from sap3d.runs.training import TrainedAverage, fingerprint, fit
+
     torch.manual_seed(seed)  # a run that goes on must start from the same new weights
     model.prepare_tuning()
     poses = PoseTable(cameras)
     run = fingerprint(OmegaConf.to_yaml(config), seed, images, cameras, prior, *model.state_dict().values())
     views = regularisation_views(prior, model.image_size, cache=folder.parent / ".regularisation")
     module = TestTimeTraining(model, poses, images, views, config, seed)
-    callbacks: list[Callback] = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
+    callbacks = [EarlyStopping("held_out", patience=config.patience, check_on_train_epoch_end=False)]
     if config.ema:
         callbacks.append(TrainedAverage(config.ema))
     model.train()
@@ -137,6 +140,8 @@ def run(scene: Scene, config: DictConfig, device: torch.device, seed: int, folde
     images, cameras = upright(photos, best.cameras, model.image_size)
     prior = list(range(config.tuning.prior_objects))
     if config.tuning.steps and config.tuning.prior_nearest:
+        from camerabooth.regularisation import nearest_objects
+
         prior = nearest_objects(model, pretrained, images, config.tuning.prior_objects)
 
     before = seen_from_others(model, images, cameras)

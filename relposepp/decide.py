@@ -2,10 +2,12 @@
 
 What the network says of pairs proposes configurations of cameras (proposals.py), and voxels search on from them
 (verify.py): `estimate`. All configurations that are left are weighed by one score, of the network, the voxels and the
-diffusion model: `weigh`. The best one's cameras descend (descent.py), and it is asked whether the photos show the
-object's far side, too: `symmetry_at`. `decide` does all of it.
+diffusion model: `weigh`. The best one's cameras descend (descent.py), and configurations that look like it from afar
+are compared with it in detail (rivals.py): `settle`. At last it is asked whether the photos show the object's far side,
+too: `symmetry_at`. `decide` does all of it.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -21,6 +23,8 @@ from relposepp.descent import descend_repeatedly
 from relposepp.held import Held
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose
 from relposepp.proposals import Poses, propose, uninformed
+from relposepp.rivals import DETAIL, alike, fit_in_detail
+from relposepp.search import distinct
 from relposepp.verify import Effort, verify
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import anchored, centred, principal_points, with_principal_points
@@ -32,6 +36,10 @@ from sap3d.images import to_tensor
 # its synthesis loss and of the diffusion model's errors; the likeliest on held-out objects (benchmarks/pose_choice.py),
 # so that `Poses.confidence` is calibrated.
 NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS = 0.5, 5.0, 2.0
+DETAIL_SHARPNESS = 20.0  # likewise, of what fits in detail leave unexplained
+RIVALS, NEARLY = 4, 3.0  # so many configurations are compared in detail, of log-weights so little below the best
+ROUNDS = 3  # at most, of comparisons with the rivals of what has won the last one
+DISTINCT = math.radians(20)  # by which a pair of their azimuths differs
 SYMMETRY = 2  # the order that is asked for
 
 
@@ -65,6 +73,14 @@ def decide(
         judged["descended"] = descend_repeatedly(sharp, judged["chosen"], examine)
         kept = "descended" if judged["descended"].better_than(judged["chosen"]) else kept
     best = judged[kept]
+    for _ in range(ROUNDS if config.rivals and len(photos) > 2 else 0):
+        poses, won = settle(to_tensor(photos, DETAIL.size).to(device), best.cameras, poses)
+        if not won:
+            break
+        rival, kept = examine(centred(poses.cameras[0]).to(device)), "rival"
+        descended = descend_repeatedly(sharp, rival, examine)
+        best = judged[kept] = descended if descended.better_than(rival) else rival
+    poses = poses.first(config.hypotheses)
     symmetry = symmetry_at(sharp, best.cameras, best.synthesis, symmetry_bound(config.symmetry, len(photos)))
 
     cameras = poses.cameras.clone()
@@ -136,18 +152,54 @@ def compare(diffusion: DiffusionModel, photos: list[np.ndarray], poses: Poses, d
     return poses.reordered(-weigh(poses.evidence, len(photos)))
 
 
+def settle(images: Tensor, chosen: Tensor, poses: Poses) -> tuple[Poses, bool]:
+    """The configurations after those that look alike from afar have been compared in detail.
+
+    Args:
+        images: the photos with the object in the middle, [N, 4, S, S].
+        chosen: cameras [N, C] that stand for poses' first.
+
+    Returns:
+        All of them, best first, those that were compared where their fits have moved them, and whether another than the
+        chosen one is the best now.
+    """
+    turned, ratios = (each.cpu() for each in alike(images, chosen))
+    asked = len(poses.scores)
+    every = torch.cat([chosen[None].cpu(), centred(poses.cameras[1:]), turned])
+    # What was not asked of half turns is taken to be as of the chosen configuration.
+    evidence = {name: torch.cat([each, each[:1].expand(len(turned))]) for name, each in poses.evidence.items()}
+    evidence["network_log_probability"] = poses.prediction.log_probabilities(every)
+    if "synthesis_loss" in evidence:
+        evidence["synthesis_loss"][asked:] *= ratios
+    weights = weigh(evidence, len(chosen))
+    order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + weights[1:].argsort(descending=True, stable=True)])
+    order = order[distinct(every[order, :, 1], len(order), DISTINCT)]
+    count = int((weights[order[:RIVALS]] > weights.max() - NEARLY).sum())
+    order = torch.cat([order[:count], order[count:][order[count:] < asked]])
+    every, evidence = every[order], {name: each[order] for name, each in evidence.items()}
+    if count > 1:
+        moved, losses = fit_in_detail(images, every[:count].to(images))
+        every[1:count] = anchored(moved[1:]).cpu()
+        evidence["detail_loss"] = torch.cat([losses.cpu(), losses[:1].cpu().expand(len(every) - count)])
+    cameras = with_principal_points(every, poses.cameras[:1].expand(len(every), -1, -1))
+    found = replace(poses, cameras=cameras, evidence=evidence).reordered(-weigh(evidence, len(chosen)))
+    won = not torch.equal(found.cameras[0], cameras[0])
+    return replace(found, fit=None if won else poses.fit), won
+
+
 def weigh(
     evidence: dict[str, Tensor],
     views: int,
     network: float = NETWORK_SHARPNESS,
     synthesis: float = SYNTHESIS_SHARPNESS,
     surprised: float = SURPRISE_SHARPNESS,
+    detail: float = DETAIL_SHARPNESS,
 ) -> Tensor:
     """Log-weights of K configurations, the likeliest by each evidence has none of it: [K].
 
     Args:
-        evidence: "network_log_probability", summed over pairs; "synthesis_loss" and "surprise", where there are any;
-            [K] each.
+        evidence: "network_log_probability", summed over pairs; "synthesis_loss", "surprise" and "detail_loss", where
+            there are any; [K] each.
 
     The pairs are not independent: those of N views count as N − 1, the number of their relative azimuths.
     """
@@ -156,6 +208,8 @@ def weigh(
         weights = weights - synthesis * evidence["synthesis_loss"].log()
     if "surprise" in evidence:
         weights = weights - surprised * evidence["surprise"]
+    if "detail_loss" in evidence:
+        weights = weights - detail * evidence["detail_loss"].log()
     return weights - weights.max()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth import main
+from camerabooth import main, regularisation
 from camerabooth.judge import leave_one_out, seen_from_others
 from relposepp import infer, outliers
 from relposepp.model import Prediction
@@ -52,7 +52,7 @@ def test_what_is_pretended_raises_where_devices_mix():
 
 def test_a_published_model_is_judged_and_tuned_where_it_is(tmp_path, monkeypatch):
     model, prior = make_model(FLAT, image_size=16, sampling=SHORT), (smooth_images(3, 16)[None], some_cameras(3)[None])
-    monkeypatch.setattr(main, "regularisation_views", lambda *_, **__: prior)
+    monkeypatch.setattr(regularisation, "regularisation_views", lambda *_, **__: prior)
     settings = filled(OmegaConf.load(main.CONFIG), "tuning", model.tuning).tuning
     settings = OmegaConf.merge(settings, {"steps": 1, "batch": 2, "prior_batch": 1})
 
@@ -63,7 +63,7 @@ def test_a_published_model_is_judged_and_tuned_where_it_is(tmp_path, monkeypatch
         module.validation_step()
         module.cpu()  # as Lightning leaves it
 
-    monkeypatch.setattr(main, "fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
     with pretended() as device:
         model.to(device)
         images, cameras = smooth_images(3, 16).to(device), some_cameras(3).to(device)

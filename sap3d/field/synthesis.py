@@ -35,7 +35,7 @@ VIEW_SIGMA = 0.25  # of the logarithm of the common focal length, where it is
 VIEW_RANGE = 0.8  # so far it may go
 # Object size and distance are nearly the same thing in an image: without an anchor, fits drift away by 0.1 and more.
 MEAN_RADIUS_SIGMA = 0.022
-BATCH = 16  # hypotheses fitted at a time on the CPU
+BATCH = 16  # hypotheses, at most, that a thread fits at a time on the CPU
 
 
 @dataclass
@@ -174,7 +174,7 @@ def joint_fit(
     raw = voxels.resize(raw, level.resolution).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     moving = hypotheses.clone().requires_grad_(level.pose_rate > 0)  # their gradients take as long as the voxels' own
     estimates = hypotheses if estimates is None else estimates.expand_as(hypotheses)
-    optimizer = torch.optim.Adam([{"params": [raw]}, {"params": [moving]}], betas=(0.9, 0.95))
+    optimizer = torch.optim.Adam([{"params": [raw]}, {"params": [moving]}], betas=(0.9, 0.95), fused=True)
     for step in range(level.steps):
         progress = step / level.steps
         # The grid gets a head start; both end softly.
@@ -206,7 +206,7 @@ def fit_all(
 ) -> Fit:
     """`joint_fit` of many hypotheses: on the CPU in batches, one thread a batch, elsewhere all at once.
 
-    Small tensors keep torch's own threads idle most of the time. The batches do not depend on the number of threads.
+    Small tensors keep torch's own threads idle most of the time. A fit does not depend on what is in its batch.
     """
 
     def one_batch(rows: slice) -> Fit:
@@ -217,7 +217,9 @@ def fit_all(
 
     if images.device.type != "cpu":
         return one_batch(slice(None))
-    return join(in_threads(one_batch, [slice(first, first + BATCH) for first in range(0, len(hypotheses), BATCH)]))
+    count, threads = len(hypotheses), torch.get_num_threads()
+    size = math.ceil(count / (threads * math.ceil(count / (threads * BATCH))))
+    return join(in_threads(one_batch, [slice(first, first + size) for first in range(0, count, size)]))
 
 
 def in_threads(function: Callable, items: Iterable) -> list:

@@ -77,7 +77,8 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # What `torch.use_deterministic_algorithms(True, warn_only=True)` does, but that it imports torch's compiler.
+    torch.set_deterministic_debug_mode("warn")
 
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:

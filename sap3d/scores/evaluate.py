@@ -238,7 +238,8 @@ def format_number(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def main() -> None:
+def main() -> Scene:
+    """Evaluate the scene that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--type", required=True)
     parser.add_argument("--object", required=True)
@@ -251,6 +252,7 @@ def main() -> None:
     results = evaluate(scene, arguments.seed, arguments.device) | {"options": arguments.options}
     write_json(scene.results / "results.json", results)
     print_summary(scene, results)
+    return scene
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import lpips
 import numpy as np
 import torch
 import trimesh
@@ -13,7 +12,6 @@ from flip_evaluator import evaluate as evaluate_flip
 from scipy.spatial import cKDTree
 from skimage.metrics import structural_similarity
 from torch import Tensor
-from torchvision.models import AlexNet_Weights
 from tqdm import tqdm
 
 from sap3d.cameras.maths import SCENE_BOUND, pairwise_rotation_errors, plain, wrap_angle
@@ -22,6 +20,7 @@ MAX_PSNR = 100.0  # of equal images, whose PSNR is infinite: a mean stays finite
 F_SCORE_THRESHOLDS = (0.04, 0.05, 0.06)
 SURFACE_SAMPLES = 50_000  # two samplings of one surface of area 3 are 0.004 apart
 OCCUPANCY_RESOLUTION = 64
+ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's AlexNet_Weights.IMAGENET1K_V1
 FLIP_MARGIN = 24  # pixels, twice as many as ꟻLIP's widest filter reaches, and some
 
 
@@ -110,10 +109,12 @@ class Lpips:
 
     def __init__(self):
         self.network = None
-        weights = Path(torch.hub.get_dir()) / "checkpoints" / AlexNet_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]
+        weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
         if not weights.is_file():
             print(f"LPIPS is n/a: no AlexNet weights at {weights} (docs/INSTALL.md)", flush=True)
             return
+        import lpips  # seconds, for torchvision
+
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names

@@ -51,7 +51,7 @@ def test_texels_lie_on_their_faces():
     square = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
     uv = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
     texels = rasterise(Atlas(square, uv, np.arange(4)), size=64)
-    points = texels.interpolate(square, square.vertices)
+    points = texels.interpolate(square.vertices)
     # The square covers the texture's middle: its coordinates are 2 u − 1/2 and 2 v − 1/2, rows run downwards.
     inside = (np.abs(np.stack([texels.column, texels.row]) - 31.5) < 16).all(0)
     assert inside.sum() == 32 * 32
@@ -102,7 +102,7 @@ def weights(mesh, points, normals, photos, cameras, sharpness: float = 4.0) -> n
     alone = np.arange(len(points))
     points, normals = points.astype(np.float32), normals.astype(np.float32)
     total = np.zeros(len(points))
-    for look in looks(mesh, points, normals, normals, (alone, alone), photos, cameras, sharpness):
+    for look in looks(mesh, points, normals, normals, (alone, alone), bands(photos), cameras, sharpness):
         total[look.seen] += look.weight
     return total
 

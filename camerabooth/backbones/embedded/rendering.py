@@ -14,6 +14,7 @@ from sap3d.field import grid as grids
 GROUP = 4  # samples of a ray in a row that have one colour, looked up where they weigh most
 COARSE = 64  # side of an image that says where a larger one shows anything
 FAINT = 0.01  # opacity that is something
+NEGLIGIBLE = 1e-4  # weight up to which a group's colour does not count, but in training
 EVEN = 1e-4  # weight that each sample of a group has at least in the choice of that point
 
 
@@ -50,24 +51,33 @@ def render(
     fractions = (torch.arange(samples, device=near.device) + offsets.to(near.device)) / samples
     depths = near[..., None] + (far - near)[..., None] * fractions
 
-    def sampled(grid: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
-        points = origins[..., None, :] + depths[..., None] * directions[..., None, :]
-        points = points.reshape(batch, -1, 3)
-        return points, sample_grid(grid, points)
+    def places(depths: Tensor) -> Tensor:
+        return (origins[..., None, :] + depths[..., None] * directions[..., None, :]).reshape(batch, -1, 3)
 
     spacing = (far - near) * directions.norm(dim=-1) / samples
-    density = sampled(field.density, depths)[1].reshape(depths.shape)
+    density = sample_grid(field.density, places(depths)).reshape(depths.shape)
     weights, _ = grids.composite(grids.activate_density(density) * spacing[..., None])
     grouped = weights.unflatten(-1, (-1, GROUP))
     share = (grouped + EVEN) / (grouped + EVEN).sum(-1, keepdim=True)
-    points, values = sampled(field.values, (share * depths.unflatten(-1, (-1, GROUP))).sum(-1))
-    own, own_logit, features = values.tensor_split([3, 4], -1)
-    values = torch.cat([blended(field, points, own, own_logit), features], -1)
-    rendered = torch.einsum("...s,...sc->...c", grouped.sum(-1), values.unflatten(1, (*near.shape[1:], -1)))
+    points = places((share * depths.unflatten(-1, (-1, GROUP))).sum(-1))
+    grouped = grouped.sum(-1)
+    if batch == 1 and not torch.is_grad_enabled():
+        shown = (grouped.flatten() > NEGLIGIBLE).nonzero()[:, 0]
+        values = _values(field, points[:, shown])
+        values = values.new_zeros(1, points.shape[1], values.shape[-1]).index_copy(1, shown, values)
+    else:
+        values = _values(field, points)
+    rendered = torch.einsum("...s,...sc->...c", grouped, values.unflatten(1, (*near.shape[1:], -1)))
     opacity = weights.sum(-1, keepdim=True)
     image = torch.cat([rendered[..., :3] + 1 - opacity, opacity], -1)
     relative = (depths - cameras[..., None, None, 2]) / SCENE_BOUND
     return View(image, rendered[..., 3:], (weights * relative).sum(-1), weights, relative)
+
+
+def _values(field: Field, points: Tensor) -> Tensor:
+    """Colours and features at points [B, P, 3] of the grid's frame, [B, P, 3 + C]."""
+    own, own_logit, features = sample_grid(field.values, points).tensor_split([3, 4], -1)
+    return torch.cat([blended(field, points, own, own_logit), features], -1)
 
 
 def render_image(field: Field, camera: Tensor, size: int, samples: int) -> Tensor:

@@ -151,6 +151,17 @@ def test_a_large_image_is_rendered_only_where_there_is_something(monkeypatch):
     assert rays[0] == rendering.COARSE**2 and 0.1 < rays[1] / size**2 < 0.5
 
 
+def test_without_gradients_colours_are_looked_up_only_where_there_is_something(monkeypatch):
+    field, target, pixels = ball(0.3, (0.9, 0.5, 0.1)), cameras((20, 50)), cam.pixel_grid(24)
+    whole, asked, blended = rendering.render(field, target, pixels, 32), [], rendering.blended
+    monkeypatch.setattr(rendering, "blended", lambda *args: asked.append(args[1].shape[1]) or blended(*args))
+    with torch.no_grad():
+        view = rendering.render(field, target, pixels, 32)
+        torch.testing.assert_close(view.image, whole.image, atol=8 * rendering.NEGLIGIBLE, rtol=0)
+        nothing = rendering._values(field, torch.zeros(1, 0, 3))
+    assert 0 < asked[0] < 24**2 and nothing.shape == (1, 0, 3)
+
+
 def test_a_raw_grid_is_the_same_field_in_the_worlds_frame():
     """A ball beside the axis, seen by a first source at 50° of azimuth: its dense grid renders as the field does."""
     field = ball(0.25, (0.9, 0.5, 0.1))

@@ -171,8 +171,7 @@ def pipeline(tmp_path):
     for name, program in programs.items():
         (repository / program).parent.mkdir(parents=True, exist_ok=True)
         (repository / program).write_text(STAND_IN.replace("NAME", repr(name)))
-    for name in ("evaluate", "report"):
-        (repository / f"sap3d/scores/{name}.py").write_text(f"print({name!r})")
+    (repository / "sap3d/scores/__main__.py").write_text("print('evaluated')")
 
     def start(*options: str, inherited: tuple[int, ...] = ()) -> subprocess.Popen:
         return subprocess.Popen(

@@ -91,12 +91,18 @@ def test_flip_around_what_differs_is_that_of_whole_pictures():
     assert metrics.flip(image, truth) == pytest.approx(float(whole.mean()), rel=1e-5)
 
 
+def test_lpips_weights_are_torchvisions():
+    from torchvision.models import AlexNet_Weights
+
+    assert AlexNet_Weights.IMAGENET1K_V1.url.endswith(f"/{metrics.ALEXNET}")
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_lpips_without_usable_weights_is_none(tmp_path, monkeypatch, capsys, damaged):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     if damaged:
         (tmp_path / "checkpoints").mkdir()
-        (tmp_path / "checkpoints" / metrics.AlexNet_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]).write_bytes(b"not")
+        (tmp_path / "checkpoints" / metrics.ALEXNET).write_bytes(b"not")
     measures = metrics.picture_measures()
     picture = np.zeros((64, 64, 3), np.float32)
     assert measures["lpips"](picture, picture) is None

@@ -4,13 +4,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from camerabooth import main
+from camerabooth import main, regularisation
 from camerabooth.backbones.published.lora import LoRA
 from camerabooth.main import CONFIG
 from camerabooth.sampling import sample, sample_in_turn
 from camerabooth.tuning import TestTimeTraining
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import PoseTable
+from sap3d.runs import training
 from sap3d.runs.options import filled
 from tests.camerabooth.backbones.published.tiny import FLAT, TINY, make_model
 from tests.tiny import smooth_images, some_cameras
@@ -106,10 +107,10 @@ def test_views_made_in_turn_see_those_made_before(flat_model):
 def test_half_floats_are_tuned_with_scaled_gradients(flat_model, tmp_path, monkeypatch):
     """A gradient of 1e-8 is zero in float16; scaled, it moves what is tuned."""
     model = make_model(FLAT, image_size=16, dtype="float16")
-    tuned, fitted = [], main.fit
-    monkeypatch.setattr(main, "fit", lambda *a, **options: (tuned.append(options), fitted(*a, **options)))
+    tuned, fitted = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda *a, **options: (tuned.append(options), fitted(*a, **options)))
     images, cameras = smooth_images(3, 16), some_cameras(3)
-    monkeypatch.setattr(main, "regularisation_views", lambda *_, **__: (images[None], cameras[None]))
+    monkeypatch.setattr(regularisation, "regularisation_views", lambda *_, **__: (images[None], cameras[None]))
     config = filled(OmegaConf.load(CONFIG), "tuning", model.tuning).tuning
     config = OmegaConf.merge(config, {"steps": 2, "batch": 2, "prior_batch": 1, "warmup_steps": 1})
     main.tune(model, images, cameras, [0], config, 0, tmp_path)

@@ -15,12 +15,14 @@ from torch import Tensor
 from trimesh.visual.material import PBRMaterial
 
 from sap3d.cameras import maths as cam
+from sap3d.field.synthesis import in_threads
 from sap3d.images import to_uint8
 
 FACING = 0.1  # least cosine between a normal and the line of sight from which its point is seen
 BLUR = 1 / 24  # standard deviation that parts low frequencies from high ones, over the image's side
 ROUNDS = 20  # of averaging normals with neighbours', so that photos are chosen for whole regions
 SHIFT = 8  # binary digits of sub-pixel positions in OpenCV's drawing
+STRIPE = 256  # rows of the texture that a thread paints at a time; even, for blocks of 2 × 2 texels
 LIFT = 2e-3  # from the surface, where rays to the cameras start, over the diagonal of the mesh's box
 INSIDE = (
     0.02  # half width of the window, over the image's, that must be foreground: at silhouettes photos show the back
@@ -46,12 +48,19 @@ class Texels:
 
     row: np.ndarray  # [T]
     column: np.ndarray  # [T]
-    face: np.ndarray  # [T]
-    barycentric: np.ndarray  # [T, 3]
+    vertices: np.ndarray  # the face's, [T, 3]
+    barycentric: np.ndarray  # float32 [T, 3]
 
-    def interpolate(self, mesh: trimesh.Trimesh, values: np.ndarray) -> np.ndarray:
-        """Values of vertices [V, C] at the texels, [T, C]."""
-        return (np.asarray(values)[mesh.faces[self.face]] * self.barycentric[..., None]).sum(1)
+    def interpolate(self, values: np.ndarray) -> np.ndarray:
+        """Values of vertices [V, C] at the texels, float32 [T, C]."""
+        values = np.asarray(values, np.float32)
+        corners = zip(self.vertices.T, self.barycentric.T)
+        return sum(values[vertex] * share[:, None] for vertex, share in corners)
+
+    def stripes(self) -> list["Texels"]:
+        """Those of STRIPE rows each."""
+        cuts = np.searchsorted(self.row, np.arange(STRIPE, self.row[-1] + 1, STRIPE)) if len(self.row) else []
+        return [Texels(*parts) for parts in zip(*(np.split(each, cuts) for each in vars(self).values()))]
 
 
 def unwrap(mesh: trimesh.Trimesh) -> Atlas:
@@ -83,7 +92,8 @@ def rasterise(atlas: Atlas, size: int) -> Texels:
     third = (u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0]) / area
     # On slivers a texel's width is many times the face's: so far is not extrapolated. The sum stays above 0.7.
     barycentric = np.stack([1 - second - third, second, third], -1).clip(-0.3, 1.3)
-    return Texels(row, column, face, barycentric / barycentric.sum(-1, keepdims=True))
+    barycentric /= barycentric.sum(-1, keepdims=True)
+    return Texels(row, column, np.asarray(atlas.mesh.faces)[face], barycentric.astype(np.float32))
 
 
 def blocks_of(texels: Texels, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +123,7 @@ def looks(
     normals: np.ndarray,
     broad: np.ndarray,
     blocks: tuple[np.ndarray, np.ndarray],
-    photos: Tensor,
+    maps: Tensor,
     cameras: Tensor,
     sharpness: float,
 ) -> Iterator[Look]:
@@ -123,11 +133,10 @@ def looks(
         points, normals: float32 [T, 3].
         broad: normals of the regions about the points, float32 [T, 3].
         blocks: of points that are seen or hidden together: the first of each block, and each point's block.
-        photos: colour on white and alpha, [N, 4, S, S].
+        maps: the photos' `bands`, [N, 7, S, S].
         cameras: [M · N, ≥ 3]; the photos' in turn.
         sharpness: exponent of the cosine between a line of sight and the region's normal in a photo's weight.
     """
-    maps = bands(photos)
     first, which = blocks
     for index, camera in enumerate(cameras):
         eye = cam.camera_positions(camera.double()).float().numpy()
@@ -209,21 +218,27 @@ def bake(
     atlas = unwrap(mesh)
     texels = rasterise(atlas, size)
     given = (atlas.mesh.vertices, atlas.mesh.vertex_normals, broad_normals(mesh)[atlas.source])
-    points, *normals = (texels.interpolate(atlas.mesh, values).astype(np.float32) for values in given)
-    for each in normals:
-        each /= np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-9)
-    low = field_weight * texels.interpolate(atlas.mesh, atlas.mesh.visual.vertex_colors[:, :3] / np.float32(255))
-    weight, high, best = np.full(len(points), field_weight), np.zeros((len(points), 3)), np.zeros(len(points))
-    for index, look in enumerate(looks(mesh, points, *normals, blocks_of(texels, size), photos, cameras, sharpness)):
-        own = look.weight.astype(float) * (1.0 if index < len(photos) else far_weight)
-        low[look.seen] += own[:, None] * look.low
-        weight[look.seen] += own
-        high[look.seen] += own[:, None] ** choice * look.high
-        best[look.seen] += own**choice
-    shown = (1 - field_weight / weight) / best.clip(1e-300)
-    colors = low / weight[:, None] + shown[:, None] * high
+    faded, maps = atlas.mesh.visual.vertex_colors[:, :3] / np.float32(255), bands(photos)
+
+    def painted(part: Texels) -> np.ndarray:
+        points, *normals = (part.interpolate(values) for values in given)
+        for each in normals:
+            each /= np.linalg.norm(each, axis=-1, keepdims=True).clip(1e-9)
+        low = field_weight * part.interpolate(faded).astype(float)
+        weight, high, best = np.full(len(points), field_weight), np.zeros((len(points), 3)), np.zeros(len(points))
+        for index, look in enumerate(looks(mesh, points, *normals, blocks_of(part, size), maps, cameras, sharpness)):
+            own = look.weight.astype(float) * (1.0 if index < len(photos) else far_weight)
+            chosen = own**choice
+            low[look.seen] += own[:, None] * look.low
+            weight[look.seen] += own
+            high[look.seen] += chosen[:, None] * look.high
+            best[look.seen] += chosen
+        shown = (1 - field_weight / weight) / best.clip(1e-300)
+        return low / weight[:, None] + shown[:, None] * high
+
     image, covered = np.zeros((size, size, 3), np.float32), np.zeros((size, size), bool)
-    image[texels.row, texels.column] = colors
+    seen(mesh, *(np.asarray(each[:1]) for each in given[:2]), np.ones(3))  # builds what threads then share
+    image[texels.row, texels.column] = np.concatenate(in_threads(painted, texels.stripes()))
     covered[texels.row, texels.column] = True
     # Charts are continued outwards, so that filtering at their edges meets no background.
     nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
