@@ -36,7 +36,7 @@ from sap3d.images import to_tensor
 # its synthesis loss and of the diffusion model's errors; the likeliest on held-out objects (benchmarks/pose_choice.py),
 # so that `Poses.confidence` is calibrated.
 NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS = 0.5, 5.0, 2.0
-DETAIL_SHARPNESS = 20.0  # likewise, of what fits in detail leave unexplained
+DETAIL_SHARPNESS = 10.0  # likewise, of what fits in detail leave unexplained; no held-out set asks for more or less
 RIVALS, NEARLY = 4, 3.0  # so many configurations are compared in detail, of log-weights so little below the best
 ROUNDS = 3  # at most, of comparisons with the rivals of what has won the last one
 DISTINCT = math.radians(20)  # by which a pair of their azimuths differs
@@ -180,7 +180,9 @@ def settle(images: Tensor, chosen: Tensor, poses: Poses) -> tuple[Poses, bool]:
     if count > 1:
         moved, losses = fit_in_detail(images, every[:count].to(images))
         every[1:count] = anchored(moved[1:]).cpu()
-        evidence["detail_loss"] = torch.cat([losses.cpu(), losses[:1].cpu().expand(len(every) - count)])
+        # What is not compared keeps its distance from the chosen configuration.
+        known = evidence.get("detail_loss", torch.ones(len(every)))
+        evidence["detail_loss"] = torch.cat([losses.cpu(), known[count:] * losses[0].cpu() / known[0]])
     cameras = with_principal_points(every, poses.cameras[:1].expand(len(every), -1, -1))
     found = replace(poses, cameras=cameras, evidence=evidence).reordered(-weigh(evidence, len(chosen)))
     won = not torch.equal(found.cameras[0], cameras[0])
