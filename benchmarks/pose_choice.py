@@ -3,6 +3,7 @@
     python benchmarks/pose_choice.py record     # what the search finds, once, into ROOT_DIR/results/pose_choice
     python benchmarks/pose_choice.py fit        # the sharpnesses of relposepp/decide.py under which this is likeliest
     python benchmarks/pose_choice.py descend    # what a descent of the choice's cameras does to them, and what is kept
+    python benchmarks/pose_choice.py rivals     # what a comparison in detail with what looks alike changes
 
 An object has five photos in one set and three in another (--views). `fit` prints, for each set, the rotation error of
 the network alone, of the choice and of the best of all configurations, and how the choice's confidence is kept.
@@ -28,11 +29,20 @@ from dataset.prepare import train_cameras
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
 from dataset.training_views import HELD_OUT
-from relposepp.decide import NETWORK_SHARPNESS, SURPRISE_SHARPNESS, SYNTHESIS_SHARPNESS, estimate, weigh
+from relposepp.decide import (
+    NETWORK_SHARPNESS,
+    SURPRISE_SHARPNESS,
+    SYNTHESIS_SHARPNESS,
+    decide,
+    estimate,
+    settle,
+    weigh,
+)
 from relposepp.descent import descend_repeatedly
 from relposepp.evaluate import placed
 from relposepp.infer import CONFIG, load_models
 from relposepp.model import RelativePose
+from relposepp.rivals import DETAIL
 from relposepp.search import agreement
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import HELD
@@ -130,9 +140,23 @@ def descend(diffusion: DiffusionModel, rows: dict[str, dict]) -> None:
               f"model {surprise:+.3f}{kept}", flush=True)  # fmt: skip
 
 
+def rivals(models: tuple[RelativePose, DiffusionModel], sets: list[tuple[str, int]]) -> None:
+    """Print each set's rotation errors before and after `decide.settle`, and its seconds of processor time."""
+    config = read_tree(["poses.rivals=false"], "cpu", POSES)[POSES]
+    for name, views in sets:
+        truth = train_cameras("toy_demo", name)[:views]
+        photos = list(Renderer(load_object(name)).render(truth, 2 * SIZE, supersample=2))
+        poses = decide(*models, photos, config, 0)
+        start = time.process_time()
+        found, won = settle(to_tensor(photos, DETAIL.size), poses.cameras[0], poses)
+        errors = [rotation_error(each.cameras[0], truth) for each in (poses, found)]
+        print(f"{name:12s} {views} views {errors[0]:5.1f}° → {errors[1]:5.1f}°{', another' * won}  confidence "
+              f"{found.confidence.mean():4.0%}  {time.process_time() - start:3.0f} s", flush=True)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["record", "fit", "descend"])
+    parser.add_argument("task", choices=["record", "fit", "descend", "rivals"])
     parser.add_argument("--folder", type=Path, default=Path("results/pose_choice"), help="below ROOT_DIR")
     parser.add_argument("--objects", nargs="+", default=OBJECTS)
     parser.add_argument("--views", type=int, nargs="+", default=(5, 3), help="an object has a set of each")
@@ -148,6 +172,9 @@ def main() -> None:
         fit({name: torch.load(paths[name]) for name in recorded})
         return
     models = load_models(read_tree([], "cpu", POSES)[POSES], torch.device("cpu"))
+    if arguments.task == "rivals":
+        rivals(models, sets)
+        return
     if arguments.task == "descend":
         descend(models[1], {name: torch.load(paths[name]) for name in recorded})
         return
