@@ -174,7 +174,8 @@ def joint_fit(
     raw = voxels.resize(raw, level.resolution).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     moving = hypotheses.clone().requires_grad_(level.pose_rate > 0)  # their gradients take as long as the voxels' own
     estimates = hypotheses if estimates is None else estimates.expand_as(hypotheses)
-    optimizer = torch.optim.Adam([{"params": [raw]}, {"params": [moving]}], betas=(0.9, 0.95), fused=True)
+    groups, fused = [{"params": [raw]}, {"params": [moving]}], images.device.type == "cpu"
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95), fused=fused)
     for step in range(level.steps):
         progress = step / level.steps
         # The grid gets a head start; both end softly.

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import sys
 import warnings
-from datetime import timedelta
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader
 from sap3d.files import atomic_file, disk_errors
 
 CHECKPOINT = "checkpoint"  # name in a run's folder, with .ckpt
-CHECKPOINT_EVERY = timedelta(seconds=15)
+CHECKPOINT_STEPS = 20
 
 
 class Fingerprint(Callback):
@@ -145,7 +144,7 @@ def fit(
             ModelCheckpoint(
                 folder,
                 filename=CHECKPOINT,
-                train_time_interval=CHECKPOINT_EVERY,
+                every_n_train_steps=CHECKPOINT_STEPS,
                 enable_version_counter=False,
                 save_on_train_epoch_end=False,
             ),

@@ -1,7 +1,6 @@
 """Test-time training and pretraining on a tiny model."""
 
 import copy
-from datetime import timedelta
 
 import pytest
 import torch
@@ -67,7 +66,7 @@ def test_tuning_repeats_with_its_seed(scene, tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"poses_only": True, "ema": None}])
 def test_a_killed_tuning_ends_as_if_it_had_not_been(scene, tmp_path, monkeypatch, changes):
     images, cameras, model = scene
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", timedelta(0))
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
     settings = config(validate_every=4, **changes)
     untouched = copy.deepcopy(model)
     whole, trajectory = main.tune(model, images, cameras, [0, 1], settings, seed=1, folder=tmp_path / "whole")

@@ -131,8 +131,8 @@ def test_sampling_is_ddim_and_repeats_with_its_seed(model, temperature):
     reference = DDIMScheduler.from_config(model.scheduler.config)
     reference.set_timesteps(3)
     latents = temperature * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
-    condition = model.condition(sources, targets)
     with torch.no_grad():
+        condition = model.condition(sources, targets)
         for timestep in reference.timesteps:
             prediction = model.predict(latents, timestep.expand(2), condition)
             latents = reference.step(prediction, timestep, latents).prev_sample
