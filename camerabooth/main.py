@@ -63,7 +63,7 @@ def tune(
     """
     if not config.steps:
         return cameras, cameras[None].cpu()
-    # Lightning takes seconds to import, for models whose networks stay in vain.
+    # Lightning takes seconds to import, and models whose networks stay need none of it.
     from pytorch_lightning.callbacks import EarlyStopping
 
     from camerabooth.regularisation import regularisation_views

@@ -59,7 +59,7 @@ def decide(
         prediction, held: as of `estimate`.
 
     Returns:
-        Poses whose first cameras are decided upon; the others are as the search has found them.
+        Poses whose first cameras are decided upon; the others are as the search or `settle` has found them.
     """
     device = next(model.parameters()).device
     poses = estimate(model, photos, config, seed, prediction, held)
@@ -73,8 +73,9 @@ def decide(
         judged["descended"] = descend_repeatedly(sharp, judged["chosen"], examine)
         kept = "descended" if judged["descended"].better_than(judged["chosen"]) else kept
     best = judged[kept]
+    detail = to_tensor(photos, DETAIL.size).to(device)
     for _ in range(ROUNDS if config.rivals and len(photos) > 2 else 0):
-        poses, won = settle(to_tensor(photos, DETAIL.size).to(device), best.cameras, poses)
+        poses, won = settle(detail, best.cameras, poses)
         if not won:
             break
         rival, kept = examine(centred(poses.cameras[0]).to(device)), "rival"

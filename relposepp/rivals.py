@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sap3d.field.synthesis import Level, fit_all, in_threads, join, joint_fit
+from sap3d.field.synthesis import Level, fit_all
 
 # Half turns are rivals that leave little more unexplained than their configuration, from afar and then nearer.
 FAR = Level(16, 32, steps=36, pixels=96, samples=16, pose_rate=0.0)
@@ -61,13 +61,7 @@ def fit_in_detail(images: Tensor, configurations: Tensor) -> tuple[Tensor, Tenso
     Returns:
         Where it has moved them to, and what it leaves unexplained, [K].
     """
-    with tqdm(desc="comparing rivals", total=len(configurations), mininterval=1, leave=False) as progress:
-
-        def fitted(cameras: Tensor):
-            fit = joint_fit(images, cameras[None], DETAIL)
-            progress.update()
-            return fit
-
-        fits = in_threads(fitted, configurations) if images.device.type == "cpu" else map(fitted, configurations)
-        fit = join(list(fits))
+    total = len(configurations) * DETAIL.steps
+    with tqdm(desc="comparing rivals", total=total, unit="step", mininterval=1, leave=False) as progress:
+        fit = fit_all(images, configurations, DETAIL, progress)
     return fit.cameras, fit.losses

@@ -23,9 +23,8 @@ def carton(size: int) -> torch.Tensor:
     mark = ((y - 0.2).abs() < 0.13) & ((z - 0.25).abs() < 0.13)
     density, grey = torch.where(inside, 12.0, -5.0), torch.zeros(48, 48, 48)
     red, blue = (torch.where(where, 4.0, 0.0) for where in (mark & (x > 0), mark.flip(0) & (x < 0)))
-    return render_views(
-        torch.stack([density, grey + red - blue, grey - red - blue, grey - red + blue]), CAMERAS, size, 64
-    )
+    grid = torch.stack([density, grey + red - blue, grey - red - blue, grey - red + blue])
+    return render_views(grid, CAMERAS, size, 64)
 
 
 @pytest.mark.parametrize(("views", "count"), [(3, 4), (4, 8), (5, 16), (6, 22)])
