@@ -44,6 +44,7 @@ OPTIONS = """--preset fast
     reconstruction.system.guidance.render_size=32 reconstruction.system.guidance_every=4
     reconstruction.trainer.max_steps=12 reconstruction.pictures.size=32 reconstruction.pictures.frames=8
     reconstruction.mesh.resolution=32 reconstruction.mesh.density=0.1 reconstruction.mesh.texture_size=64
+    reconstruction.mesh.faces=500
     reconstruction.interchange.size=32 reconstruction.system.floor_spare=0""".split()
 
 

@@ -21,7 +21,7 @@ from camerabooth import ablate, go_nvs, main
 from camerabooth.backbones.embedded.model import EmbeddedDiffusion
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
-from relposepp import descent, infer, verify
+from relposepp import descent, infer, rivals, verify
 from relposepp.model import ModelConfig, RelativePose, save_model
 from sap3d.cameras import maths as cam
 from sap3d.cameras.poses import read_best_poses, read_pose_hypotheses
@@ -49,6 +49,7 @@ TINY_FIELD = [
     "interchange.size=32",
     "mesh.texture_size=64",
     "mesh.resolution=32",
+    "mesh.faces=500",
     "mesh.density=0.1",  # below the density that the field starts with, so that eight steps leave a mesh
 ]
 
@@ -82,6 +83,8 @@ def short_fits(monkeypatch):
     monkeypatch.setattr(synthesis, "HELD", *short([synthesis.HELD]))
     for module in (verify, descent):
         monkeypatch.setattr(module, "DESCENT", short(module.DESCENT))
+    for level in ("FAR", "NEARER", "DETAIL"):
+        monkeypatch.setattr(rivals, level, *short([getattr(rivals, level)]))
     monkeypatch.setattr(go_nvs, "SIZE", 64)
     monkeypatch.setattr(metrics, "SURFACE_SAMPLES", 5000)
     monkeypatch.setattr(metrics, "occupancy", partial(metrics.occupancy, resolution=32))

@@ -19,6 +19,7 @@ from settings import Settings
 from sap3d.cameras.poses import write_poses
 from sap3d.files import write_json, write_video
 from sap3d.images import sheet
+from sap3d.photos import grabcut, mending
 from tests.demo import runs
 from tests.demo.photos import write_photos
 
@@ -27,13 +28,17 @@ PATIENCE = 300_000  # milliseconds
 COLOUR = (200, 80, 30)  # of the stand-in's mesh
 
 
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """A repository whose run_pipeline.sh is stand_in.sh; returns it."""
-    files, repository = tmp_path / "files", tmp_path / "repository"
-    files.mkdir()
-    repository.mkdir()
-    shutil.copy(Path(__file__).parent / "stand_in.sh", repository / "run_pipeline.sh")
+@pytest.fixture(autouse=True)
+def small_cuts(monkeypatch):
+    """GrabCut on a quarter of its pixels."""
+    for module in (grabcut, mending):
+        monkeypatch.setattr(module, "GRABCUT_SIZE", grabcut.GRABCUT_SIZE // 2)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    """What stand_in.sh takes for results."""
+    files = tmp_path_factory.mktemp("files")
     textured_box().export(files / "mesh.glb")
     cameras = torch.tensor([[0.3, azimuth, 1.8] for azimuth in (0.0, 1.5, 3.0, -1.5)])
     turned = cameras * torch.tensor([1.0, -1.0, 1.0])
@@ -48,6 +53,15 @@ def stand_in(tmp_path, monkeypatch):
     results = dict.fromkeys(metrics) | {"views": 0, "3d_psnr_mean": 21.5, "seconds": {"poses": 2, "tuning": 3}}
     results |= {"seed": 0, "commit": "", "machine": {"cpu": "", "cores": 2, "gpu": None}}
     (files / "results.json").write_text(json.dumps(results))
+    return files
+
+
+@pytest.fixture
+def stand_in(tmp_path, files, monkeypatch):
+    """A repository whose run_pipeline.sh is stand_in.sh; returns it."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    shutil.copy(Path(__file__).parent / "stand_in.sh", repository / "run_pipeline.sh")
     monkeypatch.setenv("STAND_IN_FILES", str(files))
     monkeypatch.setattr(workers, "REPOSITORY", repository)
     return repository
@@ -94,12 +108,12 @@ def start(folder, stand_in):
         assert not worker.is_alive()
 
 
-@pytest.fixture
-def example(tmp_path, stand_in) -> Path:
-    """A folder with one example of the stand-in's making."""
-    files, folder = tmp_path / "files", tmp_path / "sources/ellipse"
-    photos = write_photos(tmp_path / "ellipse")
-    draft, _ = drafts.create_job(tmp_path / "scratch/jobs", photos, Settings(tmp_path).limits)
+@pytest.fixture(scope="session")
+def example(tmp_path_factory, files) -> Path:
+    """The root of a demo with one example of the stand-in's making, ready to be shown."""
+    work = tmp_path_factory.mktemp("example")
+    folder, settings = work / "sources/ellipse", Settings(work / "demo")
+    draft, _ = drafts.create_job(work / "scratch/jobs", write_photos(work / "ellipse"), settings.limits)
     for name in ("photos", "masks"):
         (folder / name).mkdir(parents=True)
     for index in range(4):
@@ -123,15 +137,16 @@ def example(tmp_path, stand_in) -> Path:
     (scene.reconstruction / "interchange").mkdir()
     (scene.reconstruction / "interchange/points.ply").write_text("ply")
     imageio.imwrite(scene.reconstruction / "inputs.webp", np.zeros((8, 8, 3), np.uint8))
-    return folder.parent
+    examples.prepare(settings, folder.parent)
+    return settings.root
 
 
 @pytest.fixture
-def settings(tmp_path, example) -> Settings:
-    """Of a demo in tmp_path, with the example of the stand-in's making."""
+def settings(tmp_path, example, stand_in) -> Settings:
+    """Of a demo in tmp_path, with the example and a pipeline of the stand-in's making."""
     settings = Settings(tmp_path / "demo")
-    settings.jobs.mkdir(parents=True)
-    examples.prepare(settings, example)
+    shutil.copytree(example, settings.root)
+    settings.jobs.mkdir()
     return settings
 
 

@@ -1,6 +1,7 @@
 """What a finished run says of its poses, and what can be done about them."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import drafts
@@ -54,9 +55,13 @@ def test_a_photo_that_does_not_fit_is_told(done):
     assert "2.jpg does not fit the other photos." in told and 'data-index="2"' in told
 
 
-def test_a_version_without_the_photo_or_with_the_second_answer_runs_beside(visitor, settings, tmp_path):
+def test_a_version_without_the_photo_or_with_the_second_answer_runs_beside(
+    visitor, settings, files, tmp_path, monkeypatch
+):
+    doubtful = shutil.copytree(files, tmp_path / "doubtful")
+    monkeypatch.setenv("STAND_IN_FILES", str(doubtful))
     for views in (3, 4):
-        path = tmp_path / f"files/poses_{views}.json"
+        path = doubtful / f"poses_{views}.json"
         said = json.loads(path.read_text()) | {"confidence": [0.9, 0.5] + [0.9] * (views - 2)}
         path.write_text(json.dumps(said))
     page = visitor()

@@ -83,7 +83,7 @@ def options(*more: str, views: object = VIEWS, kind: str = "T", name: str = "o")
 
 def poses(*more: str, **scene) -> tuple:
     network = ["weights=../relposepp", "verify=false"]
-    judges = ["diffusion.checkpoint=diffusion", "descent=false", "symmetry.most=0"]
+    judges = ["diffusion.checkpoint=diffusion", "descent=false", "symmetry.most=0", "rivals=false"]
     return infer, [*options("--device", "cpu", **scene), *network, *judges, *more]
 
 

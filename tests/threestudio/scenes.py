@@ -28,6 +28,7 @@ TINY = [
     "system.pose_rate=[20,0.01,0.001,120]",
     "system.occupancy_from=60",
     "mesh.resolution=32",
+    "mesh.faces=500",
     "mesh.texture_size=128",
     "interchange.size=64",
     "pictures.size=32",

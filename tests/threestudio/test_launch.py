@@ -223,11 +223,10 @@ def test_half_the_rays_where_memory_does_not_suffice(tmp_path, monkeypatch, caps
 def test_a_hash_grid_takes_the_dense_grids_place(tmp_path, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(tmp_path))
     scene = make_scene(tmp_path, CAMERAS)
-    geometry = {"target": "threestudio.models.geometry.hash_grid.HashGrid", "resolution": [[0, 12], [60, 24]]}
+    geometry = {"target": "threestudio.models.geometry.hash_grid.HashGrid", "resolution": [[0, 12], [30, 24]]}
     geometry |= {"levels": 4, "base": 8, "finest": 24, "log2_entries": 12, "hidden": 16}
-    options = config(
-        3, "system.field_rate=0.02", "system.bending_weight=0", "data.rays=512", NO_FLOOR, "pictures.size=16"
-    )
+    short = ["trainer.max_steps=60", "data.rays=256", "system.renderer.image_samples=16", NO_FLOOR, "pictures.size=16"]
+    options = config(3, "system.field_rate=0.02", "system.bending_weight=0", *short)
     options["system"]["geometry"] = geometry
     launch.train(options)
     before = (scene.reconstruction / "test/007.png").read_bytes()
