@@ -19,6 +19,11 @@ AXE = Package(
 )
 
 
+# What Gradio is about to replace is pale for a moment.
+SETTLED = """() => !document.querySelector('.pending') &&
+    document.getAnimations().every(each => !(each instanceof CSSTransition) || each.playState !== 'running')"""
+
+
 @pytest.fixture(scope="module")
 def axe() -> str:
     try:
@@ -30,6 +35,7 @@ def axe() -> str:
 def findings(page, axe: str, where: str) -> list[str]:
     """What is critical or serious, a line each."""
     page.evaluate(axe)
+    page.wait_for_function(SETTLED)
     found = page.evaluate("async () => (await axe.run(document, { resultTypes: ['violations'] })).violations")
     return [
         f"{where}: {rule['id']}: {node['html'][:160]} {(node['any'] or [{}])[0].get('message', '')}"
