@@ -1,18 +1,21 @@
-"""All stages with a tiny checkpoint in the published layouts, by run_pipeline.sh and run_pipeline.py."""
+"""All stages with a tiny checkpoint in the published layouts: by run_pipeline.sh, run_pipeline.py and the demo."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import bundle
+import jobs as jb
 import pytest
+from worker import Worker, published_options
 
 from dataset import prepare
+from sap3d.files import write_json
 from sap3d.scene import Scene
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,7 +57,7 @@ def pipeline(*more: str) -> list[str]:
     return ["sh", "run_pipeline.sh", *SCENE, "cpu", "--backbone", "published", *weights.OPTIONS, *more]
 
 
-def test_published_weights_go_through_all_stages(root, tmp_path, monkeypatch):
+def test_published_weights_go_through_all_stages(root, monkeypatch):
     monkeypatch.setenv("ROOT_DIR", str(root))
     scene = Scene(SCENE[0], SCENE[1], 3)
     first = start(root, *pipeline())
@@ -77,8 +80,6 @@ def test_published_weights_go_through_all_stages(root, tmp_path, monkeypatch):
     settings = json.loads((scene.diffusion / "model/settings.json").read_text())
     assert settings["image_size"] == 32 and settings["dtype"] == "float32", "they travel with the tuned model"
     assert (scene.diffusion / "model/model_index.json").exists() and (scene.reconstruction / "mesh.glb").exists()
-    bundle.collect(scene, tmp_path / "bundle")  # as the demo does
-    assert (tmp_path / "bundle/mesh.glb").exists()
     assert "1 done already" in run(root, sys.executable, "run_pipeline.py", *command)
     said = run(root, *pipeline("--dry-run"))
     assert said.count("up to date") == 5, said  # by run_pipeline.sh
@@ -111,3 +112,20 @@ def test_the_benchmark_of_a_card_says_seconds_and_memory_by_stage(tmp_path, monk
         assert re.search(rf"^published +{stage} +12\.3 s +[0-9.]+ GB$", said, re.M), said
     assert (tmp_path / "told").read_text().split() == pipeline()[2:]
     assert (tmp_path / benchmark.ZERO123).exists() and (tmp_path / benchmark.RELPOSEPP).exists()
+
+
+def test_the_demo_runs_published_weights(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROOT_DIR", str(root))
+    options = published_options()
+    assert options[:2] == ["--backbone", "published"] and all(Path(path).exists() for path in options[3::2])
+    job = jb.Job(tmp_path / "jobs" / ("0" * 32))
+    (job.folder / "cut").mkdir(parents=True)
+    for path in sorted((Scene(*SCENE[:2], 3).train / "images").iterdir())[:3]:
+        shutil.copy(path, job.folder / "cut" / path.name)
+    photos = [{"key": f"{index:03d}", "problem": "", "left_out": False} for index in range(3)]
+    known = {"state": "queued", "preset": jb.PUBLISHED, "queued": time.time(), "created": time.time()}
+    write_json(job.folder / "job.json", known | {"photos": photos, "choices": vars(jb.Choices())})
+    with (job.folder / ".lock").open("w") as lock:
+        Worker(tmp_path / "jobs", "cpu", options, [*weights.OPTIONS, "tuning.steps=2"]).process(job, lock.fileno())
+    assert job.known["state"] == "done", job.log.read_text()[-3000:]
+    assert (job.results / "mesh.glb").exists()

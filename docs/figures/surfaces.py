@@ -30,7 +30,7 @@ MARGIN = 0.06  # about the object, as a share of its longer side
 
 
 def row(scene: Scene) -> list[np.ndarray]:
-    """Five pictures [SIZE, SIZE, 3] in [0, 1]."""
+    """Five pictures, uint8 [SIZE, SIZE, 3]."""
     camera = read_best_poses(scene.reconstruction / "poses.json", scene.views)[:1]
     exporter, _, _, placement = restored(scene)
     level_set = placement.mesh(exporter.level_set(exporter.config.density))
@@ -41,13 +41,13 @@ def row(scene: Scene) -> list[np.ndarray]:
 
 
 def cut(picture: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The square of a picture [DRAWN, DRAWN, ≥ 3] on white that is about the object, [SIZE, SIZE, 3]."""
+    """The square of a picture [DRAWN, DRAWN, ≥ 3] on white that is about the object, uint8 [SIZE, SIZE, 3]."""
     top, bottom, left, right = bounding_box(alpha > 0.5)
     half = math.ceil((0.5 + MARGIN) * max(bottom - top, right - left))
     padded = np.pad(picture[..., :3], ((half, half), (half, half), (0, 0)), constant_values=1)
     row, column = (top + bottom) // 2, (left + right) // 2  # of the square's corner, as the padding moves the middle
     square = to_uint8(padded[row:, column:][: 2 * half, : 2 * half])
-    return np.asarray(Image.fromarray(square).resize((SIZE, SIZE), Image.Resampling.LANCZOS)) / np.float32(255)
+    return np.asarray(Image.fromarray(square).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--views", default="5")
     arguments = parser.parse_args()
     objects = [Scene(*names, check_views(arguments.views)) for names in read_object_list(arguments.list)]
-    pictures = [to_uint8(picture) for scene in objects for picture in row(scene)]
+    pictures = [picture for scene in objects for picture in row(scene)]
     with atomic_file(Path(__file__).with_suffix(".png")) as partial:
         Image.fromarray(sheet(np.stack(pictures), 5)).quantize(256, dither=Image.Dither.NONE).save(partial)
 

@@ -31,8 +31,9 @@ COLOUR = (200, 80, 30)  # of the stand-in's mesh
 @pytest.fixture(autouse=True)
 def small_cuts(monkeypatch):
     """GrabCut on a quarter of its pixels."""
+    size = grabcut.GRABCUT_SIZE // 2
     for module in (grabcut, mending):
-        monkeypatch.setattr(module, "GRABCUT_SIZE", grabcut.GRABCUT_SIZE // 2)
+        monkeypatch.setattr(module, "GRABCUT_SIZE", size)
 
 
 @pytest.fixture(scope="session")
