@@ -1,4 +1,4 @@
-"""Stage 1 on photos as phones take them: other lenses, tilted, from above, near and far, with a stranger among them.
+"""Stage 1 on photos as phones take them: other lenses, tilted, blurred, with a stranger among them, an object that lay.
 
     OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --toys toy_301 flat_001 --kinds plain roll
 
@@ -13,6 +13,7 @@ import json
 import math
 import time
 
+import cv2
 import numpy as np
 import torch
 from omegaconf import OmegaConf
@@ -38,7 +39,9 @@ ELEVATIONS, TOP, RADII, ROLL = (5.0, 45.0), (72.0, 82.0), (1.6, 1.9), 30.0  # de
 NEAR_FAR = (1.4, 2.2)  # distances that differ
 LENSES = (25.0, 40.0, 60.0, 75.0)  # fields of view in degrees, with EXIF and without
 LENS_KINDS = tuple(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "lens"))
-KINDS = ("plain", "roll", "top", "distances", "stranger", *LENS_KINDS)
+KINDS = ("plain", "roll", "top", "distances", "blurred", "stranger", "laid", *LENS_KINDS)
+BLUR = 16, 32  # ways of the shaking hand, pixels
+LAYING = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # onto its side
 SURE = 0.75
 
 
@@ -57,7 +60,22 @@ def set_cameras(kind: str, seed: int) -> torch.Tensor:
     cameras = cam.full_cameras(torch.tensor(np.column_stack([elevation, azimuth, radius]), dtype=torch.float32))
     cameras[:, 5] = torch.tensor(rolls) * (kind == "roll")
     cameras[:, 6], cameras[:, 2] = view, cameras[:, 2] * cam.TAN_HALF_FOV / math.tan(view / 2)
+    if kind == "laid":  # as if the camera had turned, and not the object
+        lying, turn = rng.permutation(VIEWS)[:2], torch.block_diag(LAYING, torch.eye(1))
+        cameras[lying] = cam.w2c_to_rolled(cam.spherical_to_w2c(cameras[lying]) @ turn)
     return cameras
+
+
+def blurred(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A photo, uint8 RGBA, while the hand moves along a line."""
+    end = rng.uniform(*BLUR) / 2 * np.array([np.cos(angle := rng.uniform(0, np.pi)), np.sin(angle)])
+    kernel = np.zeros((BLUR[1] + 1,) * 2, np.float32)
+    middle = BLUR[1] / 2
+    cv2.line(kernel, *(tuple((middle + sign * end).round().astype(int).tolist()) for sign in (-1, 1)), 1.0)
+    opacity = photo[..., 3:] / 255
+    moved = cv2.filter2D(np.dstack([photo[..., :3] * opacity, opacity]), -1, kernel / kernel.sum())
+    colors = moved[..., :3] / moved[..., 3:].clip(1e-6)
+    return np.dstack([colors, 255 * moved[..., 3]]).round().clip(0, 255).astype(np.uint8)
 
 
 def imported(photos: list[np.ndarray], view: float, known: bool) -> tuple[list[np.ndarray], torch.Tensor]:
@@ -75,6 +93,9 @@ def run(toy: str, kind: str, seed: int, config, models) -> dict:
     stranger = seed % VIEWS
     if kind == "stranger":
         photos[stranger] = Renderer(load_object("toy_demo", f"toy_{900 + seed:03d}")).render(truth[:1], SIZE)[0]
+    if kind == "blurred":
+        rng = np.random.default_rng(seed)
+        photos = [blurred(photo, rng) for photo in photos]
     known = not kind.startswith("lens")
     photos, fields_of_view = imported(photos, truth[0, 6].item(), known)
     start = time.monotonic()
@@ -89,6 +110,8 @@ def run(toy: str, kind: str, seed: int, config, models) -> dict:
         "placed": placed(cameras[inliers], truth[inliers]).tolist(),
         "rolls": (cameras[:, 5] - truth[:, 5]).rad2deg().tolist(),
         "field_of_view": cameras[:, 6].rad2deg().mean().item(),
+        "scores": poses.scores, "cameras": poses.cameras.tolist(), "truth": truth.tolist(),
+        "considered": poses.considered,
         "fall": fall.tolist(), "unseen": unseen.tolist(), "named": outliers(fall, unseen),
         "stranger": stranger if kind == "stranger" else None, "seconds": seconds,
     }  # fmt: skip

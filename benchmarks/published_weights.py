@@ -33,7 +33,7 @@ TINY = Architecture(
 )
 # Every stage in seconds.
 OPTIONS = """--preset fast
-    poses.hypotheses=2 poses.verify=false poses.symmetry.most=0
+    poses.hypotheses=2 poses.verify=false poses.symmetry.most=0 poses.rivals=false
     poses.published.runs=2 poses.published.tree_samples=200 poses.published.ascent_samples=100
     poses.published.ascent_steps=3
     model.image_size=32 model.dtype=float32 model.gradient_checkpointing=false model.sampling.steps=2
