@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
-from sap3d.field import march
 from sap3d.field.grid import DENSITY_SCALE, DENSITY_SHIFT, ray_interval
+from sap3d.field.samples import first_and_last
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Occupancy:
         return self.above_floor(points) & self.nodes.view(-1)[x + side * (y + side * z)]
 
     def packed(self) -> tuple[np.ndarray, float]:
-        """For march.py: nodes, uint8 [R³], none where all is occupied; and the floor."""
+        """For samples.py: nodes, uint8 [R³], none where all is occupied; and the floor."""
         nodes = np.empty(0, np.uint8) if self.nodes is None else self.nodes.cpu().numpy().view(np.uint8).reshape(-1)
         return nodes, self.floor
 
@@ -78,7 +78,7 @@ class Occupancy:
         """Depths between which rays [P, 3] may meet something, as many samples tell, [P]; 0, 0 where nowhere."""
         near, far = ray_interval(origins, directions)
         if near.device.type == "cpu":
-            first, last = march.first_and_last(origins, directions, near, far, samples, *self.packed())
+            first, last = first_and_last(origins, directions, near, far, samples, *self.packed())
         else:
             numbers = torch.arange(samples, device=near.device)
             depths = near[:, None] + (far - near)[:, None] * ((numbers + 0.5) / samples)

@@ -13,8 +13,9 @@ from torch import Tensor
 from sap3d.cameras import maths as cam
 from sap3d.cameras.maths import SCENE_BOUND
 from sap3d.field.grid import DENSITY_SCALE, DENSITY_SHIFT, Grids, composite, ray_interval
-from sap3d.field.march import COLOR, DEPTH, DISTORTION, OPACITY, March
+from sap3d.field.march import March
 from sap3d.field.occupancy import Occupancy
+from sap3d.field.samples import COLOR, DEPTH, DISTORTION, OPACITY
 
 # Density per unit of length [...] and colour in [0, 1] [..., 3] at world points [..., 3].
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -4,9 +4,9 @@ import torch
 
 from sap3d.cameras import maths as cam
 from sap3d.field import grid as dense
-from sap3d.field import march
 from sap3d.field.occupancy import Occupancy
 from sap3d.field.rendering import bins, integrate
+from sap3d.field.samples import fast_exp, fast_log1p, first_and_last
 
 SHOWN = ("color", "opacity", "depth", "distortion")
 
@@ -71,7 +71,7 @@ def test_the_first_and_last_occupied_samples_are_those_of_all():
     origins, directions = cam.rays(torch.tensor([0.4, 0.3, 1.7]), cam.pixel_grid(12))
     origins = origins.expand_as(directions)
     near, far = dense.ray_interval(origins, directions)
-    first, last = march.first_and_last(origins, directions, near, far, 20, *space.packed())
+    first, last = first_and_last(origins, directions, near, far, 20, *space.packed())
     depths = near[:, None] + (far - near)[:, None] * ((torch.arange(20) + 0.5) / 20)
     hit = space.contains(origins[:, None] + depths[..., None] * directions[:, None])
     assert hit.any(1).any() and not hit.any(1).all()
@@ -93,8 +93,8 @@ def test_threads_change_no_digit():
 
 def test_exponentials_and_logarithms_are_exact_to_a_few_ulps():
     x = np.linspace(-86, 87, 4001, dtype=np.float32)
-    found = np.array([march.fast_exp(each) for each in x], np.float64)
+    found = np.array([fast_exp(each) for each in x], np.float64)
     np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=3e-7)
     x = np.exp(np.linspace(-40, 60, 4001)).astype(np.float32)
-    found = np.array([march.fast_log1p(each) for each in x], np.float64)
+    found = np.array([fast_log1p(each) for each in x], np.float64)
     np.testing.assert_allclose(found, np.log1p(x.astype(np.float64)), rtol=3e-7)
