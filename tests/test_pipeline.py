@@ -112,6 +112,7 @@ def run_stages(monkeypatch, root: Path, views: int = 3, left_out: list[int] | No
         shutil.rmtree(folder, ignore_errors=True)
     common = ["--type", "toy_demo", "--object", TOY, "--views", str(views), "--device", "cpu"]
     search = ["candidates=4", "hypotheses=2", "effort.rounds=1", "effort.children=2", "effort.beam=2"]
+    search += ["effort.finalists=2", "effort.proposed=1"]
     run(monkeypatch, infer, *common, *untrained(root), *search)
     if left_out:
         found = json.loads(scene.initial_poses.read_text())

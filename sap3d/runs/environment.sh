@@ -56,8 +56,10 @@ install_requirements() {
     echo "installing requirements.txt into $venv (once; some minutes, 7 GB of disk with PyPI's torch)"
     quiet=--quiet
     if [ -t 1 ]; then quiet=; fi # on a terminal pip shows its progress
+    # Python compiles what is imported when it is; pip would compile all, for minutes.
     {
-        said=$("$python" -m pip install $quiet --disable-pip-version-check -r "$repo/requirements.txt" 2>&1 >&3) ||
+        said=$("$python" -m pip install $quiet --no-compile --disable-pip-version-check -r "$repo/requirements.txt" \
+            2>&1 >&3) ||
             fail_with "requirements.txt could not be installed (pip's message is above)"
     } 3>&1
     # Every script finds the packages of the repository.
