@@ -1,4 +1,6 @@
-"""Stage 1 on photos as phones take them: other lenses, tilted, blurred, with a stranger among them, an object that lay.
+"""Stage 1 on photos as phones take them: other lenses, tilted, from above, near and far, blurred.
+
+In one kind a photo shows another object, the stranger; in another the object was laid down for two photos.
 
     OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --toys toy_301 flat_001 --kinds plain roll
 
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from dataset.photo_errors import motion_kernel
 from dataset.prepare import load_object
 from dataset.render import Renderer
 from relposepp.decide import decide
@@ -40,8 +43,8 @@ NEAR_FAR = (1.4, 2.2)  # distances that differ
 LENSES = (25.0, 40.0, 60.0, 75.0)  # fields of view in degrees, with EXIF and without
 LENS_KINDS = tuple(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "lens"))
 KINDS = ("plain", "roll", "top", "distances", "blurred", "stranger", "laid", *LENS_KINDS)
-BLUR = 16, 32  # ways of the shaking hand, pixels
-LAYING = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # onto its side
+BLUR = 16, 32  # pixels that the picture moves during a photo
+LAYING = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # turns the object onto its side
 SURE = 0.75
 
 
@@ -60,20 +63,17 @@ def set_cameras(kind: str, seed: int) -> torch.Tensor:
     cameras = cam.full_cameras(torch.tensor(np.column_stack([elevation, azimuth, radius]), dtype=torch.float32))
     cameras[:, 5] = torch.tensor(rolls) * (kind == "roll")
     cameras[:, 6], cameras[:, 2] = view, cameras[:, 2] * cam.TAN_HALF_FOV / math.tan(view / 2)
-    if kind == "laid":  # as if the camera had turned, and not the object
+    if kind == "laid":  # the camera turns about the object instead of the object
         lying, turn = rng.permutation(VIEWS)[:2], torch.block_diag(LAYING, torch.eye(1))
         cameras[lying] = cam.w2c_to_rolled(cam.spherical_to_w2c(cameras[lying]) @ turn)
     return cameras
 
 
 def blurred(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A photo, uint8 RGBA, while the hand moves along a line."""
-    end = rng.uniform(*BLUR) / 2 * np.array([np.cos(angle := rng.uniform(0, np.pi)), np.sin(angle)])
-    kernel = np.zeros((BLUR[1] + 1,) * 2, np.float32)
-    middle = BLUR[1] / 2
-    cv2.line(kernel, *(tuple((middle + sign * end).round().astype(int).tolist()) for sign in (-1, 1)), 1.0)
+    """A photo, uint8 RGBA, blurred by a movement along a line."""
+    kernel = motion_kernel(rng.uniform(*BLUR), rng.uniform(0, np.pi))
     opacity = photo[..., 3:] / 255
-    moved = cv2.filter2D(np.dstack([photo[..., :3] * opacity, opacity]), -1, kernel / kernel.sum())
+    moved = cv2.filter2D(np.dstack([photo[..., :3] * opacity, opacity]), -1, kernel)
     colors = moved[..., :3] / moved[..., 3:].clip(1e-6)
     return np.dstack([colors, 255 * moved[..., 3]]).round().clip(0, 255).astype(np.uint8)
 

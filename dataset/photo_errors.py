@@ -1,5 +1,6 @@
-"""What photos have and renders lack, drawn anew for each batch: exposure, white balance, imperfect masks."""
+"""What photos have and renders lack: exposure, white balance and imperfect masks of a batch, and blur."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,3 +38,12 @@ def photo_errors(images: Tensor, generator: torch.Generator) -> Tensor:
     colour = torch.where(large, colour + (dilated - alpha) * background, colour)
     alpha = torch.where(small, eroded, torch.where(large, dilated, alpha))
     return torch.cat([(colour + 1 - alpha).clamp(0, 1), alpha], 2)
+
+
+def motion_kernel(length: float, angle: float) -> np.ndarray:
+    """A kernel that averages along a line of so many pixels, [K, K]; the angle is in radians."""
+    half = int(length / 2) + 1
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    kernel = (1 - abs(across)).clip(0) * (abs(along) <= length / 2)
+    return kernel / kernel.sum()

@@ -20,6 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from dataset import toys
+from dataset.photo_errors import motion_kernel
 from dataset.render import Renderer, merge
 from dataset.toy_shapes import assemble, rotation
 from sap3d import images as im
@@ -158,17 +159,8 @@ def photo(
     picture = picture[top : top + HEIGHT, left : left + WIDTH]
     picture, seen = picture[..., :3], picture[..., 3] > 0.5
     if shot.blur:
-        picture = cv2.filter2D(picture, -1, line(shot.blur, rng.uniform(0, np.pi)))
+        picture = cv2.filter2D(picture, -1, motion_kernel(shot.blur, rng.uniform(0, np.pi)))
     return (picture + rng.normal(0, NOISE, picture.shape)).clip(0, 255).astype(np.uint8), seen
-
-
-def line(length: float, angle: float) -> np.ndarray:
-    """A kernel that averages along a line."""
-    half = int(length / 2) + 1
-    y, x = np.mgrid[-half : half + 1, -half : half + 1]
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    kernel = (1 - abs(across)).clip(0) * (abs(along) <= length / 2)
-    return kernel / kernel.sum()
 
 
 def photos(name: str) -> list[np.ndarray]:

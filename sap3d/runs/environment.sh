@@ -56,7 +56,7 @@ install_requirements() {
     echo "installing requirements.txt into $venv (once; some minutes, 7 GB of disk with PyPI's torch)"
     quiet=--quiet
     if [ -t 1 ]; then quiet=; fi # on a terminal pip shows its progress
-    # Python compiles what is imported when it is; pip would compile all, for minutes.
+    # Python compiles a module when it is first imported. pip would compile all of them, also those that nobody imports.
     {
         said=$("$python" -m pip install $quiet --no-compile --disable-pip-version-check -r "$repo/requirements.txt" \
             2>&1 >&3) ||
