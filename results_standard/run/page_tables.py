@@ -52,19 +52,20 @@ Rows = list[list[str]]
 def means(results: list[dict], name: str) -> Rows:
     """Means over objects by number of photos."""
     columns = [*PICTURES, *LIKENESS, *MESH]
-    rows = [["photos", "rotation error (°)", "up to symmetry", "its median", "< 15°", *(c[1] for c in columns)]]
+    rows = [["photos", "rotation error (°)", "its median", "< 15°", "up to symmetry (°)", *(c[1] for c in columns)]]
     for views, group in by_views(results).items():
-        poses = [cell(group, ROTATION, 1), cell(group, SYMMETRIC, 1), cell(group, SYMMETRIC, 1, median)]
-        poses.append(share_within(group, SYMMETRIC, 15))
+        poses = [cell(group, ROTATION, 1), cell(group, ROTATION, 1, median), share_within(group, ROTATION, 15)]
+        poses.append(cell(group, SYMMETRIC, 1))
         rows.append([str(views), *poses, *(cell(group, key, digits) for key, _, digits in columns)])
     return rows
 
 
 def brief(results: list[dict], name: str) -> Rows:
     """A few of `means`, and minutes."""
-    rows = [["photos", "rotation error (°)", "PSNR of new views (dB)", "Chamfer distance", "volume IoU", "minutes"]]
+    poses = ["rotation error (°)", "its median"]
+    rows = [["photos", *poses, "PSNR of new views (dB)", "Chamfer distance", "volume IoU", "minutes"]]
     for views, group in by_views(results).items():
-        cells = [cell(group, SYMMETRIC, 1), cell(group, "3d_psnr_mean", 1)]
+        cells = [cell(group, ROTATION, 1), cell(group, ROTATION, 1, median), cell(group, "3d_psnr_mean", 1)]
         cells += [cell(group, key, digits) for key, _, digits in MESH]
         cells.append(cell(group, "seconds.total", 0, lambda found: mean(found) / 60))
         rows.append([str(views), *cells])

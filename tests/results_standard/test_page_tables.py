@@ -38,7 +38,7 @@ def test_means_by_number_of_photos(folder):
     head, _, one, two, three = made(folder, f"means {SCANS8}")
     assert [row[head.index("3D PSNR (dB)")] for row in (one, two, three)] == ["21.0", "23.0", "25.0"]
     assert one[head.index("rotation error (°)")] == "n/a" and two[head.index("rotation error (°)")] == "100.0"
-    assert two[head.index("up to symmetry")] == "14.0" and two[head.index("< 15°")] == "50 %"
+    assert two[head.index("< 15°")] == "0 %" and two[head.index("up to symmetry (°)")] == "14.0"
     assert two[head.index("2D PSNR (dB)")] == "n/a"
 
 
