@@ -1,10 +1,13 @@
 """Whether other programs read what stage 3 writes: a table of files and programs.
 
-    .venv/bin/python benchmarks/readers.py RESULTS_OF_STAGE_3 [--node-modules FOLDER]
+    .venv/bin/python benchmarks/readers.py RESULTS_OF_STAGE_3 [--blender PYTHON] [--node-modules FOLDER]
 
 Each program reads a file as it does by itself, and must find the object upright and in its size, which points.ply and
 size.json tell, textured where the file has a texture, and closed. A program that is not installed (benchmarks/
 readers.txt) is said to be so; the exit status is 1 if any other cell is not "ok".
+
+Blender as a module needs an older numpy than the pipeline, so it has an environment of its own: --blender names its
+Python.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import manifold3d
@@ -52,6 +56,14 @@ json.dump(content, open(found, "w"))
 
 class Wrong(Exception):
     """What a program finds otherwise than it is."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where programs are that this environment does not hold."""
+
+    blender: Path = Path(sys.executable)  # a Python that has bpy
+    modules: Path = Path()  # a folder with npm's node_modules
 
 
 @dataclass
@@ -113,11 +125,11 @@ def by_trimesh(path: Path) -> Shape:
     return Shape(mesh.vertices, mesh.faces, texture)
 
 
-def by_blender(path: Path) -> Shape:
-    """In a process of its own: Blender brings libraries that others have in other versions."""
+def by_blender(path: Path, python: Path) -> Shape:
+    """By Blender as a module of another Python."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
-        done = subprocess.run([sys.executable, "-c", BLENDER, path, found], capture_output=True, text=True)
+        done = subprocess.run([python, "-c", BLENDER, path, found], capture_output=True, text=True)
         require(found.exists(), done.stderr.strip().splitlines()[-1] if done.stderr else "no answer")
         content = json.loads(found.read_text())
     mesh = trimesh.Trimesh(content["vertices"], content["faces"], process=False)
@@ -182,7 +194,7 @@ def gsplat_text(path: Path) -> None:
     require(all(line.strip() for line in lines), "an empty line")
 
 
-def cells(folder: Path, modules: Path) -> dict[str, dict[str, tuple[str | None, Callable]]]:
+def cells(folder: Path, places: Places) -> dict[str, dict[str, tuple[str | None, Callable]]]:
     """File → program → what must be installed for it, and what raises if anything is wrong."""
     results = Results(folder)
 
@@ -190,12 +202,15 @@ def cells(folder: Path, modules: Path) -> dict[str, dict[str, tuple[str | None, 
         return lambda: results.check(read(folder / name), name != "mesh.stl", name == "mesh.stl")
 
     meshes = {
-        name: {"Blender": ("bpy", shape(by_blender, name)), "trimesh": (None, shape(by_trimesh, name))}
+        name: {
+            "Blender": ("bpy", shape(partial(by_blender, python=places.blender), name)),
+            "trimesh": (None, shape(by_trimesh, name)),
+        }
         for name in ("mesh.glb", "mesh.obj", "mesh.stl")
     }
     meshes["mesh.glb"] |= {
         "pygltflib": ("pygltflib", lambda: gltf_fields(folder / "mesh.glb")),
-        "Khronos": ("gltf-validator", lambda: validated(folder / "mesh.glb", modules)),
+        "Khronos": ("gltf-validator", lambda: validated(folder / "mesh.glb", places.modules)),
     }
     meshes["mesh.stl"] |= {"Manifold": (None, shape(by_manifold, "mesh.stl"))}
     inside = folder / "interchange"
@@ -209,16 +224,19 @@ def cells(folder: Path, modules: Path) -> dict[str, dict[str, tuple[str | None, 
     }
 
 
-def there(package: str | None, modules: Path) -> bool:
+def there(package: str | None, places: Places) -> bool:
     """Whether what a program needs is installed."""
     if package == "gltf-validator":
-        return (modules / "node_modules" / package).exists()
+        return (places.modules / "node_modules" / package).exists()
+    if package == "bpy":
+        asked = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+        return subprocess.run([places.blender, "-c", asked]).returncode == 0
     return package is None or importlib.util.find_spec(package) is not None
 
 
-def answer(package: str | None, check: Callable[[], None], modules: Path) -> str:
+def answer(package: str | None, check: Callable[[], None], places: Places) -> str:
     """The table's cell."""
-    if not there(package, modules):
+    if not there(package, places):
         return "not installed"
     try:
         check()
@@ -230,12 +248,13 @@ def answer(package: str | None, check: Callable[[], None], modules: Path) -> str
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="3D_Recon/threestudio/experiments_TYPE_view_N_nerf/OBJECT")
+    parser.add_argument("--blender", type=Path, default=Places.blender, help="a Python with bpy (default: this one)")
     parser.add_argument("--node-modules", type=Path, default=Path(), help="where npm has installed gltf-validator")
     arguments = parser.parse_args()
-    modules = arguments.node_modules
+    places = Places(arguments.blender, arguments.node_modules)
     table = {
-        file: {program: answer(*cell, modules) for program, cell in row.items()}
-        for file, row in cells(arguments.folder, modules).items()
+        file: {program: answer(*cell, places) for program, cell in row.items()}
+        for file, row in cells(arguments.folder, places).items()
     }
     for file, row in table.items():
         print(f"{file:20s}" + "   ".join(f"{program}: {said}" for program, said in row.items()))

@@ -48,7 +48,8 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("file", "program"), CELLS)
 def test_all_is_read(results, file, program):
-    said = readers.answer(*readers.cells(results, REPOSITORY)[file][program], REPOSITORY)
+    places = readers.Places(modules=REPOSITORY)
+    said = readers.answer(*readers.cells(results, places)[file][program], places)
     if said == "not installed":
         pytest.skip(f"{program} is not installed: benchmarks/readers.txt")
     assert said == "ok"
