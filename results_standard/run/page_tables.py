@@ -61,13 +61,12 @@ def means(results: list[dict], name: str) -> Rows:
 
 
 def brief(results: list[dict], name: str) -> Rows:
-    """A few of `means`, and minutes."""
+    """A few of `means`."""
     poses = ["rotation error (°)", "its median"]
-    rows = [["photos", *poses, "PSNR of new views (dB)", "Chamfer distance", "volume IoU", "minutes"]]
+    rows = [["photos", *poses, "PSNR of new views (dB)", "Chamfer distance", "volume IoU"]]
     for views, group in by_views(results).items():
         cells = [cell(group, ROTATION, 1), cell(group, ROTATION, 1, median), cell(group, "3d_psnr_mean", 1)]
         cells += [cell(group, key, digits) for key, _, digits in MESH]
-        cells.append(cell(group, "seconds.total", 0, lambda found: mean(found) / 60))
         rows.append([str(views), *cells])
     return rows
 
@@ -94,7 +93,8 @@ def aims(results: list[dict], name: str) -> Rows:
     """Means beside what was aimed at, and which means get better with every photo."""
     groups, rows = by_views(results), [["", "photos", "aimed at", "measured", "met"]]
     for key, title, digits in [*PICTURES, *MESH]:
-        aimed = {views: aim for views, aim in AIMS[name].get(key, {}).items() if values(groups.get(views, []), key)}
+        aimed = AIMS.get(name, {}).get(key, {})
+        aimed = {views: aim for views, aim in aimed.items() if values(groups.get(views, []), key)}
         if aimed:
             found = {views: mean(values(groups[views], key)) for views in aimed}
             met = [views for views, aim in aimed.items() if _better(key, found[views], aim)]
