@@ -2,11 +2,11 @@
 
 In one kind a photo shows another object, the stranger; in another the object was laid down for two photos.
 
-    OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --toys toy_301 flat_001 --kinds plain roll
+    OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --objects toy_301 model_128 --kinds plain roll
 
-Five photos a set of toys that no training uses, framed as import does, beside plain ones of the same toy from the same
-places. Prints the rotation error of each set and, over all, the median, the share of sets within 15°, and how many of
-the views that stage 1 calls at least 75 % sure are within 15° of the others. What is done is kept in
+Five photos a set of toys and models that no training uses, framed as import does, beside plain ones of the same object
+from the same places. Prints the rotation error of each set and, over all, the median, the share of sets within 15°, and
+how many of the views that stage 1 calls at least 75 % sure are within 15° of the others. What is done is kept in
 results/phones.json below ROOT_DIR.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from benchmarks.pose_choice import load_object
 from dataset.photo_errors import motion_kernel
-from dataset.prepare import load_object
 from dataset.render import Renderer
 from relposepp.decide import decide
 from relposepp.evaluate import FAILURE, placed
@@ -37,6 +37,7 @@ from sap3d.photos.import_photos import framed
 from sap3d.runs.options import POSES, read_tree
 from sap3d.scores.metrics import rotation_error
 
+OBJECTS = (*(f"toy_{number}" for number in range(301, 307)), *(f"model_{number:03d}" for number in range(16, 176, 28)))
 VIEWS, SIZE = 5, 512
 ELEVATIONS, TOP, RADII, ROLL = (5.0, 45.0), (72.0, 82.0), (1.6, 1.9), 30.0  # degrees but for the radii
 NEAR_FAR = (1.4, 2.2)  # distances that differ
@@ -86,13 +87,13 @@ def imported(photos: list[np.ndarray], view: float, known: bool) -> tuple[list[n
     return photos, 2 * tangents.atan()
 
 
-def run(toy: str, kind: str, seed: int, config, models) -> dict:
+def run(name: str, kind: str, seed: int, config, models) -> dict:
     """Stage 1 of one set."""
     truth = set_cameras(kind, seed)
-    photos = list(Renderer(load_object("toy_demo", toy)).render(truth, SIZE))
+    photos = list(Renderer(load_object(name)).render(truth, SIZE))
     stranger = seed % VIEWS
     if kind == "stranger":
-        photos[stranger] = Renderer(load_object("toy_demo", f"toy_{900 + seed:03d}")).render(truth[:1], SIZE)[0]
+        photos[stranger] = Renderer(load_object(f"toy_{900 + seed:03d}")).render(truth[:1], SIZE)[0]
     if kind == "blurred":
         rng = np.random.default_rng(seed)
         photos = [blurred(photo, rng) for photo in photos]
@@ -134,9 +135,9 @@ def report(rows: dict[str, dict[str, dict]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--toys", nargs="+", default=[f"toy_{number}" for number in range(301, 307)])
+    parser.add_argument("--objects", nargs="+", default=OBJECTS)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
-    parser.add_argument("--seeds", type=int, default=1, help="sets a toy and kind")
+    parser.add_argument("--seeds", type=int, default=1, help="sets an object and kind")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of relposepp/configs/infer.yaml")
     arguments = parser.parse_intermixed_args()
     config = OmegaConf.to_container(read_tree(arguments.overrides, "cpu", POSES)[POSES], resolve=True)
@@ -145,13 +146,13 @@ def main() -> None:
     rows = done["rows"] if done.get("overrides") == arguments.overrides else {}
     config, device = OmegaConf.create(config), torch.device("cpu")
     models = load_models(config, device)
-    for toy in arguments.toys:
+    for each in arguments.objects:
         for kind in arguments.kinds:
             for seed in range(arguments.seeds):
-                sets, name = rows.setdefault(kind, {}), f"{toy} {seed}"
+                sets, name = rows.setdefault(kind, {}), f"{each} {seed}"
                 if name in sets:
                     continue
-                row = sets[name] = run(toy, kind, seed, config, models)
+                row = sets[name] = run(each, kind, seed, config, models)
                 write_json(path, {"overrides": arguments.overrides, "rows": rows})
                 print(f"{kind:10s} {name:14s} {row['error']:6.1f}°  fov {row['field_of_view']:4.1f}°  "
                       f"roll {np.abs(row['rolls']).mean():4.1f}°  named {row['named']}  {row['seconds']:4.0f} s",
