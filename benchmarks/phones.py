@@ -5,12 +5,13 @@ In one kind a photo shows another object, the stranger; in another the object wa
     OMP_NUM_THREADS=1 nice python benchmarks/phones.py effort.rounds=0 --objects toy_301 model_128 --kinds plain roll
 
 Five photos a set of toys and models that no training uses, framed as import does, beside plain ones of the same object
-from the same places. Prints the rotation error of each set and, over all, the median, the share of sets within 15°, and
-how many of the views that stage 1 calls at least 75 % sure are within 15° of the others. What is done is kept in
-results/phones.json below ROOT_DIR.
+from the same places. Prints the rotation error of each set; for each kind the median, the share of sets within 15°, and
+that of views that are called at least 75 % sure; and over all, how many of those are within 15° of the others, with the
+likeliest constants of `relposepp.outliers.soundness`. What is done is kept in results/phones.json below ROOT_DIR.
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -27,9 +28,10 @@ from relposepp.decide import decide
 from relposepp.evaluate import FAILURE, placed
 from relposepp.held import hold
 from relposepp.infer import load_models
-from relposepp.outliers import LEVEL, leave_each_out, outliers
+from relposepp.outliers import EVEN, LEVEL, STEEPNESS, leave_each_out, outliers, soundness
 from sap3d.cameras import maths as cam
 from sap3d.cameras.framing import centre
+from sap3d.cameras.poses import DOUBTFUL
 from sap3d.errors import one_line_errors
 from sap3d.files import root_dir, write_json
 from sap3d.images import to_tensor
@@ -46,7 +48,8 @@ LENS_KINDS = tuple(f"{name}{lens:g}" for lens in LENSES for name in ("exif", "le
 KINDS = ("plain", "roll", "top", "distances", "blurred", "stranger", "laid", *LENS_KINDS)
 BLUR = 16, 32  # pixels that the picture moves during a photo
 LAYING = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # turns the object onto its side
-SURE = 0.75
+LAID = 0.1  # of a set's weight in calibration: most people let their objects stand
+GRID = np.geomspace(1, 6, 37), np.arange(0.5, 16.5, 0.5)  # of EVEN and STEEPNESS
 
 
 def set_cameras(kind: str, seed: int) -> torch.Tensor:
@@ -104,8 +107,9 @@ def run(name: str, kind: str, seed: int, config, models) -> dict:
     seconds = time.monotonic() - start
     cameras, inliers = poses.cameras[0], [view for view in range(VIEWS) if kind != "stranger" or view != stranger]
     moved = to_tensor(centre(photos, cam.principal_points(cameras)), LEVEL.size)
-    fall, unseen = leave_each_out(moved, cam.centred(cameras))
+    fall, unseen, contradiction = leave_each_out(moved, cam.centred(cameras))
     return {
+        "kind": kind,
         "error": rotation_error(cameras[inliers], truth[inliers]),
         "confidence": poses.confidence[inliers].tolist(),
         "placed": placed(cameras[inliers], truth[inliers]).tolist(),
@@ -114,8 +118,33 @@ def run(name: str, kind: str, seed: int, config, models) -> dict:
         "scores": poses.scores, "cameras": poses.cameras.tolist(), "truth": truth.tolist(),
         "considered": poses.considered,
         "fall": fall.tolist(), "unseen": unseen.tolist(), "named": outliers(fall, unseen),
+        "contradiction": contradiction,
         "stranger": stranger if kind == "stranger" else None, "seconds": seconds,
     }  # fmt: skip
+
+
+def told(row: dict, even: float = EVEN, steepness: float = STEEPNESS) -> np.ndarray:
+    """Each view's confidence with these constants of `outliers.soundness`."""
+    return np.array(row["confidence"]) * soundness(row["contradiction"], even, steepness)
+
+
+def likelihood(rows: list[dict], even: float, steepness: float) -> float:
+    """Mean negative log-likelihood of a view; every set counts as one, laid ones less."""
+    losses, weights = [], [LAID if row["kind"] == "laid" else 1.0 for row in rows]
+    for row in rows:
+        share, right = told(row, even, steepness).clip(0.02, 0.98), np.array(row["placed"])
+        losses.append(-(right * np.log(share) + (1 - right) * np.log(1 - share)).mean())
+    return float(np.average(losses, weights=weights))
+
+
+def calibrate(rows: list[dict]) -> None:
+    """Print the likeliest constants of `outliers.soundness`, and what confidences say without it and with ours."""
+    likeliest = min(itertools.product(*GRID), key=lambda each: likelihood(rows, *each))
+    for name, constants in (("likeliest", likeliest), ("without", (math.inf, 1.0)), ("ours", (EVEN, STEEPNESS))):
+        sure = [ok for row in rows for ok, share in zip(row["placed"], told(row, *constants)) if share >= DOUBTFUL]
+        near, loss = np.mean(sure) if sure else math.nan, likelihood(rows, *constants)
+        print(f"{name:9s} even {constants[0]:.2f}  steepness {constants[1]:4.1f}  NLL {loss:.3f}  "
+              f"called {DOUBTFUL:.0%} sure: {len(sure)} views, of which {near:.0%} within 15°")  # fmt: skip
 
 
 def report(rows: dict[str, dict[str, dict]]) -> None:
@@ -123,11 +152,10 @@ def report(rows: dict[str, dict[str, dict]]) -> None:
     for kind, sets in rows.items():
         errors = np.array([row["error"] for row in sets.values()])
         median, near = np.median(errors), (errors < FAILURE).mean()
-        print(f"{kind:10s} {len(errors)} sets  median {median:5.1f}°  within 15° {near:4.0%}")
+        sure = np.concatenate([told(row) for row in sets.values()]) >= DOUBTFUL
+        print(f"{kind:10s} {len(errors)} sets  median {median:5.1f}°  within 15° {near:4.0%}  sure {sure.mean():4.0%}")
     every = [row for sets in rows.values() for row in sets.values()]
-    sure = [ok for row in every for ok, share in zip(row["placed"], row["confidence"]) if share >= SURE]
-    near = np.mean(sure) if sure else math.nan
-    print(f"called {SURE:.0%} sure: {len(sure)} views, of which {near:.0%} are within 15°")
+    calibrate(every)
     wrong = sum(bool(row["named"]) for row in every if row["stranger"] is None)
     right = [row["stranger"] in row["named"] for row in every if row["stranger"] is not None]
     print(f"strangers named: {sum(right)} of {len(right)}; sets in which another photo is: {wrong} of {len(every)}")

@@ -44,6 +44,7 @@ from relposepp.infer import CONFIG, load_models
 from relposepp.model import RelativePose
 from relposepp.rivals import DETAIL
 from relposepp.search import agreement
+from sap3d.cameras.poses import DOUBTFUL
 from sap3d.errors import one_line_errors
 from sap3d.field.synthesis import HELD
 from sap3d.files import atomic_file, root_dir
@@ -55,7 +56,6 @@ from sap3d.scores.metrics import rotation_error
 OBJECTS = ("toy_053", "round_010", "flat_010", "model_003", "toy_100", "flat_011", "model_091", "toy_055", "round_011",
            "model_114", "toy_101", "model_004")  # fmt: skip
 SIZE = 128  # pixels of a photo
-SURE = 0.75
 OWN = NETWORK_SHARPNESS, SYNTHESIS_SHARPNESS, SURPRISE_SHARPNESS
 
 
@@ -111,9 +111,9 @@ def fit(rows: dict[str, dict]) -> None:
         print(f"{name:12s} NLL {value:.3f}  network, synthesis, surprise {each}")
     views = [confidence(row, log_weights(row, OWN)) for row in rows.values()]
     told, right = (torch.cat(each) for each in zip(*views))
-    sure = told >= SURE
+    sure = told >= DOUBTFUL
     print(f"{'stage 1':12s} NLL {likelihood(list(rows.values()), OWN):.3f}  {OWN}  "
-          f"{sure.sum()} of {len(sure)} views called {SURE:.0%} sure, {right[sure].mean():.0%} of them right, "
+          f"{sure.sum()} of {len(sure)} views called {DOUBTFUL:.0%} sure, {right[sure].mean():.0%} of them right, "
           f"{right.mean():.0%} of all")  # fmt: skip
     for name, row in rows.items():
         weights = log_weights(row, OWN)

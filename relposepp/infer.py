@@ -11,6 +11,8 @@ decided which poses these are is in decide.py.
 import argparse
 import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from camerabooth.backbones.weights import model_folder
 from relposepp.decide import decide, seen_by
 from relposepp.held import Held, hold
 from relposepp.model import IMAGE_SIZE, Prediction, RelativePose, load_model
-from relposepp.outliers import FEWEST, LEVEL, leave_each_out, outliers
+from relposepp.outliers import FEWEST, LEVEL, leave_each_out, outliers, soundness
 from relposepp.plot import write_plot
 from relposepp.proposals import Poses
 from relposepp.published import crop_views, load_published
@@ -33,7 +35,7 @@ from relposepp.search import azimuth_deviations
 from sap3d import images as image_io
 from sap3d.cameras.framing import centre
 from sap3d.cameras.maths import centred, principal_points
-from sap3d.cameras.poses import LEFT_OUT, SYMMETRY, write_poses
+from sap3d.cameras.poses import DOUBTFUL, LEFT_OUT, SYMMETRY, write_poses
 from sap3d.errors import UserError, one_line_errors
 from sap3d.files import root_dir
 from sap3d.runs import devices
@@ -104,13 +106,43 @@ def evidence_of(poses: Poses) -> dict[str, object]:
     }
 
 
-def find_outliers(poses: Poses, photos: list[np.ndarray], device: torch.device) -> tuple[list[int], dict[str, object]]:
-    """The photos that do not fit the rest, the worst first, and what poses.json says of it."""
+def questioned(poses: Poses, photos: list[np.ndarray], device: torch.device) -> tuple[Poses, dict[str, object]]:
+    """Poses whose confidence knows how far their photos contradict each other, and what poses.json says of it.
+
+    There, `named` are the photos that do not fit the rest, the worst first.
+    """
     cameras = poses.cameras[0]
     moved = image_io.to_tensor(centre(photos, principal_points(cameras)), LEVEL.size)
-    fall, unseen = leave_each_out(moved.to(device), centred(cameras).to(device))
-    named = outliers(fall, unseen)
-    return named, {"outliers": {"fall": rounded(fall), "unexplained": rounded(unseen), "named": named}}
+    fall, unseen, contradiction = leave_each_out(moved.to(device), centred(cameras).to(device))
+    said = {"fall": rounded(fall), "unexplained": rounded(unseen), "named": outliers(fall, unseen)}
+    known = replace(poses, confidence=poses.confidence * soundness(contradiction))
+    return known, {"outliers": said | {"contradiction": round(contradiction, 3)}}
+
+
+def consistent(
+    poses: Poses,
+    photos: list[np.ndarray],
+    decided: Callable[[list[int]], Poses],
+    config: DictConfig,
+    device: torch.device,
+) -> tuple[list[int], Poses, dict[str, object]]:
+    """Own photos that fit each other, where they stand, and what poses.json says of the others.
+
+    Args:
+        poses: of all photos.
+        decided: makes those of some, by their numbers.
+    """
+    poses, said = questioned(poses, photos, device)
+    kept, named = list(range(len(photos))), said["outliers"]["named"]
+    for view in named:
+        dropped = ", and is left out" if config.drop_outliers else " (--drop-outliers leaves it out)"
+        print(f"photo {view} does not fit the others{dropped}", flush=True)
+    if named and config.drop_outliers:
+        kept, said = [view for view in kept if view not in named], said | {LEFT_OUT: named}
+        poses = taken(decided(kept), config.hypothesis)
+        if len(kept) >= FEWEST:
+            poses = questioned(poses, [photos[view] for view in kept], device)[0]
+    return kept, poses, said
 
 
 def taken(poses: Poses, hypothesis: int) -> Poses:
@@ -192,19 +224,17 @@ def main() -> None:
     kept, said = list(range(scene.views)), {}
     first = poses = taken(decided(kept), config.hypothesis)
     if own and scene.views >= FEWEST:
-        named, said = find_outliers(first, photos, device)
-        for view in named:
-            dropped = ", and is left out" if config.drop_outliers else " (--drop-outliers leaves it out)"
-            print(f"photo {view} does not fit the others{dropped}", flush=True)
-        if named and config.drop_outliers:
-            kept, said = [view for view in kept if view not in named], said | {LEFT_OUT: named}
-            poses = taken(decided(kept), config.hypothesis)
+        kept, poses, said = consistent(first, photos, decided, config, device)
     cameras = first.cameras[:1].repeat(len(poses.cameras), 1, 1)
     cameras[:, kept] = poses.cameras
     write_poses(scene.initial_poses, cameras, poses.scores, **evidence_of(poses), **said)
     path = scene.initial_poses.with_suffix(".png")
     write_plot(path, images[kept].cpu(), poses.cameras[0], poses.confidence, poses.prediction.azimuths, poses.fit)
     print(table(poses))
+    doubtful = [view for view, sure in zip(kept, poses.confidence.tolist()) if sure < DOUBTFUL] if own else []
+    if doubtful:
+        which = f"photo{'s' * (len(doubtful) > 1)} {', '.join(map(str, doubtful))}"
+        print(f"doubtful from where {which} came: does the object stand the same way in all? (docs/CAPTURE.md)")
     print(f"{len(poses.scores)} configurations, {time.monotonic() - start:.0f} s → {scene.initial_poses}")
 
 

@@ -15,6 +15,7 @@ from camerabooth import main, regularisation
 from camerabooth.judge import leave_one_out, seen_from_others
 from relposepp import infer, outliers
 from relposepp.model import Prediction
+from relposepp.proposals import Poses, uninformed
 from relposepp.published import PublishedRelPose
 from relposepp.published_poses import Effort, predict_published
 from sap3d.cameras.poses import write_poses
@@ -93,8 +94,10 @@ def test_outliers_are_looked_for_where_all_else_is(monkeypatch):
     monkeypatch.setattr(outliers, "joint_fit", lambda images, *a, **k: fitted.append(images) or fit(images, *a, **k))
     photos = [np.full((32, 32, 4), 100 + 20 * view, np.uint8) for view in range(4)]
     with pretended() as device:
-        found = infer.find_outliers(SimpleNamespace(cameras=some_cameras(4)[None]), photos, device)
-    assert fitted[0].device == DEVICE and len(found[1]["outliers"]["fall"]) == 4
+        poses = Poses(some_cameras(4)[None], [0.0], torch.ones(4), some_cameras(4), uninformed(4))
+        known, said = infer.questioned(poses, photos, device)
+    assert fitted[0].device == DEVICE and len(said["outliers"]["fall"]) == 4
+    assert (known.confidence < 1).all() and not known.confidence.requires_grad
 
 
 def test_stage_3_stays_there_to_its_last_picture(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import jobs as jb
 from jobs import Job
 from settings import Settings
 
-from sap3d.cameras.poses import read_pose_hypotheses
+from sap3d.cameras.poses import DOUBTFUL, read_pose_hypotheses
 from sap3d.scores.evaluate import MESH_METRICS, PICTURE_METRICS, format_number
 from sap3d.scores.metrics import rotation_error
 from sap3d.scores.viewer import viewer
@@ -24,7 +24,6 @@ FILES = {
     "novel_views.mp4": "a film of the views from other sides",
     "report.html": "all about the run on one page, which opens without a network",
 }
-DOUBTFUL = 0.75  # of stage 1's confidence: below it, more than one in four such photos is off by more than 15°
 ANOTHER = 20.0  # degrees between placements that are really different
 
 
@@ -146,7 +145,8 @@ def trust(job: Job) -> str:
     if another and job.choices.hypothesis == 1:
         actions += f'<button type="button" data-act="hypothesis" data-index="{another}">Try the second answer</button>'
     taken = " This version has not taken the likeliest answer." if job.choices.hypothesis > 1 else ""
-    advice = "If the mesh looks wrong, send another photo from between the others"
+    advice = "See that the object stands the same way in all photos. " * (len(doubtful) == len(names))
+    advice += "If the mesh looks wrong, send another photo from between the others"
     advice += ", or leave a doubtful one out." if len(names) > 2 else "."
     advice += " Each button starts a new version and keeps this one." if actions else ""
     return (

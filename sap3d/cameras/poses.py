@@ -18,6 +18,7 @@ from sap3d.files import write_json
 
 COLUMNS = ["elevation_deg", "azimuth_deg", "radius", "x", "y", "roll_deg", "fov_deg"]
 NUMBERS = (3, 5, 7)  # of the columns that a file may have
+DOUBTFUL = 0.75  # of `confidence`: of views that are less sure, more than one in four is off by more than 15°
 LEFT_OUT = "left_out"  # views that stages after the first leave out; their cameras stay in the file
 SYMMETRY = "symmetry"  # of the object, as stage 1 takes it: {"order": n, …}
 UNITS = torch.tensor(

@@ -5,6 +5,7 @@ import numpy as np
 from benchmarks import phones
 from dataset.render import Renderer
 from dataset.toys import make_toy, toy_seed
+from relposepp.outliers import EVEN
 
 
 def test_an_object_that_lay_is_seen_as_if_the_camera_had_turned():
@@ -29,3 +30,11 @@ def test_blur_smears_along_a_line_and_keeps_what_there_is():
     spread = np.linalg.eigvalsh(np.cov(np.stack([x, y])))
     assert spread[1] > 2 * spread[0]
     assert np.allclose(moved[moved[..., 3] > 60][:, :3], (200, 100, 50), atol=3)
+
+
+def test_calibration_weighs_sets_by_how_often_they_are():
+    stands = {"kind": "plain", "confidence": [0.8, 0.8], "placed": [1.0, 1.0], "contradiction": EVEN}
+    lay = {"kind": "laid", "confidence": [0.8], "placed": [0.0], "contradiction": EVEN}
+    expected = (-np.log(0.4) - phones.LAID * np.log(0.6)) / (1 + phones.LAID)
+    assert np.isclose(phones.likelihood([stands, lay], EVEN, 2.5), expected)
+    assert np.isclose(phones.likelihood([stands], np.inf, 2.5), -np.log(0.8))
