@@ -27,14 +27,12 @@ from dataset.render import Renderer
 from relposepp.decide import decide
 from relposepp.evaluate import FAILURE, placed
 from relposepp.held import hold
-from relposepp.infer import load_models
-from relposepp.outliers import EVEN, LEVEL, STEEPNESS, leave_each_out, outliers, soundness
+from relposepp.infer import load_models, questioned
+from relposepp.outliers import EVEN, STEEPNESS, soundness
 from sap3d.cameras import maths as cam
-from sap3d.cameras.framing import centre
 from sap3d.cameras.poses import DOUBTFUL
 from sap3d.errors import one_line_errors
 from sap3d.files import root_dir, write_json
-from sap3d.images import to_tensor
 from sap3d.photos.import_photos import framed
 from sap3d.runs.options import POSES, read_tree
 from sap3d.scores.metrics import rotation_error
@@ -106,8 +104,7 @@ def run(name: str, kind: str, seed: int, config, models) -> dict:
     poses = decide(*models, photos, config, seed, held=hold(models[0], photos, fields_of_view, known))
     seconds = time.monotonic() - start
     cameras, inliers = poses.cameras[0], [view for view in range(VIEWS) if kind != "stranger" or view != stranger]
-    moved = to_tensor(centre(photos, cam.principal_points(cameras)), LEVEL.size)
-    fall, unseen, contradiction = leave_each_out(moved, cam.centred(cameras))
+    said = questioned(poses, photos, torch.device("cpu"))[1]["outliers"]
     return {
         "kind": kind,
         "error": rotation_error(cameras[inliers], truth[inliers]),
@@ -117,8 +114,7 @@ def run(name: str, kind: str, seed: int, config, models) -> dict:
         "field_of_view": cameras[:, 6].rad2deg().mean().item(),
         "scores": poses.scores, "cameras": poses.cameras.tolist(), "truth": truth.tolist(),
         "considered": poses.considered,
-        "fall": fall.tolist(), "unseen": unseen.tolist(), "named": outliers(fall, unseen),
-        "contradiction": contradiction,
+        **said,
         "stranger": stranger if kind == "stranger" else None, "seconds": seconds,
     }  # fmt: skip
 

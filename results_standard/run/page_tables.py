@@ -3,10 +3,11 @@
     <!-- table: means dataset/benchmarks/scans8.txt -->
     <!-- end of table -->
 
-The first word names a function of KINDS, the second a list of objects below the repository; further words are the
-function's own.
+The first word names a function of KINDS, the second a list of objects below the repository, or a JSON file of the
+results folder; further words are the function's own.
 """
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -23,7 +24,7 @@ ROTATION, SYMMETRIC = "rotation_error_stage3", "rotation_error_stage3_symmetric"
 PICTURES: list[Column] = [("2d_psnr_mean", "2D PSNR (dB)", 1), ("3d_psnr_mean", "3D PSNR (dB)", 1)]
 LIKENESS: list[Column] = [("3d_ssim_mean", "3D SSIM", 3), ("3d_flip_mean", "3D ꟻLIP", 3)]
 MESH: list[Column] = [("CD", "Chamfer", 4), ("IOU", "IoU", 3)]
-STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation", "total")
+STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation")
 SMALLER_IS_BETTER = ("CD", "3d_flip_mean", ROTATION)
 # What docs/RESULTS.md measures itself by: metric → number of photos → value; by the stem of the list of objects.
 AIMS = {
@@ -81,11 +82,13 @@ def objects(results: list[dict], name: str, views: str) -> Rows:
     return rows
 
 
-def seconds(results: list[dict], name: str) -> Rows:
-    """Mean seconds of every stage by number of photos."""
-    rows = [["photos", *(stage.replace("_", " ") for stage in STAGES)]]
-    for views, group in by_views(results).items():
-        rows.append([str(views), *(cell(group, f"seconds.{stage}", 0) for stage in STAGES)])
+def cost(known: dict, name: str) -> Rows:
+    """Seconds of every stage and the most resident memory by number of photos, from benchmarks/cost.py's file."""
+    rows = [["photos", *(stage.replace("_", " ") for stage in STAGES), "total", "memory (GB)"]]
+    for views, stages in known["photos"].items():
+        seconds = [stages[stage]["seconds"] for stage in STAGES]
+        most = max(stage["gb"] for stage in stages.values())
+        rows.append([views, *(f"{value:.0f}" for value in (*seconds, sum(seconds))), f"{most:.1f}"])
     return rows
 
 
@@ -135,7 +138,7 @@ def runs(results: list[dict], name: str) -> str:
     return f"{len(results)} runs at {states} of the code, seed {_listed(seeds)}. Processor × cores: {where}.\n"
 
 
-KINDS = {kind.__name__: kind for kind in (means, brief, objects, seconds, aims, original, runs)}
+KINDS = {kind.__name__: kind for kind in (means, brief, objects, cost, aims, original, runs)}
 
 
 def _listed(parts) -> str:
@@ -162,8 +165,11 @@ def fill(text: str, folder: Path) -> str:
         kind, path, *further = match[2].split()
         if kind not in KINDS:
             raise UserError(f"table: {match[2]}: there is no '{kind}' (there are {_listed(KINDS)})")
-        named = ["/".join(names) for names in read_object_list(REPOSITORY / path)]
-        made = KINDS[kind](read_results(folder, named), Path(path).stem, *further)
+        if path.endswith(".json"):
+            known = json.loads((folder / path).read_text())
+        else:
+            known = read_results(folder, ["/".join(names) for names in read_object_list(REPOSITORY / path)])
+        made = KINDS[kind](known, Path(path).stem, *further)
         written = made if isinstance(made, str) else format_markdown((None, made)) + "\n"
         return f"{match[1]}{written}{match[4]}"
 

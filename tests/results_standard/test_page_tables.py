@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
             path = tmp_path / f"HOPE_demo/{name}/{views}/results.json"
             path.parent.mkdir(parents=True)
             content = {"type": "HOPE_demo", "object": name, "views": views, "seed": 0, "commit": f"{index}"}
-            content |= {"seconds": {"poses": 60 * views, "reconstruction": 100}, "machine": {"cpu": "C", "cores": 1}}
+            content |= {"seconds": {"poses": 60}, "machine": {"cpu": "C", "cores": 1}}
             content |= {"3d_psnr_mean": 18 + 2 * index + 2 * views, "CD": (0.03, 0.02, 0.025)[views - 1], "IOU": 0.6}
             content |= {"rotation_error_stage3": 100.0, "rotation_error_stage3_symmetric": 4.0 + 20 * index}
             path.write_text(json.dumps(content | ({"rotation_error_stage3": None} if views == 1 else {})))
@@ -42,11 +42,17 @@ def test_means_by_number_of_photos(folder):
     assert two[head.index("2D PSNR (dB)")] == "n/a"
 
 
-def test_objects_at_one_number_of_photos_and_seconds(folder):
+def test_objects_at_one_number_of_photos(folder):
     head, _, milk, ketchup, mean = made(folder, f"objects {SCANS8} 3")
     assert [row[head.index("3D PSNR (dB)")] for row in (milk, ketchup, mean)] == ["24.0", "26.0", "25.0"]
-    head, _, _, two, _ = made(folder, f"seconds {SCANS8}")
-    assert (two[head.index("poses")], two[head.index("total")]) == ("120", "220")
+
+
+def test_cost_adds_seconds_and_takes_the_most_memory(folder):
+    stages = {name: {"seconds": 10.4, "gb": 1.0} for name in page_tables.STAGES} | {"poses": {"seconds": 60, "gb": 1.5}}
+    (folder / "cost.json").write_text(json.dumps({"photos": {"2": stages, "16": stages}}))
+    head, _, two, many = made(folder, "cost cost.json")
+    assert (two[0], many[0]) == ("2", "16")
+    assert [two[head.index(name)] for name in ("data", "poses", "total", "memory (GB)")] == ["10", "60", "112", "1.5"]
 
 
 def test_aims_say_where_they_are_met(folder):
