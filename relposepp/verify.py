@@ -18,6 +18,7 @@ from sap3d.cameras.maths import anchored
 from sap3d.field.synthesis import DESCENT, Fit, Level, fit_all, in_threads, join, view_losses
 
 RECONSIDERED_AZIMUTHS = 24
+RECONSIDERED_ELEVATIONS = -10.0, 10.0, 30.0, 50.0, 70.0  # degrees
 WORTHWHILE = 0.97  # a round that leaves more than this share of the lowest loss is the last
 
 
@@ -48,13 +49,13 @@ def best(fit: Fit, keep: int, separation: float = math.radians(12)) -> Fit:
 
 
 def mutate(parents: Tensor, children: int, generator: torch.Generator) -> Tensor:
-    """Configurations like the parents', [children, N, 3]: good parents have more children.
+    """Configurations like the parents', [children, N, C]: good parents have more children.
 
     A child takes each view from one of two parents, then some of its views are turned at random: each by itself, or all
     by one angle, which keeps what is right among them.
 
     Args:
-        parents: best first, [K, N, 3].
+        parents: best first, [K, N, C].
     """
     parents = anchored(parents)
     count, views = parents.shape[:2]
@@ -76,33 +77,40 @@ def mutate(parents: Tensor, children: int, generator: torch.Generator) -> Tensor
 def reconsider(images: Tensor, fit: Fit, level: Level, progress: tqdm, alternatives: int = 2) -> Tensor:
     """New hypotheses: each view but the first is left out, and placed anew where the rest's fit looks like it.
 
-    SparseAGS's outlier test and discrete re-search (arXiv 2412.03570, §3.3), on voxels.
+    SparseAGS's outlier test and discrete re-search (arXiv 2412.03570, §3.3), on voxels. Where cameras roll, the first
+    view is placed anew, too, and all are at other elevations besides their own: single tilted views tell theirs badly.
 
     Args:
         fit: K fits of N ≥ 3 views.
         alternatives: places a view.
 
     Returns:
-        [K · (N − 1) · alternatives, N, 3].
+        [K · (N − 1) · alternatives, N, 3], or [K · N · alternatives, N, 7].
     """
     count, views = fit.cameras.shape[:2]
-    left_out = torch.arange(1, views).repeat(count)
-    base = fit.cameras.repeat_interleave(views - 1, 0)
+    rolled = fit.cameras.shape[-1] > 5
+    left_out = torch.arange(0 if rolled else 1, views)
+    base, left_out = fit.cameras.repeat_interleave(len(left_out), 0), left_out.repeat(count)
     weights = images.new_ones(len(base), views)
     weights[torch.arange(len(base)), left_out] = 0
     rest = fit_all(images, base, replace(level, pose_rate=0.0), progress, view_weights=weights)
     turns = torch.arange(RECONSIDERED_AZIMUTHS, device=images.device) * (2 * math.pi / RECONSIDERED_AZIMUTHS)
+    elevations = torch.tensor(RECONSIDERED_ELEVATIONS if rolled else [], device=images.device).deg2rad()
     target = F.interpolate(images, size=(level.size,) * 2, mode="area").flatten(2).transpose(1, 2)
 
     def place(index: int) -> list[Tensor]:
         cameras, view = base[index], int(left_out[index])
-        placed = cameras[view].repeat(len(turns), 1)
-        placed[:, 1] += turns
-        losses = view_losses(rest.grid[index : index + 1], placed[None], target[view : view + 1], level)[0]
-        losses[0] = math.inf  # where it stands already
+        placed = cameras[view].repeat(1 + len(elevations), len(turns), 1)
+        placed[..., 1] += turns
+        placed[1:, :, 0] = elevations[:, None]
+        grid, seen = rest.grid[index : index + 1], target[view : view + 1]
+        losses = view_losses(grid, placed.flatten(0, 1)[None], seen, level)[0].view(placed.shape[:2])
+        losses[0, 0] = math.inf  # where it stands already
+        losses, rows = losses.min(0)
         minima = (losses <= losses.roll(1)) & (losses <= losses.roll(-1))
-        order = torch.where(minima, losses, losses + losses[1:].max()).argsort(stable=True)
-        return [torch.cat([cameras[:view], placed[i : i + 1], cameras[view + 1 :]]) for i in order[:alternatives]]
+        last = losses + losses[losses.isfinite()].max()
+        order = torch.where(minima, losses, last).argsort(stable=True)[:alternatives]
+        return [torch.cat([cameras[:view], placed[rows[i], i][None], cameras[view + 1 :]]) for i in order]
 
     return torch.stack(sum(in_threads(place, range(len(base))), []))
 

@@ -261,16 +261,22 @@ def coarse_to_fine(images: Tensor, cameras: Tensor, levels: tuple[Level, ...], s
 def prior_cost(cameras: Tensor, estimates: Tensor) -> Tensor:
     """Squared distance of elevations, radii, the mean radius and what else is free from their estimates, [K].
 
-    In standard deviations.
+    In standard deviations. Of single tilted views the estimates may be far off, so large distances count less.
     """
     difference = cam.plain(cameras) - cam.plain(estimates)
-    single = (difference[..., [0, 2]] / difference.new_tensor(PRIOR_SIGMA)).square().mean((1, 2))
+    squared = robust_square if cameras.shape[-1] > 5 else torch.square
+    single = squared(difference[..., [0, 2]] / difference.new_tensor(PRIOR_SIGMA)).mean((1, 2))
     if cameras.shape[-1] > 3:
         single = single + ((cameras - estimates)[..., 3:5] / MIDDLE_SIGMA).square().mean((1, 2))
     if cameras.shape[-1] > 5:
-        single = single + ((cameras - estimates)[..., 5] / ROLL_SIGMA).square().mean(1)
+        single = single + squared((cameras - estimates)[..., 5] / ROLL_SIGMA).mean(1)
         single = single + (focal_change(cameras, estimates) / VIEW_SIGMA).square()
     return single + (difference[..., 2].mean(1) / MEAN_RADIUS_SIGMA).square()
+
+
+def robust_square(deviations: Tensor) -> Tensor:
+    """Like the square where it is small, and like twice a logarithm where it is large (Cauchy's loss)."""
+    return 2 * (deviations.square() / 2).log1p()
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tqdm import tqdm
 
-from relposepp.verify import Effort, best, mutate, verify
+from relposepp.verify import Effort, best, mutate, reconsider, verify
+from sap3d.cameras.maths import full_cameras
 from sap3d.field.synthesis import Fit, Level
 from tests.renders import BOX_CAMERAS, coloured_box, mean_error
 
@@ -46,3 +48,17 @@ def test_evolution_turns_some_views_and_never_the_first():
     mixed = (of_second > 0) & (of_second < 1)
     assert mixed.any() and (of_second == 0).sum() > (of_second == 1).sum()  # the better parent has more children
     assert torch.equal(children, mutate(parents, 400, torch.Generator().manual_seed(0)))
+
+
+def test_a_view_of_a_rolled_set_is_placed_anew_at_another_elevation():
+    """The first one, too, whose azimuth is the gauge; upright sets keep their elevations."""
+    plain = torch.tensor([[0.3, azimuth * math.pi / 3, 1.8] for azimuth in range(6)])
+    images, truth, progress = coloured_box(plain), full_cameras(plain), tqdm(disable=True)
+    for view in (0, 2):
+        wrong = truth.clone()
+        wrong[view, 0] += math.radians(50)
+        found = reconsider(images, Fit(torch.empty(0), wrong[None], torch.zeros(1)), LEVEL, progress)
+        errors = [mean_error(cameras[:, :3], plain) for cameras in found]
+        assert len(found) == 2 * 6 and mean_error(wrong[:, :3], plain) > 15 and min(errors) < 6
+    found = reconsider(images, Fit(torch.empty(0), plain[None], torch.zeros(1)), LEVEL, progress)
+    assert len(found) == 2 * 5 and torch.equal(found[..., 0], plain[:, 0].expand(len(found), -1))

@@ -13,7 +13,7 @@ from dataset.toys import make_toy
 from sap3d.cameras import maths as cam
 from sap3d.field import synthesis
 from sap3d.field.rendering import render_views
-from sap3d.field.synthesis import BATCH, Level, coarse_to_fine, fit_all, joint_fit
+from sap3d.field.synthesis import BATCH, Level, coarse_to_fine, fit_all, joint_fit, prior_cost
 from sap3d.images import to_tensor
 from tests.renders import BOX_CAMERAS, coloured_box, mean_error
 
@@ -193,3 +193,14 @@ def test_a_common_field_of_view_is_found(degrees, device):
     torch.testing.assert_close(found[:, 6], found[:1, 6].expand(5))
     assert abs(found[0, 6] - truth[0, 6]) < 0.85 * abs(start[0, 6] - truth[0, 6])
     torch.testing.assert_close(cam.plain(found)[:, 2], plain[:, 2], atol=0.15, rtol=0)
+
+
+def test_estimates_of_tilted_views_may_be_far_off():
+    estimates = cam.full_cameras(torch.tensor([[[0.3, 0.0, 1.8], [0.3, 2.0, 1.8]]]))
+    costs = {}
+    for degrees in (1, 60):
+        moved = estimates.clone()
+        moved[0, 0, 0] += math.radians(degrees)
+        costs[degrees] = prior_cost(moved, estimates).item(), prior_cost(moved[..., :3], estimates[..., :3]).item()
+    assert costs[1][0] == pytest.approx(costs[1][1], rel=0.01) == pytest.approx(0.1**2 / 4, rel=0.01)
+    assert costs[60][1] == pytest.approx(6**2 / 4) and costs[60][0] == pytest.approx(2 * math.log(1 + 18) / 4)
