@@ -24,7 +24,6 @@ ROTATION, SYMMETRIC = "rotation_error_stage3", "rotation_error_stage3_symmetric"
 PICTURES: list[Column] = [("2d_psnr_mean", "2D PSNR (dB)", 1), ("3d_psnr_mean", "3D PSNR (dB)", 1)]
 LIKENESS: list[Column] = [("3d_ssim_mean", "3D SSIM", 3), ("3d_flip_mean", "3D ꟻLIP", 3)]
 MESH: list[Column] = [("CD", "Chamfer", 4), ("IOU", "IoU", 3)]
-STAGES = ("data", "poses", "tuning", "novel_views", "reconstruction", "evaluation")
 SMALLER_IS_BETTER = ("CD", "3d_flip_mean", ROTATION)
 # What docs/RESULTS.md measures itself by: metric → number of photos → value; by the stem of the list of objects.
 AIMS = {
@@ -84,9 +83,10 @@ def objects(results: list[dict], name: str, views: str) -> Rows:
 
 def cost(known: dict, name: str) -> Rows:
     """Seconds of every stage and the most resident memory by number of photos, from benchmarks/cost.py's file."""
-    rows = [["photos", *(stage.replace("_", " ") for stage in STAGES), "total", "memory (GB)"]]
+    names = next(iter(known["photos"].values()))
+    rows = [["photos", *(stage.replace("_", " ") for stage in names), "total", "memory (GB)"]]
     for views, stages in known["photos"].items():
-        seconds = [stages[stage]["seconds"] for stage in STAGES]
+        seconds = [stage["seconds"] for stage in stages.values()]
         most = max(stage["gb"] for stage in stages.values())
         rows.append([views, *(f"{value:.0f}" for value in (*seconds, sum(seconds))), f"{most:.1f}"])
     return rows
